@@ -1,0 +1,62 @@
+//! What the engine can fail with.
+
+use granary_model::{ErrorKind, UtcMicros};
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    #[error("{view}: the run as of {as_of} is committed already")]
+    AlreadyRun { view: String, as_of: UtcMicros },
+    #[error("{view}: {rows} keys have more than one row in the run as of {as_of}: {examples}")]
+    DuplicateKeys {
+        view: String,
+        as_of: UtcMicros,
+        rows: u64,
+        examples: String,
+    },
+    #[error("{view}: as of {as_of} lies in the future (it is {now})")]
+    Future {
+        view: String,
+        as_of: UtcMicros,
+        now: UtcMicros,
+    },
+    #[error("{view} reads {sources} as it is now, not as of {as_of}; --current-state allows that")]
+    CurrentState {
+        view: String,
+        sources: String,
+        as_of: UtcMicros,
+    },
+    #[error("{object}: its schema changed since apply: {difference}; apply again")]
+    SchemaChanged { object: String, difference: String },
+    #[error("{view}: another writer committed to its offline table; run it again")]
+    Conflict { view: String },
+    #[error("{object}: {source}")]
+    Query {
+        object: String,
+        source: Box<datafusion::error::DataFusionError>,
+    },
+    #[error("{object}: {source}")]
+    Delta {
+        object: String,
+        source: Box<deltalake_core::DeltaTableError>,
+    },
+    #[error("storage: {0}")]
+    Storage(#[from] object_store::Error),
+    #[error("{0}")]
+    Settings(String),
+}
+
+impl EngineError {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::AlreadyRun { .. } => ErrorKind::AlreadyExists,
+            Self::DuplicateKeys { .. } | Self::CurrentState { .. } | Self::SchemaChanged { .. } => {
+                ErrorKind::FailedPrecondition
+            }
+            Self::Future { .. } | Self::Settings(_) => ErrorKind::InvalidArgument,
+            Self::Conflict { .. } => ErrorKind::Conflict,
+            Self::Query { .. } => ErrorKind::InvalidArgument,
+            Self::Delta { .. } | Self::Storage(_) => ErrorKind::Unavailable,
+        }
+    }
+}

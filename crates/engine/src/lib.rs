@@ -1,0 +1,19 @@
+//! Everything that DataFusion does for Granary.
+//!
+//! Checking definitions, running queries as of a time, offline tables in Delta
+//! Lake and look-ups at request time. This crate knows nothing of the online
+//! store or of gRPC; whoever calls it gets Arrow batches.
+
+pub mod check;
+pub mod engine;
+pub mod error;
+pub mod lookup;
+pub mod offline;
+pub mod run;
+
+pub use check::Checked;
+pub use engine::{Engine, EngineSettings, StoreFactory};
+pub use error::EngineError;
+pub use lookup::QueryLookup;
+pub use offline::{ColumnStatistics, OfflineTable, RunMode, RunRecord};
+pub use run::{RunScope, RunSummary};

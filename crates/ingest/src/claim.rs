@@ -1,0 +1,1 @@
+//! Leases that keep two materialisations of one view apart: `claims/<view>.json` under the root.

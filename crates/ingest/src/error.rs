@@ -1,0 +1,47 @@
+//! What a materialisation can fail with.
+
+use granary_catalog::CatalogError;
+use granary_engine::EngineError;
+use granary_model::ErrorKind;
+use granary_store::StoreError;
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IngestError {
+    #[error("{0}")]
+    Refused(String),
+    #[error("unknown feature view {name:?}{suggestion}")]
+    UnknownView { name: String, suggestion: String },
+    #[error(
+        "{view} is being materialised by {holder} (until {until}); wait for it, or pass --wait"
+    )]
+    Claimed {
+        view: String,
+        holder: String,
+        until: granary_model::UtcMicros,
+    },
+    #[error("{view}: the claim was lost to {holder}")]
+    ClaimLost { view: String, holder: String },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error("storage: {0}")]
+    Storage(#[from] object_store::Error),
+}
+
+impl IngestError {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Refused(_) => ErrorKind::InvalidArgument,
+            Self::UnknownView { .. } => ErrorKind::NotFound,
+            Self::Claimed { .. } | Self::ClaimLost { .. } => ErrorKind::Conflict,
+            Self::Engine(e) => e.kind(),
+            Self::Store(e) => e.kind(),
+            Self::Catalog(e) => e.kind(),
+            Self::Storage(_) => ErrorKind::Unavailable,
+        }
+    }
+}

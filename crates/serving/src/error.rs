@@ -1,0 +1,57 @@
+//! What a read can fail with.
+
+use granary_catalog::CatalogError;
+use granary_engine::EngineError;
+use granary_model::ErrorKind;
+use granary_store::StoreError;
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServingError {
+    #[error("the catalog is empty: apply definitions first")]
+    NoCatalog,
+    #[error("unknown {what} {name:?}{suggestion}")]
+    Unknown {
+        what: &'static str,
+        name: String,
+        suggestion: String,
+    },
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{view} was never materialised: run `granary materialize {view}`")]
+    NeverMaterialized { view: String },
+    #[error("{what} {given} is over the bound of {bound}")]
+    OverBound {
+        what: &'static str,
+        given: usize,
+        bound: usize,
+    },
+    #[error("{caller} may not read {object}: none of its roles is granted READ")]
+    Denied { caller: String, object: String },
+    #[error("{0}")]
+    OutOfRange(String),
+    #[error("{0}")]
+    Unserved(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+}
+
+impl ServingError {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoCatalog | Self::NeverMaterialized { .. } => ErrorKind::FailedPrecondition,
+            Self::Unknown { .. } => ErrorKind::NotFound,
+            Self::Invalid(_) | Self::OverBound { .. } => ErrorKind::InvalidArgument,
+            Self::Denied { .. } => ErrorKind::PermissionDenied,
+            Self::OutOfRange(_) => ErrorKind::OutOfRange,
+            Self::Unserved(_) => ErrorKind::Unimplemented,
+            Self::Store(e) => e.kind(),
+            Self::Engine(e) => e.kind(),
+            Self::Catalog(e) => e.kind(),
+        }
+    }
+}

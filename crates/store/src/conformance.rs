@@ -1,0 +1,1 @@
+//! The public conformance suite: what every [`OnlineStore`](crate::OnlineStore) must do.

@@ -1,0 +1,60 @@
+//! What a store can fail with.
+
+use std::path::PathBuf;
+
+use granary_model::ErrorKind;
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    #[error("another writer is at work on {view} version {version}")]
+    Busy { view: String, version: u32 },
+    #[error("{view} version {version} has no online data yet")]
+    NotPublished { view: String, version: u32 },
+    #[error("{view} version {version}: the stored row layout is not that of the definition")]
+    LayoutChanged { view: String, version: u32 },
+    #[error("key column {column:?} expects {expected}, got {given}")]
+    KeyType {
+        column: String,
+        expected: String,
+        given: String,
+    },
+    #[error("row {row}: a key is NULL")]
+    NullKey { row: usize },
+    #[error(
+        "{path}: written by a newer version of Granary (format {found}, this one reads up to {supported})"
+    )]
+    NewerFormat {
+        path: PathBuf,
+        found: u32,
+        supported: u32,
+    },
+    #[error("{path}: damaged: {reason}")]
+    Damaged { path: PathBuf, reason: String },
+    #[error("{path}: no space left for {what}")]
+    Full { path: PathBuf, what: String },
+    #[error("{path}: {source}")]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("row codec: {0}")]
+    Codec(String),
+    #[error("{0}")]
+    Backend(String),
+}
+
+impl StoreError {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Busy { .. } => ErrorKind::Conflict,
+            Self::NotPublished { .. } => ErrorKind::FailedPrecondition,
+            Self::LayoutChanged { .. } | Self::NewerFormat { .. } => ErrorKind::FailedPrecondition,
+            Self::KeyType { .. } | Self::NullKey { .. } => ErrorKind::InvalidArgument,
+            Self::Damaged { .. } => ErrorKind::DataLoss,
+            Self::Full { .. } => ErrorKind::ResourceExhausted,
+            Self::Io { .. } | Self::Backend(_) => ErrorKind::Unavailable,
+            Self::Codec(_) => ErrorKind::Internal,
+        }
+    }
+}

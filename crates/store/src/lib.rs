@@ -1,0 +1,23 @@
+//! Where online values live: the [`OnlineStore`] trait, the row codec and the
+//! embedded and in-memory stores.
+//!
+//! This crate knows nothing of SQL, of catalogs or of who asks. It stores rows
+//! under encoded keys in generations and gives their bytes back.
+
+pub mod codec;
+pub mod conformance;
+pub mod embedded;
+pub mod error;
+pub mod keys;
+pub mod memory;
+pub mod online;
+
+pub use codec::{RowLayout, RowReader};
+pub use embedded::{EmbeddedSettings, EmbeddedStore};
+pub use error::StoreError;
+pub use keys::EntityKeys;
+pub use memory::MemoryStore;
+pub use online::{
+    Coverage, Generation, GenerationId, GenerationState, GenerationWriter, OnlineStore, RowSink,
+    UpsertSummary, WriteMode,
+};

@@ -1,0 +1,4 @@
+//! The in-memory store, for tests.
+
+#[derive(Debug, Default)]
+pub struct MemoryStore {}

@@ -1,0 +1,155 @@
+//! The online store's contract.
+//!
+//! Data is kept in *generations*: the online rows of one version of one view.
+//! A generation is written, then published; publication is a pointer that a
+//! reader pins ([`OnlineStore::generation`]), so a reader that began on one
+//! generation ends on it. How a generation is laid out is the store's own
+//! business. Every implementation passes [`crate::conformance`].
+//!
+//! Writes are joins: of the row that is stored and the row that is written the
+//! greatest by (event time, created time, values) stays, see
+//! [`RowLayout::join`](crate::RowLayout). Repeating or reordering writes
+//! changes nothing.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use granary_model::UtcMicros;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::RowLayout;
+use crate::error::StoreError;
+use crate::keys::EntityKeys;
+
+/// Names a generation.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct GenerationId {
+    pub view: String,
+    pub version: u32,
+    /// 1, 2, ... within (view, version).
+    pub number: u64,
+}
+
+/// Up to where a generation holds the offline table, as the writer left it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coverage {
+    /// The offline table's version (Delta) that the rows come from.
+    pub offline_version: u64,
+    /// T of the newest run whose rows are in: the `as_of` of every value.
+    pub as_of: UtcMicros,
+}
+
+/// What is known of a published generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationState {
+    pub id: GenerationId,
+    pub coverage: Coverage,
+    /// Rows in it (keys), expired ones that were not swept yet included.
+    pub rows: u64,
+    /// Raised by every write to this generation; part of cache keys.
+    pub write_counter: u64,
+}
+
+/// A published generation, pinned: its data stays readable while this lives.
+pub trait Generation: Debug + Send + Sync {
+    /// As of when it was pinned or last refreshed.
+    fn state(&self) -> GenerationState;
+    fn layout(&self) -> &Arc<RowLayout>;
+    /// For the store that made it.
+    fn as_any(&self) -> &dyn std::any::Any;
+}
+
+/// Receives the rows of a read, in any order, each pair at most once.
+pub trait RowSink: Send {
+    /// `generation` and `entity` are positions in the read's arguments; `row`
+    /// is in the generation's layout. Pairs without a row are not reported.
+    fn row(&mut self, generation: usize, entity: usize, row: &[u8]);
+}
+
+/// How a generation is filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteMode {
+    /// A new generation, empty at first, unseen until it is published.
+    Create,
+    /// Into the published generation; each bounded transaction is seen as it commits.
+    Upsert,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UpsertSummary {
+    /// Rows whose key was new.
+    pub inserted: u64,
+    /// Rows that took the place of a lesser row.
+    pub replaced: u64,
+    /// Rows that were not greater than the stored one.
+    pub kept: u64,
+}
+
+/// Fills one generation. Dropped without [`publish`](Self::publish), a created
+/// generation leaves nothing behind.
+#[async_trait]
+pub trait GenerationWriter: Send {
+    /// Joins rows in. `rows[i]` belongs to `keys[i]`; a NULL key is an error.
+    /// Rows in ascending key order are fastest, any order is right; a key may
+    /// come more than once.
+    async fn write(
+        &mut self,
+        keys: &EntityKeys,
+        rows: &[Vec<u8>],
+    ) -> Result<UpsertSummary, StoreError>;
+
+    /// Makes the rows durable and visible, in the place of the generation of
+    /// this view and version that was published before.
+    async fn publish(self: Box<Self>, coverage: Coverage) -> Result<GenerationState, StoreError>;
+}
+
+/// Online rows of entities, by generation.
+#[async_trait]
+pub trait OnlineStore: Debug + Send + Sync {
+    /// Pins what is published for a version of a view; `None` where nothing is.
+    async fn generation(
+        &self,
+        view: &str,
+        version: u32,
+    ) -> Result<Option<Arc<dyn Generation>>, StoreError>;
+
+    /// Every published generation.
+    async fn generations(&self) -> Result<Vec<GenerationState>, StoreError>;
+
+    /// Reads the rows of some entities from several generations, all of them
+    /// keyed by `keys`. A NULL key has no row.
+    async fn read(
+        &self,
+        keys: &EntityKeys,
+        generations: &[Arc<dyn Generation>],
+        sink: &mut dyn RowSink,
+    ) -> Result<(), StoreError>;
+
+    /// Opens a writer. One writer a (view, version) at a time: a second one is
+    /// `StoreError::Busy`. `Upsert` into what was never published is
+    /// `StoreError::NotPublished`; a published layout other than `layout` is
+    /// `StoreError::LayoutChanged`.
+    async fn writer(
+        &self,
+        view: &str,
+        version: u32,
+        layout: Arc<RowLayout>,
+        mode: WriteMode,
+    ) -> Result<Box<dyn GenerationWriter>, StoreError>;
+
+    /// Removes rows whose event time lies before `older_than`; gives their number.
+    async fn sweep(
+        &self,
+        view: &str,
+        version: u32,
+        older_than: UtcMicros,
+    ) -> Result<u64, StoreError>;
+
+    /// Unpublishes a version of a view and frees its space once no reader pins it.
+    async fn drop_version(&self, view: &str, version: u32) -> Result<(), StoreError>;
+
+    /// Looks whether another process published, wrote or dropped something;
+    /// true if so. Cheap enough to be called several times a second.
+    async fn refresh(&self) -> Result<bool, StoreError>;
+}
