@@ -8,12 +8,16 @@
 //! committed by conditional put. See [`snapshot`].
 
 pub mod catalog;
+pub mod describe;
 pub mod durable;
 pub mod error;
 pub mod plan;
 pub mod snapshot;
 
 pub use catalog::Catalog;
+pub use describe::{
+    ColumnDescription, ColumnRole, ObjectDescription, ObjectSummary, describe, summaries,
+};
 pub use error::CatalogError;
 pub use plan::{Change, ChangeAction, ObjectKind, Plan};
 pub use snapshot::Snapshot;

@@ -15,6 +15,7 @@ pub mod interval;
 pub mod parse;
 pub mod statement;
 pub mod status;
+pub mod suggest;
 pub mod time;
 pub mod types;
 
@@ -26,5 +27,6 @@ pub use error::ErrorKind;
 pub use interval::Interval;
 pub use parse::parse_file;
 pub use status::FeatureStatus;
+pub use suggest::{closest, did_you_mean};
 pub use time::UtcMicros;
 pub use types::FeatureType;
