@@ -15,7 +15,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use granary_model::UtcMicros;
+use granary_model::{Interval, UtcMicros};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::RowLayout;
@@ -32,12 +32,16 @@ pub struct GenerationId {
 }
 
 /// Up to where a generation holds the offline table, as the writer left it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
     /// The offline table's version (Delta) that the rows come from.
     pub offline_version: u64,
     /// T of the newest run whose rows are in: the `as_of` of every value.
     pub as_of: UtcMicros,
+    /// Rows older than this may be missing, left out or swept; `None`: none are.
+    /// A view whose TTL grew beyond it needs its generation written anew.
+    #[serde(default)]
+    pub ttl: Option<Interval>,
 }
 
 /// What is known of a published generation.
