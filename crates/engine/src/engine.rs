@@ -21,6 +21,7 @@ pub type StoreFactory =
 #[serde(default, deny_unknown_fields)]
 pub struct EngineSettings {
     /// Bound of the memory that queries hold; beyond it they spill.
+    #[serde(with = "granary_model::bytes")]
     pub memory_bytes_max: u64,
     /// 0: one a core.
     pub target_partitions: usize,

@@ -5,6 +5,7 @@
 //! statements and diagnostics; whoever has statements that were checked by
 //! `granary-engine` gets [`Definitions`], which is what the catalog stores.
 
+pub mod bytes;
 pub mod caller;
 pub mod clock;
 pub mod definitions;
@@ -12,6 +13,7 @@ pub mod diagnostic;
 pub mod error;
 pub mod fingerprint;
 pub mod interval;
+pub mod json;
 pub mod parse;
 pub mod statement;
 pub mod status;

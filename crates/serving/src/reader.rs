@@ -17,6 +17,7 @@ pub struct ServingSettings {
     pub request_rows_max: usize,
     pub request_features_max: usize,
     /// Bound of cached SERVE QUERY results.
+    #[serde(with = "granary_model::bytes")]
     pub query_cache_bytes_max: u64,
     /// Query look-ups computed side by side.
     pub query_concurrency_max: usize,

@@ -5,6 +5,7 @@
 #[serde(default, deny_unknown_fields)]
 pub struct EmbeddedSettings {
     /// Address space of one generation's file; a bound, nothing is allocated.
+    #[serde(with = "granary_model::bytes")]
     pub map_bytes_max: u64,
 }
 
