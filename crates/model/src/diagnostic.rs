@@ -4,37 +4,22 @@
 //!
 //! ```text
 //! error: unknown entity "custmer"
-//!  --> sql/customers.sql:12:32
+//!   --> sql/customers.sql:12:30
 //!    |
 //! 12 | CREATE FEATURE VIEW v ENTITY custmer AS SELECT 1
 //!    |                              ^^^^^^^
 //!    = help: did you mean "customer"?
 //! ```
+//!
+//! A span over several lines shows the first of them.
 
-use std::sync::Arc;
+mod render;
+mod source;
+#[cfg(test)]
+mod tests;
 
-/// A place in a file: line and column, both from 1, the column in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Location {
-    pub line: u32,
-    pub column: u32,
-}
-
-/// The text of one file of definitions.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub struct SourceFile {
-    /// Relative to the project folder, with `/` between its parts.
-    pub path: String,
-    pub text: String,
-}
-
-/// A stretch of a file; `end` is the place after the last character.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Span {
-    pub file: Arc<SourceFile>,
-    pub start: Location,
-    pub end: Location,
-}
+pub(crate) use source::location_of;
+pub use source::{Location, SourceFile, Span};
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,8 +54,97 @@ impl Diagnostic {
         self.help = Some(help.into());
         self
     }
+
+    /// The same, with help only where there is some to give.
+    #[must_use]
+    pub fn help_if(mut self, help: Option<impl Into<String>>) -> Self {
+        if let Some(help) = help {
+            self.help = Some(help.into());
+        }
+        self
+    }
 }
 
-/// Everything that is wrong, in the order of the files and of the places in them.
+impl std::error::Error for Diagnostic {}
+
+/// Everything that is wrong, in the order of the files and of the places in them
+/// once [`Diagnostics::sort`] was called. Its `Display` ends with a count.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Diagnostics(pub Vec<Diagnostic>);
+
+impl Diagnostics {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.0.push(diagnostic);
+    }
+
+    pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
+        self.0.iter()
+    }
+
+    /// By file and by place in it; what has no place comes last. Equals keep their order.
+    pub fn sort(&mut self) {
+        self.0.sort_by(|a, b| match (&a.span, &b.span) {
+            (Some(a), Some(b)) => {
+                (&a.file.path, a.start, a.end).cmp(&(&b.file.path, b.start, b.end))
+            }
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (None, None) => std::cmp::Ordering::Equal,
+        });
+    }
+
+    /// `Err` with everything that is wrong, sorted, if anything is.
+    pub fn into_result(mut self) -> Result<(), Self> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        self.sort();
+        Err(self)
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+impl From<Diagnostic> for Diagnostics {
+    fn from(diagnostic: Diagnostic) -> Self {
+        Self(vec![diagnostic])
+    }
+}
+
+impl Extend<Diagnostic> for Diagnostics {
+    fn extend<I: IntoIterator<Item = Diagnostic>>(&mut self, more: I) {
+        self.0.extend(more);
+    }
+}
+
+impl FromIterator<Diagnostic> for Diagnostics {
+    fn from_iter<I: IntoIterator<Item = Diagnostic>>(all: I) -> Self {
+        Self(all.into_iter().collect())
+    }
+}
+
+impl IntoIterator for Diagnostics {
+    type Item = Diagnostic;
+    type IntoIter = std::vec::IntoIter<Diagnostic>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Diagnostics {
+    type Item = &'a Diagnostic;
+    type IntoIter = std::slice::Iter<'a, Diagnostic>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}

@@ -29,6 +29,6 @@ pub use error::ErrorKind;
 pub use interval::Interval;
 pub use parse::parse_file;
 pub use status::FeatureStatus;
-pub use suggest::{closest, did_you_mean};
+pub use suggest::{closest, did_you_mean, suggest};
 pub use time::UtcMicros;
 pub use types::FeatureType;

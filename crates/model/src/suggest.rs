@@ -12,6 +12,15 @@ pub fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
+/// [`closest`] over names of any owned or borrowed form.
+pub fn suggest<S: AsRef<str>>(
+    name: &str,
+    candidates: impl IntoIterator<Item = S>,
+) -> Option<String> {
+    let candidates: Vec<S> = candidates.into_iter().collect();
+    closest(name, candidates.iter().map(AsRef::as_ref)).map(str::to_owned)
+}
+
 /// `; did you mean "customer"?`, to end an error message with; empty where no
 /// candidate is near.
 pub fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
