@@ -38,6 +38,8 @@ pub enum StoreError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("a stored row is damaged: {0}")]
+    DamagedRow(String),
     #[error("row codec: {0}")]
     Codec(String),
     #[error("{0}")]
@@ -51,7 +53,7 @@ impl StoreError {
             Self::NotPublished { .. } => ErrorKind::FailedPrecondition,
             Self::LayoutChanged { .. } | Self::NewerFormat { .. } => ErrorKind::FailedPrecondition,
             Self::KeyType { .. } | Self::NullKey { .. } => ErrorKind::InvalidArgument,
-            Self::Damaged { .. } => ErrorKind::DataLoss,
+            Self::Damaged { .. } | Self::DamagedRow(_) => ErrorKind::DataLoss,
             Self::Full { .. } => ErrorKind::ResourceExhausted,
             Self::Io { .. } | Self::Backend(_) => ErrorKind::Unavailable,
             Self::Codec(_) => ErrorKind::Internal,

@@ -11,8 +11,9 @@ pub mod error;
 pub mod keys;
 pub mod memory;
 pub mod online;
+pub mod rows;
 
-pub use codec::{RowLayout, RowReader};
+pub use codec::{DecodedRows, RowLayout, RowOrder, RowReader};
 pub use embedded::{EmbeddedSettings, EmbeddedStore};
 pub use error::StoreError;
 pub use keys::EntityKeys;
@@ -21,3 +22,4 @@ pub use online::{
     Coverage, Generation, GenerationId, GenerationState, GenerationWriter, OnlineStore, RowSink,
     UpsertSummary, WriteMode,
 };
+pub use rows::EncodedRows;

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::RowLayout;
 use crate::error::StoreError;
 use crate::keys::EntityKeys;
+use crate::rows::EncodedRows;
 
 /// Names a generation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -51,7 +52,8 @@ pub struct GenerationState {
     pub coverage: Coverage,
     /// Rows in it (keys), expired ones that were not swept yet included.
     pub rows: u64,
-    /// Raised by every write to this generation; part of cache keys.
+    /// Raised by every write that changed a row of this generation; part of
+    /// cache keys.
     pub write_counter: u64,
 }
 
@@ -94,13 +96,14 @@ pub struct UpsertSummary {
 /// generation leaves nothing behind.
 #[async_trait]
 pub trait GenerationWriter: Send {
-    /// Joins rows in. `rows[i]` belongs to `keys[i]`; a NULL key is an error.
+    /// Joins rows in. Row i belongs to key i; a NULL key is an error, and then
+    /// nothing of the batch is written.
     /// Rows in ascending key order are fastest, any order is right; a key may
     /// come more than once.
     async fn write(
         &mut self,
         keys: &EntityKeys,
-        rows: &[Vec<u8>],
+        rows: &EncodedRows,
     ) -> Result<UpsertSummary, StoreError>;
 
     /// Makes the rows durable and visible, in the place of the generation of
@@ -132,8 +135,8 @@ pub trait OnlineStore: Debug + Send + Sync {
 
     /// Opens a writer. One writer a (view, version) at a time: a second one is
     /// `StoreError::Busy`. `Upsert` into what was never published is
-    /// `StoreError::NotPublished`; a published layout other than `layout` is
-    /// `StoreError::LayoutChanged`.
+    /// `StoreError::NotPublished`, into a published layout other than `layout`
+    /// `StoreError::LayoutChanged`; `Create` may change the layout.
     async fn writer(
         &self,
         view: &str,
@@ -142,7 +145,9 @@ pub trait OnlineStore: Debug + Send + Sync {
         mode: WriteMode,
     ) -> Result<Box<dyn GenerationWriter>, StoreError>;
 
-    /// Removes rows whose event time lies before `older_than`; gives their number.
+    /// Removes rows whose event time lies before `older_than`; gives their
+    /// number. 0 where nothing is published or rows have no event time;
+    /// `StoreError::Busy` beside a writer.
     async fn sweep(
         &self,
         view: &str,
@@ -150,10 +155,12 @@ pub trait OnlineStore: Debug + Send + Sync {
         older_than: UtcMicros,
     ) -> Result<u64, StoreError>;
 
-    /// Unpublishes a version of a view and frees its space once no reader pins it.
+    /// Unpublishes a version of a view and frees its space once no reader pins
+    /// it. Nothing published is fine; `StoreError::Busy` beside a writer.
     async fn drop_version(&self, view: &str, version: u32) -> Result<(), StoreError>;
 
-    /// Looks whether another process published, wrote or dropped something;
-    /// true if so. Cheap enough to be called several times a second.
+    /// Takes notice of what was published, written or dropped, by this process
+    /// or another; true if there was something since the last call on this
+    /// store. Cheap enough to be called several times a second.
     async fn refresh(&self) -> Result<bool, StoreError>;
 }

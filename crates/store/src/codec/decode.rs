@@ -1,0 +1,406 @@
+//! Rows to the columns of an answer.
+//!
+//! Rows are copied side by side as they come (the store's memory is only lent)
+//! and decoded a column at a time at the end, so that each column's type is
+//! decided once and not once a value.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
+    Int16Array, Int32Array, Int64Array, ListArray, StringArray, TimestampMicrosecondArray,
+};
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::{DataType, Field};
+use arrow::error::ArrowError;
+use granary_model::types::UTC;
+use granary_model::{FeatureStatus, FeatureType, UtcMicros};
+
+use super::RowLayout;
+use super::fixed::Fixed;
+use super::list::StoredList;
+use super::shape::{Cell, Scalar, Shape, Slot, damaged};
+use crate::error::StoreError;
+
+/// Builds the answer's columns of one view from its rows.
+///
+/// Made for one read: `entities` rows, the features at `projection` of the
+/// layout. Rows may come in any order; entities without one are NOT_FOUND.
+#[derive(Debug)]
+pub struct RowReader {
+    layout: Arc<RowLayout>,
+    shape: Shape,
+    projection: Vec<usize>,
+    fresh_since: Option<i64>,
+    /// The rows that will be decoded.
+    arena: Vec<u8>,
+    /// Of each entity where its row is in the arena; empty for no row.
+    spans: Vec<(usize, usize)>,
+    /// Of each entity what holds for all its features, NULLs apart.
+    statuses: Vec<FeatureStatus>,
+    event_times: Option<Vec<Option<UtcMicros>>>,
+}
+
+/// What a read found of one view.
+#[derive(Debug, Clone)]
+pub struct DecodedRows {
+    /// One array a projected feature, each of `entities` values.
+    pub values: Vec<ArrayRef>,
+    /// One list a projected feature, or shared where all are alike.
+    pub statuses: Vec<Arc<Vec<FeatureStatus>>>,
+    /// Event time of each entity's row, where the layout has one.
+    pub event_times: Option<Vec<Option<UtcMicros>>>,
+}
+
+impl RowReader {
+    /// `fresh_since`: rows with an earlier event time are OUTSIDE_MAX_AGE
+    /// (values NULL, event time given). Without an event time in the layout it
+    /// has no effect. Panics in `finish` when `projection` is not of the layout.
+    pub fn new(
+        layout: &Arc<RowLayout>,
+        projection: Vec<usize>,
+        entities: usize,
+        fresh_since: Option<UtcMicros>,
+    ) -> Self {
+        let shape = Shape::of(layout);
+        Self {
+            arena: Vec::with_capacity(entities * shape.fixed_bytes),
+            spans: vec![(0, 0); entities],
+            statuses: vec![FeatureStatus::NotFound; entities],
+            event_times: layout.event_time.then(|| vec![None; entities]),
+            layout: Arc::clone(layout),
+            shape,
+            projection,
+            fresh_since: fresh_since.map(|t| t.0),
+        }
+    }
+
+    /// The row of an entity. A damaged row is an error, and the entity stays
+    /// NOT_FOUND.
+    pub fn push(&mut self, entity: usize, row: &[u8]) -> Result<(), StoreError> {
+        self.shape.check(row)?;
+        let event_time = self.shape.event_time(row);
+        if let (Some(times), Some(time)) = (&mut self.event_times, event_time) {
+            times[entity] = Some(UtcMicros(time));
+        }
+        if event_time
+            .zip(self.fresh_since)
+            .is_some_and(|(time, since)| time < since)
+        {
+            self.statuses[entity] = FeatureStatus::OutsideMaxAge;
+            return Ok(());
+        }
+        let start = self.arena.len();
+        self.arena.extend_from_slice(row);
+        self.spans[entity] = (start, self.arena.len());
+        self.statuses[entity] = FeatureStatus::Present;
+        Ok(())
+    }
+
+    /// The columns of all entities. A value that is not what its type says
+    /// (text that is not UTF-8) is an error.
+    pub fn finish(self) -> Result<DecodedRows, StoreError> {
+        let shared = Arc::new(self.statuses.clone());
+        let mut values = Vec::with_capacity(self.projection.len());
+        let mut statuses = Vec::with_capacity(self.projection.len());
+        for &index in &self.projection {
+            let column = ColumnOfRows {
+                reader: &self,
+                slot: &self.shape.slots[index],
+            };
+            let (array, nulls) = column.decode(&self.layout.features[index].data_type)?;
+            values.push(array);
+            statuses.push(match nulls {
+                0 => Arc::clone(&shared),
+                _ => Arc::new(column.statuses()),
+            });
+        }
+        Ok(DecodedRows {
+            values,
+            statuses,
+            event_times: self.event_times,
+        })
+    }
+
+    /// `None` where an entity has no row to decode.
+    #[inline]
+    fn row(&self, entity: usize) -> Option<&[u8]> {
+        let (start, end) = self.spans[entity];
+        (start < end).then(|| &self.arena[start..end])
+    }
+}
+
+/// One feature of the rows that a read found.
+struct ColumnOfRows<'r> {
+    reader: &'r RowReader,
+    slot: &'r Slot,
+}
+
+/// An array, and how many rows were there with the feature NULL.
+type Decoded = (ArrayRef, usize);
+
+impl ColumnOfRows<'_> {
+    fn decode(&self, data_type: &FeatureType) -> Result<Decoded, StoreError> {
+        Ok(match data_type {
+            FeatureType::Boolean => {
+                let (bytes, nulls, absent) = self.fixed::<u8>();
+                let bits = BooleanBuffer::collect_bool(bytes.len(), |row| bytes[row] != 0);
+                (Arc::new(BooleanArray::new(bits, nulls)), absent)
+            }
+            FeatureType::SmallInt => {
+                self.native(|v, n| Ok(Arc::new(Int16Array::try_new(v, n)?)))?
+            }
+            FeatureType::Int => self.native(|v, n| Ok(Arc::new(Int32Array::try_new(v, n)?)))?,
+            FeatureType::Date => self.native(|v, n| Ok(Arc::new(Date32Array::try_new(v, n)?)))?,
+            FeatureType::BigInt => self.native(|v, n| Ok(Arc::new(Int64Array::try_new(v, n)?)))?,
+            FeatureType::Timestamp => self.native(|v, n| {
+                let plain = TimestampMicrosecondArray::try_new(v, n)?;
+                Ok(Arc::new(plain.with_timezone(UTC)))
+            })?,
+            FeatureType::Real => self.native(|v, n| Ok(Arc::new(Float32Array::try_new(v, n)?)))?,
+            FeatureType::Double => {
+                self.native(|v, n| Ok(Arc::new(Float64Array::try_new(v, n)?)))?
+            }
+            FeatureType::Decimal { precision, scale } => self.native(|v, n| {
+                let plain = Decimal128Array::try_new(v, n)?;
+                Ok(Arc::new(
+                    plain.with_precision_and_scale(*precision, *scale)?,
+                ))
+            })?,
+            FeatureType::Varchar => {
+                let (offsets, bytes, nulls, absent) = self.bytes()?;
+                (text(offsets, bytes, nulls)?, absent)
+            }
+            FeatureType::Varbinary => {
+                let (offsets, bytes, nulls, absent) = self.bytes()?;
+                let array = BinaryArray::try_new(offsets, bytes, nulls).map_err(not_the_type)?;
+                (Arc::new(array), absent)
+            }
+            FeatureType::List(item) => self.list(item)?,
+        })
+    }
+
+    fn native<T: Fixed>(
+        &self,
+        build: impl FnOnce(ScalarBuffer<T>, Option<NullBuffer>) -> Result<ArrayRef, ArrowError>,
+    ) -> Result<Decoded, StoreError> {
+        let (values, nulls, absent) = self.fixed::<T>();
+        let array = build(values.into(), nulls).map_err(not_the_type)?;
+        Ok((array, absent))
+    }
+
+    /// Values, validity, and the number of rows whose value is NULL.
+    fn fixed<T: Fixed>(&self) -> (Vec<T>, Option<NullBuffer>, usize) {
+        let entities = self.reader.spans.len();
+        let mut values = Vec::with_capacity(entities);
+        let mut valid = Vec::with_capacity(entities);
+        let mut absent = 0;
+        for entity in 0..entities {
+            let value = self.reader.row(entity).and_then(|row| {
+                let there = self.slot.is_valid(row);
+                absent += usize::from(!there);
+                if there {
+                    T::read(&row[self.slot.at..])
+                } else {
+                    None
+                }
+            });
+            valid.push(value.is_some());
+            values.push(value.unwrap_or_default());
+        }
+        (values, null_buffer(&valid), absent)
+    }
+
+    /// Calls `each` once an entity, with the value's bytes or `None`; gives
+    /// validity and the number of rows whose value is NULL.
+    fn each_var(
+        &self,
+        mut each: impl FnMut(Option<&[u8]>) -> Result<(), StoreError>,
+    ) -> Result<(Option<NullBuffer>, usize), StoreError> {
+        let entities = self.reader.spans.len();
+        let mut valid = Vec::with_capacity(entities);
+        let mut absent = 0;
+        for entity in 0..entities {
+            let value = match self.reader.row(entity) {
+                Some(row) if self.slot.is_valid(row) => {
+                    Some(self.reader.shape.var(row, self.slot)?)
+                }
+                Some(_) => {
+                    absent += 1;
+                    None
+                }
+                None => None,
+            };
+            valid.push(value.is_some());
+            each(value)?;
+        }
+        Ok((null_buffer(&valid), absent))
+    }
+
+    #[allow(clippy::type_complexity, reason = "the parts of one Arrow array")]
+    fn bytes(&self) -> Result<(OffsetBuffer<i32>, Buffer, Option<NullBuffer>, usize), StoreError> {
+        let mut joined = Joined::default();
+        let (nulls, absent) = self.each_var(|value| {
+            joined.push(value.unwrap_or_default());
+            Ok(())
+        })?;
+        let (offsets, bytes) = joined.finish()?;
+        Ok((offsets, bytes, nulls, absent))
+    }
+
+    fn list(&self, item: &FeatureType) -> Result<Decoded, StoreError> {
+        let Cell::List(scalar) = self.slot.cell else {
+            return Err(damaged(format_args!("a list of {item} is not stored")));
+        };
+        let mut lists = Vec::new();
+        let mut lengths = Vec::with_capacity(self.reader.spans.len());
+        // Lists borrow from the arena, so they are found again by entity.
+        let (nulls, absent) = self.each_var(|value| {
+            lengths.push(match value {
+                Some(bytes) => StoredList::of(scalar, bytes)?.count,
+                None => 0,
+            });
+            Ok(())
+        })?;
+        for entity in 0..self.reader.spans.len() {
+            if let Some(row) = self.reader.row(entity)
+                && self.slot.is_valid(row)
+            {
+                lists.push(StoredList::of(
+                    scalar,
+                    self.reader.shape.var(row, self.slot)?,
+                )?);
+            }
+        }
+        let total: usize = lengths.iter().sum();
+        if i32::try_from(total).is_err() {
+            return Err(too_much());
+        }
+        let field = Arc::new(Field::new("element", item.to_arrow(), true));
+        let items = items_array(item, scalar, &lists, total)?;
+        let array = ListArray::try_new(field, OffsetBuffer::from_lengths(lengths), items, nulls)
+            .map_err(not_the_type)?;
+        Ok((Arc::new(array), absent))
+    }
+
+    fn statuses(&self) -> Vec<FeatureStatus> {
+        (0..self.reader.spans.len())
+            .map(|entity| match self.reader.row(entity) {
+                Some(row) if !self.slot.is_valid(row) => FeatureStatus::NullValue,
+                _ => self.reader.statuses[entity],
+            })
+            .collect()
+    }
+}
+
+/// The items of all lists, one list after another.
+fn items_array(
+    item: &FeatureType,
+    scalar: Scalar,
+    lists: &[StoredList<'_>],
+    total: usize,
+) -> Result<ArrayRef, StoreError> {
+    let valid: Vec<bool> = lists
+        .iter()
+        .flat_map(|list| (0..list.count).map(|i| list.is_valid(i)))
+        .collect();
+    let nulls = null_buffer(&valid);
+    if scalar == Scalar::Bytes {
+        let mut joined = Joined::default();
+        for list in lists {
+            for index in 0..list.count {
+                joined.push(list.bytes(index)?);
+            }
+        }
+        let (offsets, bytes) = joined.finish()?;
+        return if *item == FeatureType::Varchar {
+            text(offsets, bytes, nulls)
+        } else {
+            let array = BinaryArray::try_new(offsets, bytes, nulls).map_err(not_the_type)?;
+            Ok(Arc::new(array))
+        };
+    }
+    Ok(match item.to_arrow() {
+        DataType::Boolean => {
+            let bytes: Vec<u8> = natives(lists, total);
+            let bits = BooleanBuffer::collect_bool(total, |row| bytes[row] != 0);
+            Arc::new(BooleanArray::new(bits, nulls))
+        }
+        DataType::Int16 => Arc::new(Int16Array::new(natives(lists, total).into(), nulls)),
+        DataType::Int32 => Arc::new(Int32Array::new(natives(lists, total).into(), nulls)),
+        DataType::Date32 => Arc::new(Date32Array::new(natives(lists, total).into(), nulls)),
+        DataType::Int64 => Arc::new(Int64Array::new(natives(lists, total).into(), nulls)),
+        DataType::Float32 => Arc::new(Float32Array::new(natives(lists, total).into(), nulls)),
+        DataType::Float64 => Arc::new(Float64Array::new(natives(lists, total).into(), nulls)),
+        DataType::Timestamp(_, _) => Arc::new(
+            TimestampMicrosecondArray::new(natives(lists, total).into(), nulls).with_timezone(UTC),
+        ),
+        DataType::Decimal128(precision, scale) => Arc::new(
+            Decimal128Array::new(natives(lists, total).into(), nulls)
+                .with_precision_and_scale(precision, scale)
+                .map_err(not_the_type)?,
+        ),
+        other => return Err(damaged(format_args!("a list of {other} is not stored"))),
+    })
+}
+
+fn natives<T: Fixed>(lists: &[StoredList<'_>], total: usize) -> Vec<T> {
+    let mut values = Vec::with_capacity(total);
+    for list in lists {
+        values.extend((0..list.count).map(|index| list.fixed::<T>(index)));
+    }
+    values
+}
+
+/// Values of variable length, one after another.
+struct Joined {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Default for Joined {
+    fn default() -> Self {
+        Self {
+            bytes: Vec::new(),
+            ends: vec![0],
+        }
+    }
+}
+
+impl Joined {
+    fn push(&mut self, value: &[u8]) {
+        self.bytes.extend_from_slice(value);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn finish(self) -> Result<(OffsetBuffer<i32>, Buffer), StoreError> {
+        if i32::try_from(self.bytes.len()).is_err() {
+            return Err(too_much());
+        }
+        let offsets: Vec<i32> = self.ends.iter().map(|end| *end as i32).collect();
+        Ok((OffsetBuffer::new(offsets.into()), self.bytes.into()))
+    }
+}
+
+fn text(
+    offsets: OffsetBuffer<i32>,
+    bytes: Buffer,
+    nulls: Option<NullBuffer>,
+) -> Result<ArrayRef, StoreError> {
+    let array = StringArray::try_new(offsets, bytes, nulls).map_err(not_the_type)?;
+    Ok(Arc::new(array))
+}
+
+fn null_buffer(valid: &[bool]) -> Option<NullBuffer> {
+    let buffer = NullBuffer::from(valid);
+    (buffer.null_count() > 0).then_some(buffer)
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "a target of map_err")]
+fn not_the_type(error: ArrowError) -> StoreError {
+    damaged(format_args!("{error}"))
+}
+
+fn too_much() -> StoreError {
+    StoreError::Codec("more than 2 GiB of one feature in one read; ask for fewer entities".into())
+}
