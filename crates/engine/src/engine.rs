@@ -1,19 +1,42 @@
 //! The engine: one DataFusion runtime (memory pool, spill folder, object
 //! stores) and the sessions made on it.
+//!
+//! It knows nothing of the online store or of who asks. Credentials are the
+//! business of the [`StoreFactory`] that it is given.
 
-use std::path::PathBuf;
+mod cut;
+mod functions;
+mod planner;
+mod session;
+mod stores;
+
+use std::num::NonZeroUsize;
+use std::path::{Path as FolderPath, PathBuf};
 use std::sync::Arc;
 
-use datafusion::prelude::SessionContext;
-use granary_model::{Clock, Definitions, UtcMicros};
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use deltalake_core::logstore::LogStoreRef;
+use granary_model::Clock;
 use object_store::ObjectStore;
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::error::EngineError;
+use crate::source::VerifiedSources;
+
+pub use cut::{event_time_type, no_later_than};
+pub use functions::AS_OF_FUNCTION;
+pub use session::Joins;
+pub use stores::Stores;
 
 /// Makes the object store for a URL (`file:///`, `s3://bucket/`, ...): chosen
 /// by the binary, since credentials come from the environment.
+///
+/// It is called once for each scheme and authority, with an empty path, and
+/// gives the store of that whole authority (of `file:///`: the file system).
 pub type StoreFactory =
     Arc<dyn Fn(&Url) -> Result<Arc<dyn ObjectStore>, object_store::Error> + Send + Sync>;
 
@@ -42,32 +65,143 @@ impl Default for EngineSettings {
     }
 }
 
+/// Consumers that an out-of-memory error names.
+const CONSUMERS_NAMED: NonZeroUsize = NonZeroUsize::new(5).unwrap();
+
+/// A spill folder may hold this much before a query fails.
+const SPILL_BYTES_MAX: u64 = 1 << 40;
+
+/// One runtime for every query of a process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    _private: (),
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: EngineSettings,
+    root: Url,
+    root_store: Arc<dyn ObjectStore>,
+    root_path: Path,
+    project: PathBuf,
+    stores: Arc<Stores>,
+    runtime: Arc<RuntimeEnv>,
+    clock: Arc<dyn Clock>,
+    verified: Arc<VerifiedSources>,
 }
 
 impl Engine {
     /// `root`: the project's root (offline tables live under `offline/`).
     /// `project`: the folder that relative locations in SQL are relative to.
     pub fn new(
-        _settings: EngineSettings,
-        _root: Url,
-        _project: PathBuf,
-        _stores: StoreFactory,
-        _clock: Arc<dyn Clock>,
+        settings: EngineSettings,
+        root: Url,
+        project: PathBuf,
+        stores: StoreFactory,
+        clock: Arc<dyn Clock>,
     ) -> Result<Self, EngineError> {
-        todo!()
+        let stores = Arc::new(Stores::new(stores));
+        let (root_store, root_path) = stores.resolve(&root)?;
+        let runtime = runtime(&settings, &stores).map_err(|source| EngineError::Query {
+            object: "runtime".into(),
+            source: Box::new(source),
+        })?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                settings,
+                root,
+                root_store,
+                root_path,
+                project,
+                stores,
+                runtime,
+                clock,
+                verified: Arc::new(VerifiedSources::default()),
+            }),
+        })
     }
 
-    /// A session over all sources and plain views of `definitions`; a feature
-    /// view's name is its offline table (empty where it was never run). With
-    /// `as_of`, everything that has an event time is cut there.
-    pub async fn session(
-        &self,
-        _definitions: &Definitions,
-        _as_of: Option<UtcMicros>,
-    ) -> Result<SessionContext, EngineError> {
-        todo!()
+    pub fn settings(&self) -> &EngineSettings {
+        &self.inner.settings
     }
+
+    /// The project's root, as it was given.
+    pub fn root(&self) -> &Url {
+        &self.inner.root
+    }
+
+    /// The store that holds the root; its paths start at the authority, so
+    /// everything of the project lies below [`Self::root_path`].
+    pub fn root_store(&self) -> &Arc<dyn ObjectStore> {
+        &self.inner.root_store
+    }
+
+    /// Where the root lies in [`Self::root_store`].
+    pub fn root_path(&self) -> &Path {
+        &self.inner.root_path
+    }
+
+    /// The URL of a folder below the root, with a slash at its end.
+    pub fn folder_below_root(&self, folder: &str) -> Result<Url, EngineError> {
+        let mut url = self.inner.root.clone();
+        url.path_segments_mut()
+            .map_err(|()| EngineError::Settings(format!("{} cannot be a root", self.inner.root)))?
+            .pop_if_empty()
+            .extend(folder.split('/').filter(|part| !part.is_empty()))
+            .push("");
+        Ok(url)
+    }
+
+    /// The folder that relative locations in SQL are relative to.
+    pub fn project(&self) -> &FolderPath {
+        &self.inner.project
+    }
+
+    pub fn runtime(&self) -> &Arc<RuntimeEnv> {
+        &self.inner.runtime
+    }
+
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+
+    /// Every object store that the engine reaches, made on first use.
+    pub fn stores(&self) -> &Arc<Stores> {
+        &self.inner.stores
+    }
+
+    /// The log store of the Delta table at `location`, over our own object store.
+    pub fn log_store(&self, location: &Url) -> Result<LogStoreRef, EngineError> {
+        Ok(self.inner.stores.log_store(location)?)
+    }
+
+    pub(crate) fn verified(&self) -> &Arc<VerifiedSources> {
+        &self.inner.verified
+    }
+}
+
+/// The pool is fair: every spilling operator may hold its share and spills
+/// beyond it, so that the sorts of a plan cannot starve the merge behind them,
+/// as they can under a greedy pool. The price is spilling a little early.
+///
+/// Listings of files are not cached: a new file must be seen by the next query.
+fn runtime(
+    settings: &EngineSettings,
+    stores: &Arc<Stores>,
+) -> datafusion::error::Result<Arc<RuntimeEnv>> {
+    let bytes_max = usize::try_from(settings.memory_bytes_max).unwrap_or(usize::MAX);
+    let pool = TrackConsumersPool::new(FairSpillPool::new(bytes_max), CONSUMERS_NAMED);
+    let mode = match &settings.spill_folder {
+        Some(folder) => DiskManagerMode::Directories(vec![folder.clone()]),
+        None => DiskManagerMode::OsTmpDirectory,
+    };
+    let disk = DiskManagerBuilder::default()
+        .with_mode(mode)
+        .with_max_temp_directory_size(SPILL_BYTES_MAX);
+    RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(pool))
+        .with_disk_manager_builder(disk)
+        .with_object_store_registry(stores.clone())
+        .with_object_list_cache_limit(0)
+        .build_arc()
 }

@@ -1,5 +1,8 @@
 //! What the engine can fail with.
 
+use std::error::Error;
+
+use datafusion::error::DataFusionError;
 use granary_model::{ErrorKind, UtcMicros};
 
 #[derive(Debug, thiserror::Error)]
@@ -33,12 +36,18 @@ pub enum EngineError {
     #[error("{object}: {source}")]
     Query {
         object: String,
-        source: Box<datafusion::error::DataFusionError>,
+        source: Box<DataFusionError>,
     },
     #[error("{object}: {source}")]
     Delta {
         object: String,
         source: Box<deltalake_core::DeltaTableError>,
+    },
+    #[error("{object}: {path}: {reason}")]
+    Source {
+        object: String,
+        path: String,
+        reason: String,
     },
     #[error("storage: {0}")]
     Storage(#[from] object_store::Error),
@@ -47,16 +56,53 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// What a query on behalf of `object` failed with; an error of our own
+    /// that passed through DataFusion comes out as it was.
+    pub fn from_query(object: &str, source: DataFusionError) -> Self {
+        match own(&source) {
+            Some(Self::SchemaChanged { object, difference }) => Self::SchemaChanged {
+                object: object.clone(),
+                difference: difference.clone(),
+            },
+            Some(Self::Source {
+                object,
+                path,
+                reason,
+            }) => Self::Source {
+                object: object.clone(),
+                path: path.clone(),
+                reason: reason.clone(),
+            },
+            _ => Self::Query {
+                object: object.to_owned(),
+                source: Box::new(source),
+            },
+        }
+    }
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::AlreadyRun { .. } => ErrorKind::AlreadyExists,
-            Self::DuplicateKeys { .. } | Self::CurrentState { .. } | Self::SchemaChanged { .. } => {
-                ErrorKind::FailedPrecondition
-            }
+            Self::DuplicateKeys { .. }
+            | Self::CurrentState { .. }
+            | Self::SchemaChanged { .. }
+            | Self::Source { .. } => ErrorKind::FailedPrecondition,
             Self::Future { .. } | Self::Settings(_) => ErrorKind::InvalidArgument,
             Self::Conflict { .. } => ErrorKind::Conflict,
             Self::Query { .. } => ErrorKind::InvalidArgument,
             Self::Delta { .. } | Self::Storage(_) => ErrorKind::Unavailable,
         }
     }
+}
+
+/// The error of our own that a chain of causes ends in.
+fn own(error: &DataFusionError) -> Option<&EngineError> {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(own) = error.downcast_ref::<EngineError>() {
+            return Some(own);
+        }
+        cause = error.source();
+    }
+    None
 }

@@ -10,9 +10,10 @@ pub mod error;
 pub mod lookup;
 pub mod offline;
 pub mod run;
+mod source;
 
 pub use check::Checked;
-pub use engine::{Engine, EngineSettings, StoreFactory};
+pub use engine::{Engine, EngineSettings, Joins, StoreFactory, Stores};
 pub use error::EngineError;
 pub use lookup::QueryLookup;
 pub use offline::{ColumnStatistics, OfflineTable, RunMode, RunRecord};

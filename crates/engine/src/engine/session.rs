@@ -1,0 +1,252 @@
+//! Sessions: DataFusion contexts in which the names of the definitions stand.
+//!
+//! A session does no IO when it is made: tables carry the schema that was
+//! recorded at `apply` and open their files when they are read.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::catalog::view::ViewTable;
+use datafusion::common::TableReference;
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::datasource::provider_as_source;
+use datafusion::error::DataFusionError;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::{DdlStatement, LogicalPlan, LogicalPlanBuilder, ScalarUDF};
+use datafusion::optimizer::analyzer::Analyzer;
+use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use granary_model::definitions::{Column, ExternalTable, PlainView, Stream};
+use granary_model::types::UTC;
+use granary_model::{Definitions, UtcMicros};
+use tracing::instrument;
+
+use super::functions::AsOf;
+use super::planner::GranaryPlanner;
+use super::{Engine, no_later_than};
+use crate::error::EngineError;
+use crate::source::{Source, recorded_schema};
+
+/// How equi-joins are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Joins {
+    /// By hash where that is faster: the build side must fit into memory.
+    #[default]
+    Fast,
+    /// By sorting and merging, which spills: memory stays bounded whatever the sizes.
+    Spilling,
+}
+
+impl Engine {
+    /// A session over all sources and plain views of `definitions`; a feature
+    /// view's name is its offline table (empty where it was never run). With
+    /// `as_of`, everything that has an event time is cut there, and of a
+    /// feature view the rows as of that time are seen, one a key.
+    pub async fn session(
+        &self,
+        definitions: &Definitions,
+        as_of: Option<UtcMicros>,
+    ) -> Result<SessionContext, EngineError> {
+        self.session_with(definitions, as_of, Joins::default())
+            .await
+    }
+
+    /// [`Self::session`] with a choice of joins.
+    #[instrument(skip_all, err)]
+    pub async fn session_with(
+        &self,
+        definitions: &Definitions,
+        as_of: Option<UtcMicros>,
+        joins: Joins,
+    ) -> Result<SessionContext, EngineError> {
+        let context = self.context(as_of, joins);
+        for table in definitions.tables.values() {
+            let provider = self.table(&context, table).await?;
+            register(&context, &table.name, provider)?;
+            let time = table.event_time.as_ref().map(|t| t.event_time.as_str());
+            cut(&context, &table.name, time, as_of)?;
+        }
+        for stream in definitions.streams.values() {
+            register(&context, &stream.name, empty(stream_schema(stream)))?;
+        }
+        for view in definitions.feature_views.values() {
+            register(&context, &view.name, empty(view.row_schema()))?;
+        }
+        for view in in_order(definitions) {
+            let plan = plan_view(&context.state(), &view.sql)
+                .await
+                .map_err(|error| EngineError::from_query(&view.name, error))?;
+            let provider = Arc::new(ViewTable::new(plan, Some(view.sql.clone())));
+            register(&context, &view.name, provider)?;
+            let time = view.event_time.as_ref().map(|t| t.event_time.as_str());
+            cut(&context, &view.name, time, as_of)?;
+        }
+        Ok(context)
+    }
+
+    /// A session without any names but functions; `as_of()` is T, else the time now.
+    pub fn context(&self, as_of: Option<UtcMicros>, joins: Joins) -> SessionContext {
+        let state = SessionStateBuilder::new()
+            .with_config(self.config(joins))
+            .with_runtime_env(self.runtime().clone())
+            .with_default_features()
+            .with_query_planner(Arc::new(GranaryPlanner))
+            .build();
+        let context = SessionContext::new_with_state(state);
+        let t = as_of.unwrap_or_else(|| self.clock().now());
+        context.register_udf(ScalarUDF::from(AsOf::new(t)));
+        context
+    }
+
+    fn config(&self, joins: Joins) -> SessionConfig {
+        let settings = self.settings();
+        let mut config = SessionConfig::new()
+            .with_batch_size(settings.batch_rows)
+            .with_information_schema(true);
+        if settings.target_partitions > 0 {
+            config = config.with_target_partitions(settings.target_partitions);
+        }
+        let partitions = config.target_partitions();
+        let options = config.options_mut();
+        options.execution.time_zone = Some(UTC.to_owned());
+        options.sql_parser.collect_spans = true;
+        options.execution.parquet.pushdown_filters = true;
+        options.execution.parquet.reorder_filters = true;
+        options.execution.parquet.enable_page_index = true;
+        options.execution.parquet.bloom_filter_on_read = true;
+        // Each sort keeps this aside for its merge: of a small pool a small part.
+        let share = settings.memory_bytes_max / (16 * partitions as u64);
+        options.execution.sort_spill_reservation_bytes = options
+            .execution
+            .sort_spill_reservation_bytes
+            .min(usize::try_from(share).unwrap_or(usize::MAX));
+        if joins == Joins::Spilling {
+            options.optimizer.prefer_hash_join = false;
+            // With one partition DataFusion would hash all the same.
+            config = config.with_target_partitions(partitions.max(2));
+        }
+        config
+    }
+
+    async fn table(
+        &self,
+        context: &SessionContext,
+        table: &ExternalTable,
+    ) -> Result<Arc<dyn TableProvider>, EngineError> {
+        let schema = recorded_schema(&table.name, &table.columns)?;
+        let source = Source::parse(&context.state(), self, &table.name, &table.sql)
+            .await
+            .map_err(|error| EngineError::from_query(&table.name, error))?;
+        Ok(Arc::new(source.with_recorded(schema)))
+    }
+}
+
+fn stream_schema(stream: &Stream) -> SchemaRef {
+    let fields: Vec<_> = stream.columns.iter().map(Column::to_field).collect();
+    Arc::new(Schema::new(fields))
+}
+
+fn empty(schema: SchemaRef) -> Arc<dyn TableProvider> {
+    Arc::new(EmptyTable::new(schema))
+}
+
+/// Makes `name` stand for `provider`, in place of what it stood for.
+pub(crate) fn register(
+    context: &SessionContext,
+    name: &str,
+    provider: Arc<dyn TableProvider>,
+) -> Result<(), EngineError> {
+    context
+        .register_table(TableReference::bare(name), provider)
+        .map(drop)
+        .map_err(|error| EngineError::from_query(name, error))
+}
+
+/// Makes `name` stand for its rows with event time at or before `as_of`.
+fn cut(
+    context: &SessionContext,
+    name: &str,
+    event_time: Option<&str>,
+    as_of: Option<UtcMicros>,
+) -> Result<(), EngineError> {
+    let (Some(event_time), Some(t)) = (event_time, as_of) else {
+        return Ok(());
+    };
+    let failed = |error| EngineError::from_query(name, error);
+    let table = TableReference::bare(name);
+    let provider = context
+        .deregister_table(table.clone())
+        .map_err(failed)?
+        .ok_or_else(|| EngineError::Settings(format!("{name} is not registered")))?;
+    let schema = provider.schema();
+    let filter = schema
+        .field_with_name(event_time)
+        .ok()
+        .and_then(|field| no_later_than(event_time, field.data_type(), t))
+        .ok_or_else(|| EngineError::SchemaChanged {
+            object: name.to_owned(),
+            difference: format!("{event_time} is no longer a column with a time"),
+        })?;
+    let plan = LogicalPlanBuilder::scan(table, provider_as_source(provider), None)
+        .and_then(|scan| scan.filter(filter)?.build())
+        .map_err(failed)?;
+    register(context, name, Arc::new(ViewTable::new(plan, None)))
+}
+
+/// The plan of the query of a `CREATE VIEW`, with its types settled.
+pub(crate) async fn plan_view(
+    state: &SessionState,
+    sql: &str,
+) -> Result<LogicalPlan, DataFusionError> {
+    let plan = match state.create_logical_plan(sql).await? {
+        LogicalPlan::Ddl(DdlStatement::CreateView(view)) => Arc::unwrap_or_clone(view.input),
+        other => {
+            return Err(DataFusionError::Plan(format!(
+                "a CREATE VIEW was expected, not {}",
+                other.display()
+            )));
+        }
+    };
+    settle_types(state, plan)
+}
+
+/// Adds the casts that make the operands of a plan fit, so that its schema is
+/// that of the rows that it will give.
+pub(crate) fn settle_types(
+    state: &SessionState,
+    plan: LogicalPlan,
+) -> Result<LogicalPlan, DataFusionError> {
+    Analyzer::with_rules(vec![Arc::new(TypeCoercion::new())]).execute_and_check(
+        plan,
+        &state.config_options(),
+        |_, _| {},
+    )
+}
+
+/// Plain views, each after those that it reads.
+fn in_order(definitions: &Definitions) -> Vec<&PlainView> {
+    fn visit<'a>(
+        definitions: &'a Definitions,
+        name: &str,
+        seen: &mut BTreeSet<&'a str>,
+        order: &mut Vec<&'a PlainView>,
+    ) {
+        let Some((name, view)) = definitions.views.get_key_value(name) else {
+            return;
+        };
+        if seen.insert(name) {
+            for dependency in &view.depends_on {
+                visit(definitions, dependency, seen, order);
+            }
+            order.push(view);
+        }
+    }
+    let mut seen = BTreeSet::new();
+    let mut order = Vec::new();
+    for name in definitions.views.keys() {
+        visit(definitions, name, &mut seen, &mut order);
+    }
+    order
+}
