@@ -32,7 +32,26 @@ impl CatalogError {
             Self::NoSnapshot(_) => ErrorKind::NotFound,
             Self::NewerFormat { .. } => ErrorKind::FailedPrecondition,
             Self::Damaged { .. } => ErrorKind::DataLoss,
-            Self::Storage(_) => ErrorKind::Unavailable,
+            Self::Storage(e) => storage_kind(e),
         }
     }
+}
+
+/// The kind of a storage error: a full disk and a missing permission are told
+/// from a store that cannot be reached.
+pub fn storage_kind(error: &object_store::Error) -> ErrorKind {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return match io.kind() {
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                    ErrorKind::ResourceExhausted
+                }
+                std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+                _ => ErrorKind::Unavailable,
+            };
+        }
+        cause = error.source();
+    }
+    ErrorKind::Unavailable
 }

@@ -9,6 +9,7 @@
 
 pub mod catalog;
 pub mod describe;
+mod difference;
 pub mod durable;
 pub mod error;
 pub mod plan;
@@ -18,6 +19,7 @@ pub use catalog::Catalog;
 pub use describe::{
     ColumnDescription, ColumnRole, ObjectDescription, ObjectSummary, describe, summaries,
 };
-pub use error::CatalogError;
+pub use durable::DurableLocal;
+pub use error::{CatalogError, storage_kind};
 pub use plan::{Change, ChangeAction, ObjectKind, Plan};
 pub use snapshot::Snapshot;
