@@ -53,6 +53,8 @@ pub enum EngineError {
     Storage(#[from] object_store::Error),
     #[error("{0}")]
     Settings(String),
+    #[error("{0}")]
+    Refused(String),
 }
 
 impl EngineError {
@@ -87,7 +89,9 @@ impl EngineError {
             | Self::CurrentState { .. }
             | Self::SchemaChanged { .. }
             | Self::Source { .. } => ErrorKind::FailedPrecondition,
-            Self::Future { .. } | Self::Settings(_) => ErrorKind::InvalidArgument,
+            Self::Future { .. } | Self::Settings(_) | Self::Refused(_) => {
+                ErrorKind::InvalidArgument
+            }
             Self::Conflict { .. } => ErrorKind::Conflict,
             Self::Query { .. } => ErrorKind::InvalidArgument,
             Self::Delta { .. } | Self::Storage(_) => ErrorKind::Unavailable,

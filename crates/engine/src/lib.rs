@@ -9,6 +9,7 @@ pub mod engine;
 pub mod error;
 pub mod lookup;
 pub mod offline;
+pub mod query;
 pub mod run;
 mod source;
 

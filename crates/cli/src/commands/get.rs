@@ -1,0 +1,172 @@
+//! `granary get`: reads features of some entities, from the project in this
+//! process or from a server.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use granary_model::definitions::{BoundView, Column, KeySource};
+use granary_model::{Caller, Definitions, UtcMicros};
+use granary_serving::{ReadRequest, ReadTarget};
+
+use crate::environment;
+use crate::failure::Outcome;
+use crate::keys::{self, KeyArgument};
+use crate::output::answer::{Answer, AnswerColumn};
+use crate::output::{self, human};
+use crate::project::Project;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum AnswerFormat {
+    /// For people.
+    #[default]
+    Table,
+    /// {"columns": [{"name", "values", "statuses", "event_times"}]}, keys first.
+    Json,
+    /// An Arrow IPC stream.
+    Arrow,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    group(clap::ArgGroup::new("target").required(true).args(["service", "features"])),
+    after_help = "\
+Values of --key are separated by commas; quote those that hold one: --key name=\"'Smith, A.',Jones\".
+A value of nothing is NULL, an empty string is ''. Several --key are zipped: --key a=1,2 --key b=x,y
+reads (1, x) and (2, y).
+
+Examples:
+  granary get --service risk_admission --key customer_id=1,2,3
+  granary get --features customer_spend.amount_30d,customer_profile.* --key customer_id=7 --output json
+  granary get --service risk_admission --key customer_id=7 --endpoint http://127.0.0.1:7420"
+)]
+pub struct Args {
+    /// The feature service to read
+    #[arg(short, long, value_name = "NAME")]
+    pub service: Option<String>,
+
+    /// Features to read, each view.feature or view.*
+    #[arg(short, long, value_name = "VIEW.FEATURE", value_delimiter = ',')]
+    pub features: Vec<String>,
+
+    /// Keys of the entities: name=value,value,..
+    #[arg(short, long = "key", value_name = "NAME=VALUES", required = true)]
+    pub keys: Vec<KeyArgument>,
+
+    /// The time of the read [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub as_of: Option<UtcMicros>,
+
+    /// Name features view__feature
+    #[arg(long)]
+    pub full_names: bool,
+
+    /// Ask a server in place of the project in this folder
+    #[arg(short, long, value_name = "URL")]
+    pub endpoint: Option<String>,
+
+    /// The name to ask a server under [default: the user]
+    #[arg(long, value_name = "NAME", requires = "endpoint")]
+    pub client: Option<String>,
+
+    /// The form of the answer
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: AnswerFormat,
+}
+
+impl Args {
+    fn target(&self) -> ReadTarget {
+        match &self.service {
+            Some(service) => ReadTarget::Service(service.clone()),
+            None => ReadTarget::Features(self.features.clone()),
+        }
+    }
+}
+
+pub async fn run(folder: Option<&Path>, args: Args) -> Outcome {
+    let answer = match &args.endpoint {
+        Some(_) => anyhow::bail!("--endpoint: not yet"),
+        None => read(&Project::open(folder)?, &args).await?,
+    };
+    let answer = answer.checked()?;
+    match args.output {
+        AnswerFormat::Table => {
+            output::print(answer.table().to_string())?;
+            let entities = human::count(answer.keys.num_rows() as u64);
+            output::print(format!("({entities} × {} features)", answer.features.len()))?;
+        }
+        AnswerFormat::Json => output::print_json(&answer.json())?,
+        AnswerFormat::Arrow => answer.write_arrow(output::stdout())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads in this process. Whoever can read the project's files may read its
+/// features: the caller has every role that a grant names.
+async fn read(project: &Project, args: &Args) -> anyhow::Result<Answer> {
+    let engine = project.engine()?;
+    let store = project.online_store()?;
+    let reader = project.reader(&engine, &store).await?;
+    let definitions = &reader.snapshot().definitions;
+    let target = args.target();
+    let keys = keys::batch(&args.keys, &request_keys(definitions, &target))?;
+    let roles = definitions.grants.iter().map(|g| g.role.clone());
+    let caller = Caller {
+        name: environment::user(),
+        roles: roles.collect(),
+    };
+    let response = reader
+        .read(ReadRequest {
+            caller,
+            target,
+            keys: keys.clone(),
+            as_of: args.as_of,
+            strictly_before: false,
+            full_names: args.full_names,
+        })
+        .await?;
+    let features = response.features.into_iter().map(|feature| AnswerColumn {
+        name: feature.name,
+        values: feature.values,
+        statuses: feature.statuses,
+        event_times: feature.event_times,
+    });
+    Ok(Answer {
+        keys,
+        features: features.collect(),
+    })
+}
+
+/// The key columns that a read takes. Empty for what does not exist: the
+/// reader says so.
+fn request_keys(definitions: &Definitions, target: &ReadTarget) -> Vec<Column> {
+    let mut keys: Vec<Column> = Vec::new();
+    let mut add = |name: &str, key: &Column| {
+        if !keys.iter().any(|k| k.name == name) {
+            keys.push(Column::new(name, key.data_type.clone()));
+        }
+    };
+    let mut bind = |from: &[BoundView]| {
+        for binding in from.iter().flat_map(|bound| &bound.keys) {
+            if let KeySource::Request(name) = &binding.source {
+                add(name, &binding.key);
+            }
+        }
+    };
+    match target {
+        ReadTarget::Service(name) => {
+            if let Some(service) = definitions.services.get(name) {
+                bind(&service.from);
+            }
+        }
+        ReadTarget::Features(features) => {
+            for view in features.iter().filter_map(|f| f.split_once('.')) {
+                let view = definitions.feature_views.get(view.0);
+                for key in view.iter().flat_map(|v| &v.keys) {
+                    add(&key.name, key);
+                }
+            }
+        }
+    }
+    keys
+}

@@ -1,0 +1,147 @@
+//! `granary status`: how far every feature view is materialised.
+
+use std::process::ExitCode;
+
+use granary_ingest::{ViewStatus, view_statuses};
+use granary_model::UtcMicros;
+use granary_model::definitions::ServeMode;
+use serde::Serialize;
+
+use super::materialize::RunRecordJson;
+use crate::args::Listing;
+use crate::failure::Outcome;
+use crate::output::{self, human, table};
+use crate::project::Project;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  granary status\n  granary status --output json")]
+pub struct Args {
+    /// How many of the newest runs of each view, in JSON
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub runs: usize,
+
+    /// The form of the list
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Listing,
+}
+
+#[derive(Serialize)]
+struct StatusJson<'a> {
+    snapshot: u64,
+    views: Vec<ViewJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct ViewJson<'a> {
+    view: &'a str,
+    version: u32,
+    kind: &'static str,
+    /// `online`, `query`, `offline`
+    serve: &'static str,
+    watermark: Option<String>,
+    online: Option<OnlineJson>,
+    runs: Vec<RunRecordJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct OnlineJson {
+    generation: u64,
+    as_of: String,
+    rows: u64,
+}
+
+pub async fn run(project: &Project, args: &Args) -> Outcome {
+    let snapshot = project.snapshot().await?;
+    let engine = project.engine()?;
+    let store = project.online_store()?;
+    let runs = args.runs.max(1);
+    let statuses = view_statuses(&engine, store.as_ref(), &snapshot, runs).await?;
+    let views = &snapshot.definitions.feature_views;
+    let listed = statuses.iter().filter_map(|status| {
+        let view = views.get(&status.view)?;
+        Some((status, view.kind.as_str(), serve_in_words(view.serve)))
+    });
+    match args.output {
+        Listing::Json => {
+            let views = listed.map(|(status, kind, serve)| ViewJson {
+                view: &status.view,
+                version: status.version,
+                kind,
+                serve,
+                watermark: status.watermark.map(|t| t.to_string()),
+                online: status.online.as_ref().map(|g| OnlineJson {
+                    generation: g.id.number,
+                    as_of: g.coverage.as_of.to_string(),
+                    rows: g.rows,
+                }),
+                runs: status
+                    .runs
+                    .iter()
+                    .take(args.runs)
+                    .map(RunRecordJson::new)
+                    .collect(),
+            });
+            output::print_json(&StatusJson {
+                snapshot: snapshot.number,
+                views: views.collect(),
+            })?;
+        }
+        Listing::Table => {
+            let now = project.clock.now();
+            output::print(format!(
+                "Snapshot {}, by {}, {} ago",
+                snapshot.number,
+                snapshot.committed_by,
+                human::age(snapshot.committed_at, now)
+            ))?;
+            let mut shown = table::table([
+                "view",
+                "version",
+                "kind",
+                "serve",
+                "watermark",
+                "age",
+                "online rows",
+                "generation",
+                "last run",
+            ]);
+            for (status, kind, serve) in listed {
+                shown.add_row(row(status, kind, serve, now));
+            }
+            table::align_right(&mut shown, [1, 6, 7]);
+            output::print(shown.to_string())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(status: &ViewStatus, kind: &str, serve: &str, now: UtcMicros) -> Vec<String> {
+    let online = status.online.as_ref();
+    vec![
+        status.view.clone(),
+        status.version.to_string(),
+        kind.to_owned(),
+        serve.to_owned(),
+        status
+            .watermark
+            .map_or("never run".into(), |t| t.to_string()),
+        status
+            .watermark
+            .map(|t| human::age(t, now))
+            .unwrap_or_default(),
+        online.map(|g| human::count(g.rows)).unwrap_or_default(),
+        online.map(|g| g.id.number.to_string()).unwrap_or_default(),
+        status.runs.first().map_or(String::new(), |run| {
+            let rows = human::counted(run.rows, "row");
+            format!("{rows}, {} ago", human::age(run.committed_at, now))
+        }),
+    ]
+}
+
+fn serve_in_words(serve: ServeMode) -> &'static str {
+    match serve {
+        ServeMode::Online => "online",
+        ServeMode::Query { .. } => "query",
+        ServeMode::Offline => "offline",
+    }
+}

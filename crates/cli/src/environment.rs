@@ -1,0 +1,34 @@
+//! The only place that reads environment variables (credentials of object
+//! stores apart, which their builders read themselves).
+
+use std::path::PathBuf;
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is the one place of the binary that reads the environment"
+)]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// `GRANARY_LOG`: a filter in the form of tracing-subscriber's `EnvFilter`.
+pub fn log_filter() -> Option<String> {
+    variable("GRANARY_LOG")
+}
+
+/// Who runs this, as the system tells: the name that commits are signed with.
+pub fn user() -> String {
+    variable("USER")
+        .or_else(|| variable("LOGNAME"))
+        .or_else(|| variable("USERNAME"))
+        .unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Where the prompt keeps its history: `GRANARY_HISTORY`, else a file in the
+/// home folder; nowhere without either.
+pub fn history_file() -> Option<PathBuf> {
+    if let Some(path) = variable("GRANARY_HISTORY") {
+        return Some(path.into());
+    }
+    variable("HOME").map(|home| PathBuf::from(home).join(".granary_history"))
+}

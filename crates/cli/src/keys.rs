@@ -1,0 +1,239 @@
+//! Keys as the command line writes them: `--key customer_id=1,2,3`.
+//!
+//! Values are separated by commas. `'..'` or `".."` around a value keeps commas
+//! and spaces in it, a doubled quote is a quote. A value of nothing is NULL; an
+//! empty string is `''`. VARBINARY is written in base64, DATE as `2026-01-31`.
+//! Several `--key` of one length are zipped: row i takes value i of each.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use anyhow::bail;
+use arrow::array::{
+    ArrayRef, BinaryArray, Date32Array, Int16Array, Int32Array, Int64Array, RecordBatch,
+    StringArray,
+};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use granary_model::definitions::Column;
+use granary_model::interval::MICROS_PER_DAY;
+use granary_model::{FeatureType, UtcMicros};
+
+use crate::failure::usage;
+
+/// One `--key`, not typed yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyArgument {
+    pub name: String,
+    /// `None`: NULL.
+    pub values: Vec<Option<String>>,
+}
+
+impl FromStr for KeyArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, values) = text.split_once('=').ok_or_else(|| {
+            format!("{text:?} is not of the form name=value,value (as in customer_id=1,2,3)")
+        })?;
+        if name.trim().is_empty() {
+            return Err("the key has no name before the =".into());
+        }
+        Ok(Self {
+            name: name.trim().to_owned(),
+            values: split(values)?,
+        })
+    }
+}
+
+fn split(text: &str) -> Result<Vec<Option<String>>, String> {
+    let mut values = Vec::new();
+    let mut rest = text.chars().peekable();
+    loop {
+        while rest.next_if(|c| c.is_whitespace()).is_some() {}
+        let quote = rest.next_if(|c| matches!(c, '\'' | '"'));
+        let mut value = String::new();
+        if let Some(quote) = quote {
+            loop {
+                match rest.next() {
+                    None => return Err(format!("a {quote} is not closed in {text:?}")),
+                    Some(c) if c == quote => {
+                        if rest.next_if_eq(&quote).is_none() {
+                            break;
+                        }
+                        value.push(quote);
+                    }
+                    Some(c) => value.push(c),
+                }
+            }
+            while rest.next_if(|c| c.is_whitespace()).is_some() {}
+        } else {
+            while let Some(c) = rest.next_if(|c| *c != ',') {
+                value.push(c);
+            }
+            value.truncate(value.trim_end().len());
+        }
+        values.push((quote.is_some() || !value.is_empty()).then_some(value));
+        match rest.next() {
+            None => return Ok(values),
+            Some(',') => {}
+            Some(c) => return Err(format!("{c:?} follows a closing quote in {text:?}")),
+        }
+    }
+}
+
+/// The keys of a read as one batch. `expected` names the key columns and their
+/// types; others are passed on as text, for the reader to refuse by name.
+pub fn batch(arguments: &[KeyArgument], expected: &[Column]) -> anyhow::Result<RecordBatch> {
+    if let Some(first) = arguments.first() {
+        for other in &arguments[1..] {
+            if other.values.len() != first.values.len() {
+                bail!(usage(format!(
+                    "--key {} has {} values and --key {} has {}: keys are zipped, so there must be as many of each",
+                    first.name,
+                    first.values.len(),
+                    other.name,
+                    other.values.len()
+                )));
+            }
+        }
+    }
+    let mut columns: Vec<(String, ArrayRef)> = Vec::new();
+    for argument in arguments {
+        let column = find(expected, &argument.name);
+        let name = column.map_or(&argument.name, |c| &c.name).clone();
+        if columns.iter().any(|(known, _)| *known == name) {
+            bail!(usage(format!("--key {name} is given twice")));
+        }
+        let data_type = column.map_or(&FeatureType::Varchar, |c| &c.data_type);
+        columns.push((name, array(argument, data_type)?));
+    }
+    let nullable = columns.into_iter().map(|(name, array)| (name, array, true));
+    Ok(RecordBatch::try_from_iter_with_nullable(nullable)?)
+}
+
+/// By the exact name, else folded to lower case as SQL does.
+fn find<'a>(expected: &'a [Column], name: &str) -> Option<&'a Column> {
+    let named = |wanted: &str| expected.iter().find(|c| c.name == wanted);
+    named(name).or_else(|| named(&name.to_lowercase()))
+}
+
+fn array(argument: &KeyArgument, data_type: &FeatureType) -> anyhow::Result<ArrayRef> {
+    Ok(match data_type {
+        FeatureType::SmallInt => Arc::new(Int16Array::from(parsed::<i16>(argument, data_type)?)),
+        FeatureType::Int => Arc::new(Int32Array::from(parsed::<i32>(argument, data_type)?)),
+        FeatureType::BigInt => Arc::new(Int64Array::from(parsed::<i64>(argument, data_type)?)),
+        FeatureType::Date => Arc::new(Date32Array::from(each(argument, data_type, date)?)),
+        FeatureType::Varbinary => {
+            let bytes = each(argument, data_type, |text| STANDARD.decode(text).ok())?;
+            Arc::new(bytes.into_iter().collect::<BinaryArray>())
+        }
+        _ => Arc::new(argument.values.iter().collect::<StringArray>()),
+    })
+}
+
+fn parsed<T: FromStr>(
+    argument: &KeyArgument,
+    data_type: &FeatureType,
+) -> anyhow::Result<Vec<Option<T>>> {
+    each(argument, data_type, |text| text.parse().ok())
+}
+
+fn each<T>(
+    argument: &KeyArgument,
+    data_type: &FeatureType,
+    parse: impl Fn(&str) -> Option<T>,
+) -> anyhow::Result<Vec<Option<T>>> {
+    let one = |value: &Option<String>| match value {
+        None => Ok(None),
+        Some(text) => match parse(text.trim()) {
+            Some(value) => Ok(Some(value)),
+            None => bail!("{} expects {data_type}, got {text:?}", argument.name),
+        },
+    };
+    argument.values.iter().map(one).collect()
+}
+
+/// Days since 1970-01-01 of a date without a time of day.
+fn date(text: &str) -> Option<i32> {
+    let time: UtcMicros = text.parse().ok()?;
+    let midnight = time.0.rem_euclid(MICROS_PER_DAY) == 0;
+    let days = time.0.div_euclid(MICROS_PER_DAY);
+    midnight.then(|| i32::try_from(days).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray;
+    use arrow::datatypes::Int64Type;
+    use granary_model::json;
+
+    use super::*;
+
+    #[test]
+    fn values_split_at_commas_outside_of_quotes() {
+        for (text, expected) in [
+            ("k=1,2", Ok(vec![Some("1"), Some("2")])),
+            ("k= 1 , 2 ", Ok(vec![Some("1"), Some("2")])),
+            ("k=", Ok(vec![None])),
+            ("k=a,,b", Ok(vec![Some("a"), None, Some("b")])),
+            ("k='a,b',\"c\"\"d\"", Ok(vec![Some("a,b"), Some("c\"d")])),
+            ("k='',x=y", Ok(vec![Some(""), Some("x=y")])),
+            ("k=it's", Ok(vec![Some("it's")])),
+            ("k='a", Err("is not closed")),
+            ("k='a'b", Err("follows a closing quote")),
+            ("k", Err("not of the form")),
+            ("=1", Err("no name")),
+        ] {
+            match (KeyArgument::from_str(text), expected) {
+                (Ok(got), Ok(values)) => {
+                    let values: Vec<_> = values.into_iter().map(|v| v.map(str::to_owned)).collect();
+                    assert_eq!(got.values, values, "{text}");
+                }
+                (Err(got), Err(part)) => assert!(got.contains(part), "{got}"),
+                (got, expected) => panic!("{text}: {got:?}, not {expected:?}"),
+            }
+        }
+    }
+
+    fn columns() -> Vec<Column> {
+        vec![
+            Column::new("customer_id", FeatureType::BigInt),
+            Column::new("day", FeatureType::Date),
+            Column::new("hash", FeatureType::Varbinary),
+        ]
+    }
+
+    #[test]
+    fn keys_take_the_type_of_their_column() {
+        let arguments = ["Customer_ID=7,", "day=2026-01-31,1970-01-01", "hash=AP8=,"];
+        let arguments = arguments.map(|text| text.parse().unwrap());
+        let batch = batch(&arguments, &columns()).unwrap();
+        assert_eq!(batch.schema().field(0).name(), "customer_id");
+        let customers = batch.column(0).as_primitive::<Int64Type>();
+        assert_eq!(customers.iter().collect::<Vec<_>>(), [Some(7), None]);
+        assert_eq!(json::value(batch.column(1), 0), "2026-01-31");
+        assert_eq!(json::value(batch.column(2), 0), "AP8=");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_by_name() {
+        for (arguments, expected) in [
+            (
+                vec!["customer_id=x"],
+                "customer_id expects BIGINT, got \"x\"",
+            ),
+            (
+                vec!["customer_id=1.0"],
+                "customer_id expects BIGINT, got \"1.0\"",
+            ),
+            (vec!["day=2026-01-31T01:00:00"], "day expects DATE"),
+            (vec!["customer_id=1", "day=,"], "keys are zipped"),
+            (vec!["customer_id=1", "CUSTOMER_ID=1"], "given twice"),
+        ] {
+            let arguments: Vec<_> = arguments.iter().map(|a| a.parse().unwrap()).collect();
+            let error = batch(&arguments, &columns()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
