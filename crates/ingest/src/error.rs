@@ -1,6 +1,6 @@
 //! What a materialisation can fail with.
 
-use granary_catalog::CatalogError;
+use granary_catalog::{CatalogError, storage_kind};
 use granary_engine::EngineError;
 use granary_model::ErrorKind;
 use granary_store::StoreError;
@@ -22,6 +22,12 @@ pub enum IngestError {
     },
     #[error("{view}: the claim was lost to {holder}")]
     ClaimLost { view: String, holder: String },
+    #[error(
+        "{view} reads {dependency}, which was never materialised; materialise it first, or both together"
+    )]
+    DependencyNeverRun { view: String, dependency: String },
+    #[error("the materialisation stopped half-way: {0}; run it again")]
+    Stopped(String),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
@@ -38,10 +44,12 @@ impl IngestError {
             Self::Refused(_) => ErrorKind::InvalidArgument,
             Self::UnknownView { .. } => ErrorKind::NotFound,
             Self::Claimed { .. } | Self::ClaimLost { .. } => ErrorKind::Conflict,
+            Self::DependencyNeverRun { .. } => ErrorKind::FailedPrecondition,
+            Self::Stopped(_) => ErrorKind::Internal,
             Self::Engine(e) => e.kind(),
             Self::Store(e) => e.kind(),
             Self::Catalog(e) => e.kind(),
-            Self::Storage(_) => ErrorKind::Unavailable,
+            Self::Storage(e) => storage_kind(e),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! or of how values are read.
 
 pub mod claim;
+pub mod due;
 pub mod error;
 pub mod materialize;
 pub mod progress;
@@ -13,9 +14,13 @@ pub mod sink;
 pub mod status;
 pub mod sweep;
 
+pub use claim::{Claim, Claims, WhenClaimed};
+pub use due::{DueRun, due_runs};
 pub use error::IngestError;
 pub use materialize::{
-    Backfill, MaterializeRequest, Materializer, MaterializerSettings, RunOutcome, WhenClaimed,
+    Backfill, MaterializeRequest, Materializer, MaterializerSettings, RunOutcome,
 };
-pub use progress::{Progress, Stage};
+pub use progress::{Progress, Silent, Stage};
+pub use sink::{Filled, Sink, SinkSettings};
 pub use status::{ViewStatus, view_statuses};
+pub use sweep::sweep;

@@ -1,15 +1,37 @@
 //! Materialisation: which runs are due, in which order, and their execution.
+//!
+//! A run is claimed, computed and committed offline, then brought online. It
+//! is safe to kill at any point: what was not committed is computed again, what
+//! was committed and not brought online is caught up by the next run.
 
+mod due;
+mod select;
+mod times;
+mod view_runs;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use granary_catalog::{Catalog, Snapshot};
 use granary_engine::{Engine, RunRecord};
+use granary_model::definitions::ServeMode;
 use granary_model::{Clock, Interval, UtcMicros};
 use granary_store::OnlineStore;
 use serde::{Deserialize, Serialize};
+use tokio::task::{Id, JoinSet};
+use tracing::instrument;
 
+use crate::claim::Claims;
+pub use crate::claim::WhenClaimed;
 use crate::error::IngestError;
-use crate::progress::Progress;
+use crate::progress::{Progress, Stage};
+use crate::sink::{Filled, Sink, SinkSettings};
+pub use select::{dependencies, select, why_not};
+pub use times::Backfill;
+use times::Times;
+pub(crate) use times::times_of;
+use view_runs::ViewRuns;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -18,6 +40,7 @@ pub struct MaterializerSettings {
     pub concurrent_views: usize,
     /// How long a claim holds without being renewed.
     pub claim_seconds: u64,
+    pub sink: SinkSettings,
 }
 
 impl Default for MaterializerSettings {
@@ -25,24 +48,9 @@ impl Default for MaterializerSettings {
         Self {
             concurrent_views: 2,
             claim_seconds: 30,
+            sink: SinkSettings::default(),
         }
     }
-}
-
-/// T = from, from + every, ... up to and including `to`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backfill {
-    pub from: UtcMicros,
-    pub to: UtcMicros,
-    pub every: Interval,
-}
-
-/// What to do when another materialisation of a view is under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum WhenClaimed {
-    #[default]
-    Refuse,
-    Wait,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -52,15 +60,19 @@ pub struct MaterializeRequest {
     /// Default: now.
     pub as_of: Option<UtcMicros>,
     pub backfill: Option<Backfill>,
+    /// Of timestamped views: replaces what was committed in
+    /// (watermark − lookback, T], for rows that came late.
     pub lookback: Option<Interval>,
     /// Computes and replaces although the run is committed.
     pub force: bool,
+    /// Allows a past T for views that read sources without an event time.
+    /// Runs as of now are always allowed to.
     pub current_state: bool,
     pub when_claimed: WhenClaimed,
 }
 
 /// How one run ended.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum RunOutcome {
     Committed(Box<RunRecord>),
     /// Committed before; online caught up where it lagged.
@@ -81,16 +93,38 @@ pub enum RunOutcome {
     },
 }
 
+impl RunOutcome {
+    pub fn view(&self) -> &str {
+        match self {
+            Self::Committed(record) => &record.view,
+            Self::Skipped { view, .. }
+            | Self::Failed { view, .. }
+            | Self::NotStarted { view, .. } => view,
+        }
+    }
+
+    /// Whether the view is now as asked for.
+    pub fn is_good(&self) -> bool {
+        matches!(self, Self::Committed(_) | Self::Skipped { .. })
+    }
+}
+
+/// Runs views and brings them online.
 #[derive(Debug, Clone)]
 pub struct Materializer {
-    _engine: Engine,
-    _catalog: Catalog,
-    _store: Arc<dyn OnlineStore>,
-    _clock: Arc<dyn Clock>,
-    _settings: MaterializerSettings,
+    engine: Engine,
+    claims: Claims,
+    sink: Sink,
+    clock: Arc<dyn Clock>,
+    settings: MaterializerSettings,
 }
 
 impl Materializer {
+    /// Claims lie in the root of `catalog`.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "a component is given, not lent"
+    )]
     pub fn new(
         engine: Engine,
         catalog: Catalog,
@@ -98,24 +132,191 @@ impl Materializer {
         clock: Arc<dyn Clock>,
         settings: MaterializerSettings,
     ) -> Self {
+        let lease = Duration::from_secs(settings.claim_seconds.max(1));
         Self {
-            _engine: engine,
-            _catalog: catalog,
-            _store: store,
-            _clock: clock,
-            _settings: settings,
+            claims: Claims::new(&catalog, Arc::clone(&clock), lease),
+            sink: Sink::new(engine.clone(), store, settings.sink.clone()),
+            engine,
+            clock,
+            settings,
         }
     }
 
     /// Runs what is asked for: dependent views in order, independent ones side
     /// by side. Unknown views fail before anything runs; a failed view fails
-    /// itself and what depends on it, the others go on.
+    /// itself and what depends on it, the others go on. Outcomes come in the
+    /// order of dependencies, of one view by T; a view's first failure ends it.
+    ///
+    /// Dropping the future stops all of it, as killing the process would.
+    #[instrument(skip_all, err, fields(snapshot = snapshot.number))]
     pub async fn materialize(
         &self,
-        _snapshot: &Snapshot,
-        _request: MaterializeRequest,
-        _progress: Arc<dyn Progress>,
+        snapshot: &Snapshot,
+        request: MaterializeRequest,
+        progress: Arc<dyn Progress>,
     ) -> Result<Vec<RunOutcome>, IngestError> {
-        todo!()
+        let times = Times::of(&request, self.clock.now())?;
+        let definitions = Arc::new(snapshot.definitions.clone());
+        let chosen = select(&definitions, &request.views)?;
+        let reads = chosen
+            .iter()
+            .map(|view| (view.name.as_str(), dependencies(&definitions, view)));
+        let queue = Queue::new(reads.collect());
+        let mut runs: BTreeMap<String, ViewRuns> = chosen
+            .iter()
+            .map(|view| {
+                let runs = ViewRuns {
+                    engine: self.engine.clone(),
+                    claims: self.claims.clone(),
+                    sink: self.sink.clone(),
+                    definitions: Arc::clone(&definitions),
+                    view: (*view).clone(),
+                    times: times.all.clone(),
+                    current_state: times.present || request.current_state,
+                    lookback: request.lookback,
+                    force: request.force,
+                    when_claimed: request.when_claimed,
+                    progress: Arc::clone(&progress),
+                };
+                runs.tell_all(&Stage::Queued);
+                (view.name.clone(), runs)
+            })
+            .collect();
+        let mut outcomes = self.run_all(queue, &mut runs).await;
+        let order = chosen.iter().filter_map(|view| outcomes.remove(&view.name));
+        Ok(order.flatten().collect())
+    }
+
+    /// Starts whatever is ready, until everything has ended.
+    async fn run_all(
+        &self,
+        mut queue: Queue,
+        runs: &mut BTreeMap<String, ViewRuns>,
+    ) -> BTreeMap<String, Vec<RunOutcome>> {
+        let mut outcomes = BTreeMap::new();
+        let mut running: JoinSet<Vec<RunOutcome>> = JoinSet::new();
+        let mut names: HashMap<Id, (String, UtcMicros)> = HashMap::new();
+        loop {
+            while running.len() < self.settings.concurrent_views.max(1) {
+                let Some(view) = queue.next_ready() else {
+                    break;
+                };
+                let Some(run) = runs.remove(&view) else {
+                    continue;
+                };
+                let first = run.times.first().copied().unwrap_or_default();
+                let handle = running.spawn(run.run());
+                names.insert(handle.id(), (view, first));
+            }
+            let (id, ended) = match running.join_next_with_id().await {
+                Some(Ok((id, ended))) => (id, Ok(ended)),
+                Some(Err(e)) => (e.id(), Err(e)),
+                None => break,
+            };
+            let Some((view, as_of)) = names.remove(&id) else {
+                continue;
+            };
+            let ended = ended.unwrap_or_else(|e| {
+                let error = Arc::new(IngestError::Stopped(e.to_string()));
+                vec![RunOutcome::Failed {
+                    view: view.clone(),
+                    as_of,
+                    error,
+                }]
+            });
+            let good = ended.iter().all(RunOutcome::is_good);
+            outcomes.insert(view.clone(), ended);
+            for (dependent, because_of) in queue.end(&view, good) {
+                if let Some(run) = runs.remove(&dependent) {
+                    let message = format!("not started: {because_of} failed");
+                    run.tell_all(&Stage::Failed { message });
+                }
+                let view = dependent.clone();
+                outcomes.insert(dependent, vec![RunOutcome::NotStarted { view, because_of }]);
+            }
+        }
+        outcomes
+    }
+
+    /// Brings online what is committed offline and is not online yet: for a
+    /// server that starts, or another replica's store. One entry a view that
+    /// is served online; a view that another writer is busy with is left to it.
+    #[instrument(skip_all, fields(snapshot = snapshot.number))]
+    pub async fn catch_up(
+        &self,
+        snapshot: &Snapshot,
+    ) -> Vec<(String, Result<Filled, IngestError>)> {
+        let mut ended = Vec::new();
+        for view in snapshot.definitions.feature_views.values() {
+            if view.serve == ServeMode::Online && why_not(view).is_none() {
+                let filled = self.sink.catch_up(view).await;
+                ended.push((view.name.clone(), filled));
+            }
+        }
+        ended
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(crate) fn now(&self) -> UtcMicros {
+        self.clock.now()
+    }
+}
+
+/// Views that wait for those that they read.
+#[derive(Debug)]
+struct Queue {
+    /// What each view that has not started waits for.
+    waiting: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Queue {
+    /// `reads`: the feature views that each reads; those not in the list count as there.
+    fn new(reads: BTreeMap<&str, BTreeSet<&str>>) -> Self {
+        let chosen: BTreeSet<&str> = reads.keys().copied().collect();
+        let waiting = reads.iter().map(|(name, reads)| {
+            let reads = reads.intersection(&chosen).map(|r| (*r).to_owned());
+            ((*name).to_owned(), reads.collect())
+        });
+        Self {
+            waiting: waiting.collect(),
+        }
+    }
+
+    /// The first view, by name, that waits for nothing.
+    fn next_ready(&mut self) -> Option<String> {
+        let ready = self.waiting.iter().find(|(_, reads)| reads.is_empty());
+        let name = ready.map(|(name, _)| name.clone())?;
+        self.waiting.remove(&name);
+        Some(name)
+    }
+
+    /// A view has ended. Gives, where it failed, the views that will never
+    /// start, and which failed view each read.
+    fn end(&mut self, view: &str, good: bool) -> Vec<(String, String)> {
+        if good {
+            for reads in self.waiting.values_mut() {
+                reads.remove(view);
+            }
+            return Vec::new();
+        }
+        let mut failed = vec![view.to_owned()];
+        let mut dropped = Vec::new();
+        while let Some(cause) = failed.pop() {
+            let readers: Vec<String> = self
+                .waiting
+                .iter()
+                .filter(|(_, reads)| reads.contains(&cause))
+                .map(|(name, _)| name.clone())
+                .collect();
+            for reader in readers {
+                self.waiting.remove(&reader);
+                failed.push(reader.clone());
+                dropped.push((reader, cause.clone()));
+            }
+        }
+        dropped
     }
 }

@@ -1,0 +1,160 @@
+//! What REFRESH EVERY says is due at a time.
+//!
+//! Refreshes happen at the multiples of the interval after the epoch, so that
+//! every process, and a training set that asks what was served when, comes to
+//! the same times.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use granary_catalog::Snapshot;
+use granary_engine::{Engine, OfflineTable};
+use granary_model::definitions::FeatureView;
+use granary_model::{Interval, UtcMicros};
+
+use crate::error::IngestError;
+use crate::materialize::{MaterializeRequest, Materializer, RunOutcome, times_of, why_not};
+use crate::progress::Progress;
+
+/// Offline tables opened at once.
+const TABLES_OPENED: usize = 8;
+
+/// A refresh that has not been made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueRun {
+    pub view: String,
+    pub as_of: UtcMicros,
+}
+
+/// The newest multiple of an interval after the epoch that is not after `now`;
+/// `None` for an interval that does not get on, or before its first multiple.
+pub fn newest_refresh(every: Interval, now: UtcMicros) -> Option<UtcMicros> {
+    let at = |count: i32| times_of(every, count).after(UtcMicros::default());
+    if at(1) <= UtcMicros::default() {
+        return None;
+    }
+    // Multiples ascend: the last one that is not later, by halving.
+    let (mut reached, mut beyond) = (0, i32::MAX);
+    while beyond - reached > 1 {
+        let middle = reached + (beyond - reached) / 2;
+        match at(middle) <= now {
+            true => reached = middle,
+            false => beyond = middle,
+        }
+    }
+    (at(reached) <= now).then(|| at(reached))
+}
+
+/// Every view whose newest refresh time is not materialised, by name.
+pub async fn due_runs(
+    engine: &Engine,
+    snapshot: &Snapshot,
+    now: UtcMicros,
+) -> Result<Vec<DueRun>, IngestError> {
+    let views = snapshot.definitions.feature_views.values();
+    let refreshed = views
+        .filter(|view| why_not(view).is_none())
+        .filter_map(|view| {
+            let as_of = newest_refresh(view.refresh_every?, now)?;
+            Some((view, as_of))
+        });
+    let due: Vec<Option<DueRun>> = stream::iter(refreshed.collect::<Vec<_>>())
+        .map(|(view, as_of)| due_run(engine, view, as_of))
+        .buffered(TABLES_OPENED)
+        .try_collect()
+        .await?;
+    Ok(due.into_iter().flatten().collect())
+}
+
+async fn due_run(
+    engine: &Engine,
+    view: &FeatureView,
+    as_of: UtcMicros,
+) -> Result<Option<DueRun>, IngestError> {
+    let table = OfflineTable::open(engine, view).await?;
+    let done = table.is_some_and(|table| table.watermark() >= as_of);
+    Ok((!done).then(|| DueRun {
+        view: view.name.clone(),
+        as_of,
+    }))
+}
+
+impl Materializer {
+    /// Makes every refresh that is due, those of one T together, earlier T
+    /// first. What has no event time is read as it is now: a refresh is as of
+    /// now but for the time that it takes to start.
+    pub async fn refresh(
+        &self,
+        snapshot: &Snapshot,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Vec<RunOutcome>, IngestError> {
+        let mut due = due_runs(self.engine(), snapshot, self.now()).await?;
+        due.sort_by_key(|run| run.as_of);
+        let mut outcomes = Vec::new();
+        for together in due.chunk_by(|a, b| a.as_of == b.as_of) {
+            let request = MaterializeRequest {
+                views: together.iter().map(|run| run.view.clone()).collect(),
+                as_of: together.first().map(|run| run.as_of),
+                current_state: true,
+                ..MaterializeRequest::default()
+            };
+            outcomes.extend(
+                self.materialize(snapshot, request, Arc::clone(progress))
+                    .await?,
+            );
+        }
+        Ok(outcomes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(text: &str) -> UtcMicros {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn refreshes_are_multiples_after_the_epoch() {
+        let every = |months, days, hours: i64| Interval {
+            months,
+            days,
+            micros: hours * 3_600_000_000,
+        };
+        for (interval, now, expected) in [
+            (every(0, 1, 0), "2026-03-05T13:00:00Z", Some("2026-03-05")),
+            (every(0, 1, 0), "2026-03-05", Some("2026-03-05")),
+            (
+                every(0, 0, 6),
+                "2026-03-05T13:00:00Z",
+                Some("2026-03-05T12:00:00Z"),
+            ),
+            (every(1, 0, 0), "2026-03-05", Some("2026-03-01")),
+            (every(12, 0, 0), "2026-03-05", Some("2026-01-01")),
+            (every(0, 7, 0), "1970-01-09", Some("1970-01-08")),
+            (every(0, 7, 0), "1970-01-02", Some("1970-01-01")),
+            (every(0, 7, 0), "1969-12-31", None),
+            (Interval::ZERO, "2026-03-05", None),
+            (every(0, -1, 0), "2026-03-05", None),
+        ] {
+            let found = newest_refresh(interval, time(now));
+            assert_eq!(found, expected.map(time), "{interval} {now}");
+        }
+    }
+
+    #[test]
+    fn the_newest_multiple_is_that_of_counting_up() {
+        let every = Interval {
+            months: 1,
+            days: 3,
+            micros: 7,
+        };
+        for day in 0..2_000 {
+            let now = UtcMicros(day * granary_model::interval::MICROS_PER_DAY);
+            let counted = (0..).map(|n| times_of(every, n).after(UtcMicros(0)));
+            let counted = counted.take_while(|t| *t <= now).last();
+            assert_eq!(newest_refresh(every, now), counted, "{now}");
+        }
+    }
+}

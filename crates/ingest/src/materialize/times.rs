@@ -1,0 +1,94 @@
+//! Which times T a materialisation runs as of.
+
+use granary_model::{Interval, UtcMicros};
+
+use super::MaterializeRequest;
+use crate::error::IngestError;
+
+/// Runs of one backfill.
+const BACKFILL_RUNS_MAX: usize = 100_000;
+
+/// T = from, from + every, ... up to and including `to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backfill {
+    pub from: UtcMicros,
+    pub to: UtcMicros,
+    pub every: Interval,
+}
+
+/// When a request runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Times {
+    /// Ascending, at least one.
+    pub all: Vec<UtcMicros>,
+    /// T is the present: sources without an event time are what they are now.
+    pub present: bool,
+}
+
+impl Times {
+    pub(super) fn of(request: &MaterializeRequest, now: UtcMicros) -> Result<Self, IngestError> {
+        let all = match (request.as_of, request.backfill) {
+            (Some(_), Some(_)) => {
+                return Err(IngestError::Refused(
+                    "either one time (as of) or a backfill (from, to, every), not both".into(),
+                ));
+            }
+            (Some(as_of), None) => vec![as_of],
+            (None, Some(backfill)) => backfill.times()?,
+            (None, None) => vec![now],
+        };
+        if let Some(future) = all.last().filter(|t| **t > now) {
+            return Err(IngestError::Refused(format!(
+                "as of {future} lies in the future (it is {now})"
+            )));
+        }
+        Ok(Self {
+            all,
+            present: request.as_of.is_none() && request.backfill.is_none(),
+        })
+    }
+}
+
+impl Backfill {
+    /// Every T, ascending. Calendar steps are taken from `from`, so that
+    /// monthly runs from a 31st stay at the ends of months.
+    pub fn times(&self) -> Result<Vec<UtcMicros>, IngestError> {
+        let refused = |reason: String| Err(IngestError::Refused(reason));
+        if self.to < self.from {
+            return refused(format!(
+                "the backfill ends ({}) before it begins ({})",
+                self.to, self.from
+            ));
+        }
+        if self.every.after(self.from) <= self.from {
+            return refused(format!(
+                "a backfill every {} never gets on; give an interval greater than 0",
+                self.every
+            ));
+        }
+        let mut times = Vec::new();
+        for step in 0.. {
+            let t = times_of(self.every, step).after(self.from);
+            if t > self.to || times.last().is_some_and(|last| t <= *last) {
+                break;
+            }
+            if times.len() == BACKFILL_RUNS_MAX {
+                return refused(format!(
+                    "a backfill every {} from {} to {} has more than {BACKFILL_RUNS_MAX} runs",
+                    self.every, self.from, self.to
+                ));
+            }
+            times.push(t);
+        }
+        Ok(times)
+    }
+}
+
+/// An interval, `count` times over.
+pub(crate) fn times_of(every: Interval, count: i32) -> Interval {
+    Interval {
+        months: every.months.saturating_mul(count),
+        days: every.days.saturating_mul(count),
+        micros: every.micros.saturating_mul(i64::from(count)),
+    }
+}
