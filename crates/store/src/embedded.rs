@@ -1,31 +1,393 @@
-//! The embedded store: one LMDB file a generation.
+//! The embedded store: one LMDB file a generation, in a folder of this machine.
+//!
+//! Any number of processes may read a folder and write to it; one writer at a
+//! time a version of a view. A generation is appended into a file of its own,
+//! synced, and published by the atomic rename of a small manifest
+//! (`manifest.rs`). Readers map the file; each read is one short transaction a
+//! generation, from the mapped pages straight into the sink. A replaced file is
+//! unlinked at once: who has it mapped, in this process or another, reads on,
+//! and its space is free when the last of them lets go.
+//!
+//! What a killed process leaves behind: a file without a manifest (removed by
+//! the next writer), a reader's slot (freed when a file is opened and before it
+//! is written to), a lock (freed by the kernel).
+//!
+//! A cold page costs a page fault on the thread that reads: large reads
+//! therefore leave the async threads, see
+//! [`EmbeddedSettings::blocking_reads_min`].
+//!
+//! This module knows nothing of the rows' content beyond their order.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use granary_model::UtcMicros;
+use serde::{Deserialize, Serialize};
+use tracing::instrument;
+
+use crate::codec::{RowLayout, RowOrder};
+use crate::error::StoreError;
+use crate::keys::EntityKeys;
+use crate::online::{
+    Generation, GenerationId, GenerationState, GenerationWriter, OnlineStore, RowSink, WriteMode,
+};
+
+mod file;
+mod folder;
+mod generation;
+mod manifest;
+mod writer;
+
+use file::RowFile;
+use folder::{Folder, VersionFolder};
+use generation::EmbeddedGeneration;
+use manifest::{Manifest, Published};
+use writer::EmbeddedWriter;
 
 /// Settings of the embedded store.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmbeddedSettings {
     /// Address space of one generation's file; a bound, nothing is allocated.
-    #[serde(with = "granary_model::bytes")]
+    /// A process has 128 TiB of it, for all the generations that it has open.
     pub map_bytes_max: u64,
+    /// Reads at once of one generation, by all processes.
+    pub readers_max: u32,
+    /// Whether the system reads more than the page asked for when it reads from
+    /// disk: right where the files fit into memory, wrong where they do not.
+    pub read_ahead: bool,
+    /// Rows written, or looked at by a sweep, in one transaction.
+    pub transaction_rows_max: usize,
+    /// Bytes of keys and rows written in one transaction.
+    pub transaction_bytes_max: u64,
+    /// Reads of at least this many (entity, generation) pairs leave the async
+    /// threads.
+    pub blocking_reads_min: usize,
 }
 
 impl Default for EmbeddedSettings {
     fn default() -> Self {
         Self {
-            map_bytes_max: 1 << 40,
+            map_bytes_max: 1 << 38,
+            readers_max: 2048,
+            read_ahead: true,
+            transaction_rows_max: 20_000,
+            transaction_bytes_max: 8 << 20,
+            blocking_reads_min: 2_000,
         }
     }
 }
 
+impl EmbeddedSettings {
+    /// LMDB wants whole pages, of whatever size the system has.
+    fn map_bytes(&self) -> usize {
+        let rounded = self.map_bytes_max.max(1).next_multiple_of(1 << 16);
+        usize::try_from(rounded).unwrap_or(usize::MAX & !0xFFFF)
+    }
+}
+
+/// The online store in a folder.
+#[derive(Debug, Clone)]
+pub struct EmbeddedStore {
+    shelf: Arc<Shelf>,
+}
+
+/// What this store has open.
 #[derive(Debug)]
-pub struct EmbeddedStore {}
+struct Shelf {
+    folder: Folder,
+    settings: EmbeddedSettings,
+    open: RwLock<OpenGenerations>,
+    /// Held from reading or writing a manifest until `open` agrees with it.
+    turn: Mutex<()>,
+    /// `Folder::changes` as of the last refresh.
+    changes_seen: Mutex<u64>,
+}
+
+/// By view, then version.
+type OpenGenerations = HashMap<String, HashMap<u32, Arc<EmbeddedGeneration>>>;
 
 impl EmbeddedStore {
-    /// Opens, or makes, the store in a folder.
-    pub fn open(
-        _folder: &std::path::Path,
-        _settings: EmbeddedSettings,
-    ) -> Result<Self, crate::StoreError> {
-        todo!()
+    /// Opens, or makes, the store in a folder. Generations are opened when they
+    /// are first asked for.
+    pub fn open(folder: &Path, settings: EmbeddedSettings) -> Result<Self, StoreError> {
+        let folder = Folder::open(folder)?;
+        let changes_seen = Mutex::new(folder.changes()?);
+        Ok(Self {
+            shelf: Arc::new(Shelf {
+                folder,
+                settings,
+                open: RwLock::default(),
+                turn: Mutex::default(),
+                changes_seen,
+            }),
+        })
+    }
+}
+
+impl Shelf {
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, view: &str, version: u32) -> Option<Arc<EmbeddedGeneration>> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.get(view)?.get(&version).cloned()
+    }
+
+    fn all(&self) -> Vec<Arc<EmbeddedGeneration>> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.values().flat_map(HashMap::values).cloned().collect()
+    }
+
+    /// Makes a generation the current one; one that is open already only takes
+    /// its coverage.
+    fn put(&self, generation: EmbeddedGeneration) -> Arc<EmbeddedGeneration> {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let id = generation.id();
+        let versions = open.entry(id.view.clone()).or_default();
+        if let Some(held) = versions.get(&id.version)
+            && held.id() == id
+        {
+            held.set_coverage(generation.coverage());
+            return Arc::clone(held);
+        }
+        let version = id.version;
+        let generation = Arc::new(generation);
+        versions.insert(version, Arc::clone(&generation));
+        generation
+    }
+
+    fn remove(&self, view: &str, version: u32) {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(versions) = open.get_mut(view) {
+            versions.remove(&version);
+        }
+    }
+
+    /// What the manifest says, opened.
+    fn load(
+        &self,
+        view: &str,
+        version: u32,
+    ) -> Result<Option<Arc<EmbeddedGeneration>>, StoreError> {
+        let _turn = self.turn();
+        let folder = self.folder.version(view, version);
+        let mut before = None;
+        loop {
+            let manifest = Manifest::read(&folder.manifest_path())?;
+            let Some(published) = manifest.and_then(|m| m.published) else {
+                self.remove(view, version);
+                return Ok(None);
+            };
+            if let Some(file) = open_published(&folder, &published, &self.settings)? {
+                let id = GenerationId {
+                    view: view.to_owned(),
+                    version,
+                    number: published.number,
+                };
+                let layout = Arc::new(published.layout);
+                let generation = EmbeddedGeneration::new(id, layout, published.coverage, file)?;
+                return Ok(Some(self.put(generation)));
+            }
+            // Replaced between the manifest and the file: look again. If it was
+            // not, the file is not what was published.
+            if before.as_ref() == Some(&published) {
+                return Err(StoreError::Damaged {
+                    path: folder.generation_path(published.number),
+                    reason: "the manifest names it, and it is missing or older than that"
+                        .to_owned(),
+                });
+            }
+            before = Some(published);
+        }
+    }
+
+    fn refresh(&self) -> Result<bool, StoreError> {
+        let mut seen = self
+            .changes_seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let changes = self.folder.changes()?;
+        let mut changed = changes != *seen;
+        let mut outcome = Ok(());
+        if changed {
+            for generation in self.all() {
+                let id = generation.id();
+                // One that cannot be read must not hide the others' news.
+                outcome = outcome.and(self.load(&id.view, id.version).map(drop));
+            }
+        }
+        for generation in self.all() {
+            changed |= generation.notice_writes()?;
+        }
+        outcome?;
+        *seen = changes;
+        Ok(changed)
+    }
+
+    fn sweep(&self, view: &str, version: u32, older_than: UtcMicros) -> Result<u64, StoreError> {
+        let folder = self.folder.version(view, version);
+        if Manifest::read(&folder.manifest_path())?.is_none() {
+            return Ok(0);
+        }
+        let _lock = folder.lock()?;
+        let Some(generation) = self.load(view, version)? else {
+            return Ok(0);
+        };
+        if !generation.layout().event_time {
+            return Ok(0);
+        }
+        let file = generation.file();
+        file.forget_killed_readers()?;
+        let order = RowOrder::new(generation.layout());
+        writer::sweep(file, &order, older_than, &self.settings)
+    }
+
+    fn drop_version(&self, view: &str, version: u32) -> Result<(), StoreError> {
+        let folder = self.folder.version(view, version);
+        if Manifest::read(&folder.manifest_path())?.is_none() {
+            return Ok(());
+        }
+        let _lock = folder.lock()?;
+        let Some(manifest) = Manifest::read(&folder.manifest_path())? else {
+            return Ok(());
+        };
+        if manifest.published.is_some() {
+            let _turn = self.turn();
+            Manifest::new(&folder, manifest.last_number, None).write(&folder)?;
+            self.remove(view, version);
+        }
+        folder.remove_generations_but(None)?;
+        self.folder.count_change()
+    }
+}
+
+/// The file that a manifest speaks of; `None` when it is not there any more or
+/// is not that file.
+fn open_published(
+    folder: &VersionFolder,
+    published: &Published,
+    settings: &EmbeddedSettings,
+) -> Result<Option<Arc<RowFile>>, StoreError> {
+    let path = folder.generation_path(published.number);
+    let bytes = match std::fs::metadata(&path) {
+        Ok(metadata) => metadata.len(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(folder::io_error(&path, "the rows", e)),
+    };
+    // A page that is not in the file is not an error for LMDB but a signal.
+    if bytes < published.file_bytes {
+        return Err(StoreError::Damaged {
+            reason: format!("cut short: {bytes} of {} bytes", published.file_bytes),
+            path,
+        });
+    }
+    let file = RowFile::open(&path, settings)?;
+    // Opening makes a file that was removed at this moment, an empty one.
+    let whole = file.write_counter()? >= published.write_counter;
+    Ok(whole.then_some(file))
+}
+
+/// Work that waits for the disk: the other tasks of this thread go elsewhere,
+/// where the runtime has another thread.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::try_current() {
+        Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => {
+            tokio::task::block_in_place(work)
+        }
+        _ => work(),
+    }
+}
+
+fn read_all(
+    keys: &EntityKeys,
+    generations: &[Arc<dyn Generation>],
+    sink: &mut dyn RowSink,
+) -> Result<(), StoreError> {
+    for (index, pinned) in generations.iter().enumerate() {
+        let generation = pinned
+            .as_any()
+            .downcast_ref::<EmbeddedGeneration>()
+            .ok_or_else(|| StoreError::foreign(pinned.as_ref()))?;
+        generation.read(index, keys, sink)?;
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl OnlineStore for EmbeddedStore {
+    async fn generation(
+        &self,
+        view: &str,
+        version: u32,
+    ) -> Result<Option<Arc<dyn Generation>>, StoreError> {
+        let open = match self.shelf.find(view, version) {
+            Some(open) => Some(open),
+            None => blocking(|| self.shelf.load(view, version))?,
+        };
+        Ok(open.map(|generation| generation as Arc<dyn Generation>))
+    }
+
+    async fn generations(&self) -> Result<Vec<GenerationState>, StoreError> {
+        blocking(|| {
+            let mut states = Vec::new();
+            for folder in self.shelf.folder.versions()? {
+                let path: PathBuf = folder::manifest_in(&folder);
+                if let Some(manifest) = Manifest::read(&path)?
+                    && let Some(generation) = self.shelf.load(&manifest.view, manifest.version)?
+                {
+                    states.push(generation.state());
+                }
+            }
+            states.sort_by(|a, b| a.id.cmp(&b.id));
+            Ok(states)
+        })
+    }
+
+    async fn read(
+        &self,
+        keys: &EntityKeys,
+        generations: &[Arc<dyn Generation>],
+        sink: &mut dyn RowSink,
+    ) -> Result<(), StoreError> {
+        if keys.len() * generations.len() < self.shelf.settings.blocking_reads_min {
+            return read_all(keys, generations, sink);
+        }
+        blocking(|| read_all(keys, generations, sink))
+    }
+
+    #[instrument(skip_all, err, fields(view, version))]
+    async fn writer(
+        &self,
+        view: &str,
+        version: u32,
+        layout: Arc<RowLayout>,
+        mode: WriteMode,
+    ) -> Result<Box<dyn GenerationWriter>, StoreError> {
+        let opened = blocking(|| EmbeddedWriter::open(&self.shelf, view, version, layout, mode));
+        Ok(Box::new(opened?))
+    }
+
+    #[instrument(skip_all, err, fields(view, version))]
+    async fn sweep(
+        &self,
+        view: &str,
+        version: u32,
+        older_than: UtcMicros,
+    ) -> Result<u64, StoreError> {
+        blocking(|| self.shelf.sweep(view, version, older_than))
+    }
+
+    #[instrument(skip_all, err, fields(view, version))]
+    async fn drop_version(&self, view: &str, version: u32) -> Result<(), StoreError> {
+        blocking(|| self.shelf.drop_version(view, version))
+    }
+
+    async fn refresh(&self) -> Result<bool, StoreError> {
+        blocking(|| self.shelf.refresh())
     }
 }

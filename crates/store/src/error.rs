@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use granary_model::ErrorKind;
 
+use crate::online::Generation;
+
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -47,6 +49,22 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    pub(crate) fn busy(view: &str, version: u32) -> Self {
+        Self::Busy {
+            view: view.to_owned(),
+            version,
+        }
+    }
+
+    /// A generation was given to a store that did not make it.
+    pub(crate) fn foreign(generation: &dyn Generation) -> Self {
+        let id = generation.state().id;
+        Self::Backend(format!(
+            "{} version {}, generation {} is of another store",
+            id.view, id.version, id.number
+        ))
+    }
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Busy { .. } => ErrorKind::Conflict,

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use granary_model::{Interval, UtcMicros};
 use serde::{Deserialize, Serialize};
 
-use crate::codec::RowLayout;
+use crate::codec::{RowLayout, RowOrder};
 use crate::error::StoreError;
 use crate::keys::EntityKeys;
 use crate::rows::EncodedRows;
@@ -90,6 +90,45 @@ pub struct UpsertSummary {
     pub replaced: u64,
     /// Rows that were not greater than the stored one.
     pub kept: u64,
+}
+
+impl UpsertSummary {
+    /// Whether any row is another than before.
+    pub fn changed(&self) -> bool {
+        self.inserted + self.replaced > 0
+    }
+
+    pub fn rows(&self) -> u64 {
+        self.inserted + self.replaced + self.kept
+    }
+}
+
+impl std::ops::AddAssign for UpsertSummary {
+    fn add_assign(&mut self, more: Self) {
+        self.inserted += more.inserted;
+        self.replaced += more.replaced;
+        self.kept += more.kept;
+    }
+}
+
+/// What every writer checks of a batch before it writes any of it: a row for
+/// each key, no NULL key, rows of the layout.
+pub fn check_batch(
+    order: &RowOrder,
+    keys: &EntityKeys,
+    rows: &EncodedRows,
+) -> Result<(), StoreError> {
+    if keys.len() != rows.len() {
+        return Err(StoreError::Codec(format!(
+            "{} keys and {} rows in one batch",
+            keys.len(),
+            rows.len()
+        )));
+    }
+    if let Some(row) = keys.first_null() {
+        return Err(StoreError::NullKey { row });
+    }
+    rows.iter().try_for_each(|row| order.check(row))
 }
 
 /// Fills one generation. Dropped without [`publish`](Self::publish), a created

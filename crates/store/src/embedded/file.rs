@@ -1,0 +1,251 @@
+//! One LMDB file: one generation's rows.
+//!
+//! Key: the encoded key, or for a key of more than [`PLAIN_KEY_BYTES_MAX`] bytes
+//! its first 469 bytes and the SHA-256 of the whole (501 bytes, so that it never
+//! equals a plain key). Value: the row; under a hashed key first the length of
+//! the key (4 bytes, little endian) and the key itself, which is compared on
+//! read. Keys that share their first 469 bytes are not in key order; nothing
+//! relies on that.
+//!
+//! Why not a writable map: it is faster, but a full disk is then a signal that
+//! kills the process instead of an error.
+//!
+//! This module knows nothing of manifests or of who may write.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use heed::types::Bytes;
+use heed::{Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
+use sha2::{Digest, Sha256};
+
+use super::EmbeddedSettings;
+use super::folder::io_error;
+use crate::error::StoreError;
+
+/// LMDB's own bound is 511.
+pub(super) const PLAIN_KEY_BYTES_MAX: usize = 500;
+const HASHED_PREFIX_BYTES: usize = 469;
+const HASHED_KEY_BYTES: usize = HASHED_PREFIX_BYTES + 32;
+
+/// An open file; closed when the last of its readers lets go of it.
+#[derive(Debug)]
+pub(super) struct RowFile {
+    path: PathBuf,
+    env: Env<WithoutTls>,
+    rows: Database<Bytes, Bytes>,
+}
+
+/// The files that this process has open. LMDB allows one mapping of a file in a
+/// process (its locks are the process's), so two stores on one folder share it.
+static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<RowFile>>>> = LazyLock::new(Mutex::default);
+
+/// What a file says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileState {
+    pub(super) rows: u64,
+    /// LMDB's transaction number: raised by every commit that changed
+    /// something, in whatever process, and seen together with the rows.
+    pub(super) write_counter: u64,
+}
+
+impl RowFile {
+    /// The file at a canonical path: made when it is not there.
+    pub(super) fn open(path: &Path, settings: &EmbeddedSettings) -> Result<Arc<Self>, StoreError> {
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(path).and_then(Weak::upgrade) {
+            return Ok(file);
+        }
+        let file = Arc::new(Self::map(path, settings)?);
+        open.retain(|_, file| file.strong_count() > 0);
+        open.insert(path.to_owned(), Arc::downgrade(&file));
+        Ok(file)
+    }
+
+    fn map(path: &Path, settings: &EmbeddedSettings) -> Result<Self, StoreError> {
+        let failed = |error| lmdb_error(path, "the file's map", error);
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options
+            .map_size(settings.map_bytes())
+            .max_readers(settings.readers_max);
+        let mut flags = EnvFlags::NO_SUB_DIR;
+        if !settings.read_ahead {
+            flags |= EnvFlags::NO_READ_AHEAD;
+        }
+        let mut tries = 0;
+        let env = loop {
+            #[allow(unsafe_code, reason = "LMDB maps the file")]
+            // SAFETY: the flags keep LMDB's locks and a read-only map; the file
+            // is written through LMDB alone, is never made smaller, and `OPEN`
+            // keeps it from being mapped twice in this process.
+            let opened = unsafe {
+                options.flags(flags);
+                options.open(path)
+            };
+            match opened {
+                // The last holder is closing it at this moment.
+                Err(heed::Error::EnvAlreadyOpened) if tries < 1_000 => {
+                    tries += 1;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                opened => break opened.map_err(failed)?,
+            }
+        };
+        // Slots of processes that were killed while reading.
+        env.clear_stale_readers().map_err(failed)?;
+        let txn = env.read_txn().map_err(failed)?;
+        let rows = env
+            .open_database(&txn, None)
+            .map_err(failed)?
+            .ok_or_else(|| StoreError::Damaged {
+                path: path.to_owned(),
+                reason: "it has no rows table".to_owned(),
+            })?;
+        txn.commit().map_err(failed)?;
+        Ok(Self {
+            path: path.to_owned(),
+            env,
+            rows,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn error(&self, what: &str, error: heed::Error) -> StoreError {
+        lmdb_error(&self.path, what, error)
+    }
+
+    pub(super) fn state(&self) -> Result<FileState, StoreError> {
+        let txn = self.read()?;
+        Ok(FileState {
+            rows: self.rows.len(&txn).map_err(|e| self.error("a read", e))?,
+            write_counter: txn.id() as u64,
+        })
+    }
+
+    pub(super) fn write_counter(&self) -> Result<u64, StoreError> {
+        Ok(self.read()?.id() as u64)
+    }
+
+    /// Length of the file, in bytes.
+    pub(super) fn file_bytes(&self) -> Result<u64, StoreError> {
+        self.env
+            .real_disk_size()
+            .map_err(|e| self.error("its length", e))
+    }
+
+    /// A snapshot. Short: pages that it sees are not used again before it ends.
+    pub(super) fn read(&self) -> Result<RoTxn<'_, WithoutTls>, StoreError> {
+        self.env.read_txn().map_err(|e| self.error("a read", e))
+    }
+
+    pub(super) fn write(&self) -> Result<RwTxn<'_>, StoreError> {
+        self.env.write_txn().map_err(|e| self.error("a write", e))
+    }
+
+    pub(super) fn table(&self) -> Database<Bytes, Bytes> {
+        self.rows
+    }
+
+    /// Frees the slots of readers that were killed, so that the space which
+    /// they held is used again.
+    pub(super) fn forget_killed_readers(&self) -> Result<(), StoreError> {
+        self.env
+            .clear_stale_readers()
+            .map(drop)
+            .map_err(|e| self.error("its readers", e))
+    }
+
+    /// Whether commits wait for the disk. Off only for a file that nobody can
+    /// see yet; [`sync`](Self::sync) it before it is seen.
+    pub(super) fn set_durable(&self, durable: bool) -> Result<(), StoreError> {
+        let mode = if durable {
+            heed::FlagSetMode::Disable
+        } else {
+            heed::FlagSetMode::Enable
+        };
+        #[allow(unsafe_code, reason = "LMDB wants one caller at a time")]
+        // SAFETY: called by the one writer of the file only, under its lock.
+        let set = unsafe { self.env.set_flags(EnvFlags::NO_SYNC, mode) };
+        set.map_err(|e| self.error("its flags", e))
+    }
+
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        self.env.force_sync().map_err(|e| self.error("the rows", e))
+    }
+}
+
+/// A key as the file holds it; `hashed` lends the memory for a long one.
+pub(super) fn stored_key<'k>(key: &'k [u8], hashed: &'k mut Vec<u8>) -> &'k [u8] {
+    if key.len() <= PLAIN_KEY_BYTES_MAX {
+        return key;
+    }
+    hashed.clear();
+    hashed.extend_from_slice(&key[..HASHED_PREFIX_BYTES]);
+    hashed.extend_from_slice(&Sha256::digest(key));
+    hashed
+}
+
+/// A value as the file holds it; `long` lends the memory where the key is long.
+pub(super) fn stored_value<'v>(key: &[u8], row: &'v [u8], long: &'v mut Vec<u8>) -> &'v [u8] {
+    if key.len() <= PLAIN_KEY_BYTES_MAX {
+        return row;
+    }
+    long.clear();
+    long.extend_from_slice(&(key.len() as u32).to_le_bytes());
+    long.extend_from_slice(key);
+    long.extend_from_slice(row);
+    long
+}
+
+/// The row of `key` in the value found under its stored key; `None` when the
+/// value belongs to another key of the same hash.
+pub(super) fn row_of<'v>(key: &[u8], value: &'v [u8]) -> Option<&'v [u8]> {
+    if key.len() <= PLAIN_KEY_BYTES_MAX {
+        return Some(value);
+    }
+    let (found, row) = split_long(value)?;
+    (found == key).then_some(row)
+}
+
+/// The row in a value, whosever it is.
+pub(super) fn any_row<'v>(stored_key: &[u8], value: &'v [u8]) -> Option<&'v [u8]> {
+    if stored_key.len() < HASHED_KEY_BYTES {
+        return Some(value);
+    }
+    split_long(value).map(|(_, row)| row)
+}
+
+fn split_long(value: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = value.split_first_chunk()?;
+    rest.split_at_checked(u32::from_le_bytes(*length) as usize)
+}
+
+fn lmdb_error(path: &Path, what: &str, error: heed::Error) -> StoreError {
+    match error {
+        heed::Error::Io(source) => io_error(path, what, source),
+        heed::Error::Mdb(MdbError::MapFull) => StoreError::Full {
+            path: path.to_owned(),
+            what: format!("{what} (map_bytes_max of the embedded store is reached)"),
+        },
+        heed::Error::Mdb(
+            code @ (MdbError::Invalid
+            | MdbError::Corrupted
+            | MdbError::PageNotFound
+            | MdbError::VersionMismatch
+            | MdbError::Incompatible),
+        ) => StoreError::Damaged {
+            path: path.to_owned(),
+            reason: code.to_string(),
+        },
+        heed::Error::Mdb(MdbError::ReadersFull) => StoreError::Backend(format!(
+            "{}: more reads at once than readers_max of the embedded store",
+            path.display()
+        )),
+        other => StoreError::Backend(format!("{}: {what}: {other}", path.display())),
+    }
+}

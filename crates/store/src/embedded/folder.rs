@@ -1,0 +1,314 @@
+//! The names of files and folders, the writer's lock, and durable small files.
+//!
+//! ```text
+//! <folder>/changes                        its length counts publications and drops
+//! <folder>/<view>/v<version>/manifest.json
+//!                            lock         held (flock) by the one writer
+//!                            g<number>.mdb, g<number>.mdb-lock
+//! ```
+//!
+//! This module knows nothing of what the files hold.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::error::StoreError;
+
+/// The folder of one store.
+#[derive(Debug, Clone)]
+pub(super) struct Folder {
+    root: PathBuf,
+}
+
+/// The folder of one version of a view.
+#[derive(Debug, Clone)]
+pub(super) struct VersionFolder {
+    pub(super) view: String,
+    pub(super) version: u32,
+    path: PathBuf,
+}
+
+/// Held by the one writer of a version, in all processes; freed when dropped
+/// and when the process ends, however it ends.
+#[derive(Debug)]
+pub(super) struct WriterLock {
+    _file: File,
+}
+
+impl Folder {
+    pub(super) fn open(root: &Path) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(root).map_err(|e| io_error(root, "the online store", e))?;
+        // One file has one path: LMDB must not map a file twice in a process.
+        let root = root
+            .canonicalize()
+            .map_err(|e| io_error(root, "the online store", e))?;
+        Ok(Self { root })
+    }
+
+    pub(super) fn version(&self, view: &str, version: u32) -> VersionFolder {
+        VersionFolder {
+            view: view.to_owned(),
+            version,
+            path: self
+                .root
+                .join(folder_name(view))
+                .join(format!("v{version}")),
+        }
+    }
+
+    fn changes_path(&self) -> PathBuf {
+        self.root.join("changes")
+    }
+
+    /// Grows with every publication and drop, by whatever process.
+    pub(super) fn changes(&self) -> Result<u64, StoreError> {
+        let path = self.changes_path();
+        match std::fs::metadata(&path) {
+            Ok(metadata) => Ok(metadata.len()),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(0),
+            Err(e) => Err(io_error(&path, "the count of changes", e)),
+        }
+    }
+
+    /// Tells the other processes. Appending a byte needs no lock and no read;
+    /// it needs no durability either, as a process that starts reads everything.
+    pub(super) fn count_change(&self) -> Result<(), StoreError> {
+        let path = self.changes_path();
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(b"."))
+            .map_err(|e| io_error(&path, "the count of changes", e))
+    }
+
+    /// Every version folder, in no order.
+    pub(super) fn versions(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let mut versions = Vec::new();
+        for view in entries(&self.root)? {
+            if view.is_dir() {
+                versions.extend(entries(&view)?.into_iter().filter(|path| path.is_dir()));
+            }
+        }
+        Ok(versions)
+    }
+}
+
+impl VersionFolder {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn manifest_path(&self) -> PathBuf {
+        manifest_in(&self.path)
+    }
+
+    pub(super) fn generation_path(&self, number: u64) -> PathBuf {
+        self.path.join(format!("g{number}.mdb"))
+    }
+
+    pub(super) fn create(&self) -> Result<(), StoreError> {
+        std::fs::create_dir_all(&self.path).map_err(|e| io_error(&self.path, "a folder", e))
+    }
+
+    /// `StoreError::Busy` while another writer holds it.
+    pub(super) fn lock(&self) -> Result<WriterLock, StoreError> {
+        let path = self.path.join("lock");
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|e| io_error(&path, "the writer's lock", e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(WriterLock { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(StoreError::busy(&self.view, self.version)),
+            Err(TryLockError::Error(e)) => Err(io_error(&path, "the writer's lock", e)),
+        }
+    }
+
+    /// Removes the files of every generation but `keep`: those that were
+    /// replaced, and those that a writer left behind when it was killed. Only
+    /// under the writer's lock.
+    ///
+    /// A file that is mapped stays readable for those who mapped it; its space
+    /// is free when the last of them is done.
+    pub(super) fn remove_generations_but(&self, keep: Option<u64>) -> Result<(), StoreError> {
+        for path in entries(&self.path)? {
+            let name = path.file_name().and_then(|name| name.to_str());
+            // The data first: who finds no data does not look for its lock.
+            if let Some(number) = name.and_then(generation_number)
+                && Some(number) != keep
+            {
+                remove(&path)?;
+                remove(&lmdb_lock_path(&path))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_generation(&self, number: u64) -> Result<(), StoreError> {
+        let path = self.generation_path(number);
+        remove(&path)?;
+        remove(&lmdb_lock_path(&path))
+    }
+
+    /// Makes the names of new files in the folder durable.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        sync_folder(&self.path)?;
+        // The folder's own name, and that of the view.
+        for parent in self.path.ancestors().skip(1).take(2) {
+            sync_folder(parent)?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn manifest_in(version_folder: &Path) -> PathBuf {
+    version_folder.join("manifest.json")
+}
+
+fn lmdb_lock_path(data: &Path) -> PathBuf {
+    data.with_extension("mdb-lock")
+}
+
+fn generation_number(file_name: &str) -> Option<u64> {
+    file_name
+        .strip_prefix('g')?
+        .strip_suffix(".mdb")?
+        .parse()
+        .ok()
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let listed = std::fs::read_dir(folder)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    match listed {
+        Ok(paths) => Ok(paths),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(io_error(folder, "a folder", e)),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(io_error(path, "a file", e)),
+        _ => Ok(()),
+    }
+}
+
+fn sync_folder(path: &Path) -> Result<(), StoreError> {
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|e| io_error(path, "a folder", e))
+}
+
+/// Replaces a small file as a whole: readers see the old or the new one, and
+/// the new one is durable when this returns.
+pub(super) fn write_atomically(
+    folder: &VersionFolder,
+    path: &Path,
+    bytes: &[u8],
+    what: &str,
+) -> Result<(), StoreError> {
+    let next = path.with_extension("next");
+    let written = File::create(&next).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    written.map_err(|e| io_error(&next, what, e))?;
+    // Names of generation files must not come after the name that points to them.
+    folder.sync()?;
+    std::fs::rename(&next, path).map_err(|e| io_error(path, what, e))?;
+    sync_folder(folder.path())
+}
+
+/// A view's name as a folder's: what is not a plain lower-case name is escaped,
+/// so that no name leaves the store's folder and none meets another on a file
+/// system that ignores case.
+fn folder_name(view: &str) -> String {
+    let mut name = String::with_capacity(view.len());
+    for byte in view.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => name.push(char::from(byte)),
+            other => name.push_str(&format!("%{other:02X}")),
+        }
+    }
+    if name.len() > FOLDER_NAME_BYTES_MAX {
+        let hash = Sha256::digest(view.as_bytes());
+        name.truncate(FOLDER_NAME_BYTES_MAX / 2);
+        name.push('~');
+        name.extend(hash.iter().map(|byte| format!("{byte:02x}")));
+    }
+    name
+}
+
+/// File systems hold names of up to 255 bytes.
+const FOLDER_NAME_BYTES_MAX: usize = 200;
+
+/// A file error, a full disk told apart.
+pub(super) fn io_error(path: &Path, what: &str, source: std::io::Error) -> StoreError {
+    match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            StoreError::Full {
+                path: path.to_owned(),
+                what: what.to_owned(),
+            }
+        }
+        _ => StoreError::Io {
+            path: path.to_owned(),
+            source,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_inside_the_folder_and_apart() {
+        let long_a = "x".repeat(300) + "a";
+        let long_b = "x".repeat(300) + "b";
+        let names = [
+            "customer_spend",
+            "..",
+            "a/b",
+            "A",
+            "a",
+            "ä",
+            &long_a,
+            &long_b,
+        ];
+        let folders: std::collections::BTreeSet<String> = names
+            .iter()
+            .map(|name| folder_name(name).to_lowercase())
+            .collect();
+        assert_eq!(folders.len(), names.len(), "{folders:?}");
+        for folder in &folders {
+            assert!(folder.len() <= 255);
+            assert!(!folder.contains(['/', '.']), "{folder}");
+        }
+        assert_eq!(folder_name("customer_spend"), "customer_spend");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_apart() {
+        for (code, full) in [(libc_enospc(), true), (13, false)] {
+            let error = io_error(
+                Path::new("x"),
+                "rows",
+                std::io::Error::from_raw_os_error(code),
+            );
+            assert_eq!(matches!(error, StoreError::Full { .. }), full, "{error}");
+        }
+    }
+
+    /// ENOSPC has this number on Linux, macOS and the BSDs.
+    fn libc_enospc() -> i32 {
+        28
+    }
+}

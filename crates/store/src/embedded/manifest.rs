@@ -1,0 +1,96 @@
+//! The manifest: which generation of a version is published, and what it holds.
+//!
+//! A small JSON file, replaced as a whole by rename. Its `format` is read first;
+//! a greater one than [`MANIFEST_FORMAT`] is `StoreError::NewerFormat`. A new
+//! format gets the next number and a branch in [`Manifest::read`]; fields that
+//! older versions may ignore need no new number.
+//!
+//! A version that was dropped keeps its manifest with `published` empty, so
+//! that generation numbers are never used twice: caches and readers know a
+//! generation by its number.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::folder::{VersionFolder, io_error, write_atomically};
+use crate::codec::RowLayout;
+use crate::error::StoreError;
+use crate::online::Coverage;
+
+pub(super) const MANIFEST_FORMAT: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    format: u32,
+    pub(super) view: String,
+    pub(super) version: u32,
+    /// The greatest generation number given so far.
+    pub(super) last_number: u64,
+    pub(super) published: Option<Published>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Published {
+    /// Generation `n` is in `g<n>.mdb`.
+    pub(super) number: u64,
+    pub(super) coverage: Coverage,
+    pub(super) layout: RowLayout,
+    /// When the manifest was written; the file itself knows of later writes.
+    pub(super) rows: u64,
+    pub(super) write_counter: u64,
+    /// Bytes of the file when the manifest was written. The file never gets
+    /// smaller, so one that is smaller was cut short.
+    pub(super) file_bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct FormatOnly {
+    format: u32,
+}
+
+impl Manifest {
+    pub(super) fn new(
+        folder: &VersionFolder,
+        last_number: u64,
+        published: Option<Published>,
+    ) -> Self {
+        Self {
+            format: MANIFEST_FORMAT,
+            view: folder.view.clone(),
+            version: folder.version,
+            last_number,
+            published,
+        }
+    }
+
+    /// `None` where the version was never published.
+    pub(super) fn read(path: &Path) -> Result<Option<Self>, StoreError> {
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(io_error(path, "a manifest", e)),
+        };
+        let damaged = |error: serde_json::Error| StoreError::Damaged {
+            path: path.to_owned(),
+            reason: format!("not a manifest: {error}"),
+        };
+        let FormatOnly { format } = serde_json::from_slice(&bytes).map_err(damaged)?;
+        if format > MANIFEST_FORMAT {
+            return Err(StoreError::NewerFormat {
+                path: path.to_owned(),
+                found: format,
+                supported: MANIFEST_FORMAT,
+            });
+        }
+        serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+    }
+
+    pub(super) fn write(&self, folder: &VersionFolder) -> Result<(), StoreError> {
+        let path = folder.manifest_path();
+        let bytes = serde_json::to_vec_pretty(self)
+            .map_err(|e| StoreError::Codec(format!("manifest: {e}")))?;
+        write_atomically(folder, &path, &bytes, "a manifest")
+    }
+}

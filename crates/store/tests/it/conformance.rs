@@ -1,0 +1,38 @@
+//! The conformance suite over every implementation.
+
+mod memory {
+    use std::sync::Arc;
+
+    use granary_store::{MemoryStore, OnlineStore};
+
+    granary_store::online_store_conformance!((
+        Arc::new(MemoryStore::new()) as Arc<dyn OnlineStore>,
+        ()
+    ));
+}
+
+mod embedded {
+    use std::sync::Arc;
+
+    use granary_store::{EmbeddedSettings, EmbeddedStore, OnlineStore};
+
+    fn empty(settings: EmbeddedSettings) -> (Arc<dyn OnlineStore>, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(&folder.path().join("online"), settings).unwrap();
+        (Arc::new(store), folder)
+    }
+
+    granary_store::online_store_conformance!(empty(EmbeddedSettings::default()));
+
+    /// Every batch in several transactions, every read away from the async threads.
+    mod small_bounds {
+        use super::*;
+
+        granary_store::online_store_conformance!(empty(EmbeddedSettings {
+            transaction_rows_max: 7,
+            transaction_bytes_max: 500,
+            blocking_reads_min: 0,
+            ..EmbeddedSettings::default()
+        }));
+    }
+}
