@@ -33,3 +33,33 @@ impl fmt::Display for Fingerprint {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_the_start_of_a_sha_256_of_lengths_and_parts() {
+        let none: [&str; 0] = [];
+        // SHA-256 of nothing.
+        assert_eq!(Fingerprint::of(none).0, "e3b0c44298fc1c149afbf4c8996fb924");
+        assert_eq!(Fingerprint::of(["a"]).0.len(), 32);
+        assert_eq!(Fingerprint::of(["a", "b"]), Fingerprint::of([b"a", b"b"]));
+    }
+
+    #[test]
+    fn tells_lists_apart_that_join_to_the_same() {
+        let lists = [
+            vec!["ab", "c"],
+            vec!["a", "bc"],
+            vec!["abc"],
+            vec!["abc", ""],
+            vec!["", "abc"],
+        ];
+        for (i, a) in lists.iter().enumerate() {
+            for b in &lists[..i] {
+                assert_ne!(Fingerprint::of(a), Fingerprint::of(b), "{a:?} {b:?}");
+            }
+        }
+    }
+}

@@ -44,6 +44,17 @@ impl FromStr for UtcMicros {
         if let Ok(t) = DateTime::parse_from_rfc3339(trimmed) {
             return Ok(Self(t.timestamp_micros()));
         }
+        // RFC 3339 asks for seconds and for minutes of the zone; SQL does not.
+        for format in [
+            "%Y-%m-%dT%H:%M:%S%.f%#z",
+            "%Y-%m-%d %H:%M:%S%.f%#z",
+            "%Y-%m-%dT%H:%M%#z",
+            "%Y-%m-%d %H:%M%#z",
+        ] {
+            if let Ok(t) = DateTime::parse_from_str(trimmed, format) {
+                return Ok(Self(t.timestamp_micros()));
+            }
+        }
         for format in [
             "%Y-%m-%dT%H:%M:%S%.f",
             "%Y-%m-%d %H:%M:%S%.f",
@@ -63,3 +74,6 @@ impl FromStr for UtcMicros {
         Err(TimeError(text.into()))
     }
 }
+
+#[cfg(test)]
+mod tests;

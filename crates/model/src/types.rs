@@ -57,7 +57,7 @@ impl FeatureType {
     ///
     /// Views and dictionaries become their plain type; unsigned integers the
     /// next wider signed one (UInt64 becomes DECIMAL(20, 0)); timestamps of any
-    /// unit and zone become TIMESTAMP.
+    /// unit and zone become TIMESTAMP; decimals have 38 digits at most.
     pub fn from_arrow(data_type: &DataType) -> Option<Self> {
         Some(match data_type {
             DataType::Boolean => Self::Boolean,
@@ -70,16 +70,10 @@ impl FeatureType {
             },
             DataType::Float16 | DataType::Float32 => Self::Real,
             DataType::Float64 => Self::Double,
-            DataType::Decimal32(p, s) | DataType::Decimal64(p, s) | DataType::Decimal128(p, s) => {
-                Self::Decimal {
-                    precision: *p,
-                    scale: *s,
-                }
-            }
-            DataType::Decimal256(p, s) if *p <= 38 => Self::Decimal {
-                precision: *p,
-                scale: *s,
-            },
+            DataType::Decimal32(p, s)
+            | DataType::Decimal64(p, s)
+            | DataType::Decimal128(p, s)
+            | DataType::Decimal256(p, s) => return decimal(*p, *s),
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Self::Varchar,
             DataType::Binary
             | DataType::LargeBinary
@@ -129,6 +123,19 @@ impl FeatureType {
     }
 }
 
+/// A negative scale (digits before the point that are all 0) becomes more digits,
+/// since Delta Lake has none.
+fn decimal(precision: u8, scale: i8) -> Option<FeatureType> {
+    let zeros = if scale < 0 { scale.unsigned_abs() } else { 0 };
+    let precision = precision.checked_add(zeros)?;
+    (1..=38)
+        .contains(&precision)
+        .then_some(FeatureType::Decimal {
+            precision,
+            scale: scale.max(0),
+        })
+}
+
 /// The SQL name: `BIGINT`, `DECIMAL(12, 2)`, `VARCHAR[]`.
 impl fmt::Display for FeatureType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -150,3 +157,6 @@ impl fmt::Display for FeatureType {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

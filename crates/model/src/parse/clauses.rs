@@ -130,22 +130,25 @@ impl Clauses {
             let message = format!("{} has no {}", self.statement, clause.words());
             return Err(Diagnostic::new(&span, message).help(self.wanted()));
         }
-        if self.seen(*clause).is_some() {
+        if let Some(first) = self.seen(*clause) {
             let message = format!("{} stands twice", clause.words());
-            cursor.tell(Diagnostic::new(&span, message).help("keep one of them"));
+            let help = format!(
+                "keep one of them; the first is in line {}",
+                first.start.line
+            );
+            cursor.tell(Diagnostic::new(&span, message).help(help));
         }
         self.seen.push((*clause, span));
         Ok(Some(*clause))
     }
 
     fn unknown(&self, cursor: &Cursor<'_>, lexeme: &Lexeme) -> Diagnostic {
-        let openings = || self.allowed.iter().map(|clause| clause.entry().1[0]);
-        let meant = lexeme
-            .bare_word()
-            .and_then(|word| closest(word, openings()));
         let error = cursor.expected("a clause");
-        if let Some(meant) = meant {
-            return error.help(format!("did you mean {meant}?"));
+        let openings = self.allowed.iter().map(|clause| clause.entry().1[0]);
+        let meant = lexeme.bare_word().and_then(|word| closest(word, openings));
+        let clause = |meant| CLAUSES.iter().find(|(_, words, _)| words[0] == meant);
+        if let Some((clause, ..)) = meant.and_then(clause) {
+            return error.help(format!("did you mean {}?", clause.words()));
         }
         if ["SELECT", "WITH"].iter().any(|word| lexeme.is_word(word)) {
             return error.help("write AS before the query");
@@ -180,7 +183,7 @@ pub(super) fn annotation(
 }
 
 fn tags(cursor: &mut Cursor<'_>) -> Parsed<BTreeMap<String, String>> {
-    let pairs = cursor.list("name = 'value'", |cursor| {
+    let pairs = cursor.list(Clause::Tags.usage(), |cursor| {
         let name = cursor.name("a tag's name")?;
         cursor.expect(&Token::Eq, "a tag is name = 'value'")?;
         let value = cursor.string("the tag's value")?;
@@ -190,9 +193,9 @@ fn tags(cursor: &mut Cursor<'_>) -> Parsed<BTreeMap<String, String>> {
     Ok(pairs.into_iter().map(|(n, v)| (n.value, v)).collect())
 }
 
-/// `(column type, ..)`
-pub(super) fn columns(cursor: &mut Cursor<'_>) -> Parsed<Vec<ColumnDef>> {
-    let columns = cursor.list("column type", |cursor| {
+/// `(column type, ..)`; `usage` is how the clause is written.
+pub(super) fn columns(cursor: &mut Cursor<'_>, usage: &str) -> Parsed<Vec<ColumnDef>> {
+    let columns = cursor.list(usage, |cursor| {
         let name = cursor.name("a column's name")?;
         let mark = cursor.mark();
         match feature_type(cursor) {
@@ -204,6 +207,7 @@ pub(super) fn columns(cursor: &mut Cursor<'_>) -> Parsed<Vec<ColumnDef>> {
             // The list goes on behind a type that does not exist.
             Err(error) if cursor.mark() > mark => {
                 cursor.tell(error);
+                cursor.reset(mark);
                 cursor.skip_until(|c| c.is_token(&Token::Comma) || c.is_token(&Token::RParen))?;
                 Ok(None)
             }
@@ -214,9 +218,9 @@ pub(super) fn columns(cursor: &mut Cursor<'_>) -> Parsed<Vec<ColumnDef>> {
     Ok(cursor.drop_repeated(columns, |column| &column.name))
 }
 
-/// `(column, ..)`
-pub(super) fn names(cursor: &mut Cursor<'_>) -> Parsed<Vec<Ident>> {
-    let names = cursor.list("a column", |cursor| cursor.name("a column's name"))?;
+/// `(column, ..)`; `usage` is how the clause is written.
+pub(super) fn names(cursor: &mut Cursor<'_>, usage: &str) -> Parsed<Vec<Ident>> {
+    let names = cursor.list(usage, |cursor| cursor.name("a column's name"))?;
     Ok(cursor.drop_repeated(names, |name| name))
 }
 

@@ -67,10 +67,11 @@ fn after_feature(cursor: &mut Cursor<'_>) -> Diagnostic {
 fn no_object(cursor: &Cursor<'_>, word: &str) -> Diagnostic {
     let error = |message: &str| Diagnostic::new(&cursor.here(), message);
     match word {
-        "TABLE" => error("a table without data of its own files")
+        "TABLE" => error("CREATE TABLE would keep its rows in memory")
             .help("write CREATE EXTERNAL TABLE for files, CREATE VIEW for a query"),
-        "TEMP" | "TEMPORARY" => error("definitions are kept, none is temporary")
-            .help(format!("remove {word}; granary sql has temporary views")),
+        "TEMP" | "TEMPORARY" => {
+            error("definitions are kept, none is temporary").help(format!("remove {word}"))
+        }
         "MATERIALIZED" => error("a plain view is not materialised").help(
             "write CREATE FEATURE VIEW for what shall be stored, CREATE VIEW for a cleaning step",
         ),
@@ -83,7 +84,10 @@ fn no_object(cursor: &Cursor<'_>, word: &str) -> Diagnostic {
         "SERVICE" => error("expected FEATURE SERVICE").help("write CREATE FEATURE SERVICE"),
         _ => {
             let objects = ["ENTITY", "STREAM", "FEATURE", "EXTERNAL", "VIEW"];
-            let error = cursor.expected("what to create");
+            let error = match word {
+                "" => cursor.expected("what to create"),
+                _ => error(&format!("unknown statement CREATE {word}")),
+            };
             match closest(word, objects) {
                 Some(meant) => error.help(format!("did you mean {meant}?")),
                 None => error.help(OBJECTS),
@@ -152,7 +156,7 @@ fn entity(cursor: &mut Cursor<'_>) -> Parsed<CreateEntity> {
     let mut comment = None;
     while let Some(clause) = clauses.next(cursor)? {
         if clause == Clause::Key {
-            keys = columns(cursor)?;
+            keys = columns(cursor, clause.usage())?;
         } else {
             comment = Some(cursor.string("the comment")?);
         }
@@ -180,7 +184,10 @@ fn stream(cursor: &mut Cursor<'_>) -> Parsed<CreateStream> {
     ];
     cursor.expect_words(&["STREAM"], OBJECTS)?;
     let name = defined_name(cursor, "the stream's name")?;
-    let columns = columns(cursor)?;
+    let columns = columns(
+        cursor,
+        "CREATE STREAM name (column type, ..) EVENT TIME column",
+    )?;
     let mut clauses = Clauses::new("CREATE STREAM", ALLOWED);
     let (mut event_time, mut history) = (None, None);
     let (mut deduplicate_by, mut then_by) = (Vec::new(), Vec::new());
@@ -188,9 +195,9 @@ fn stream(cursor: &mut Cursor<'_>) -> Parsed<CreateStream> {
     while let Some(clause) = clauses.next(cursor)? {
         match clause {
             Clause::EventTime => event_time = Some(cursor.name("the event time's column")?),
-            Clause::DeduplicateBy => deduplicate_by = names(cursor)?,
+            Clause::DeduplicateBy => deduplicate_by = names(cursor, clause.usage())?,
             Clause::History => history = Some(cursor.object_name("the history's table")?),
-            Clause::ThenBy => then_by = names(cursor)?,
+            Clause::ThenBy => then_by = names(cursor, clause.usage())?,
             _ => annotation(cursor, clause, &mut annotations)?,
         }
     }
@@ -216,6 +223,10 @@ fn external_table(cursor: &mut Cursor<'_>) -> Parsed<CreateSource> {
         "write CREATE EXTERNAL TABLE name ..",
     )?;
     cursor.eat_words(&["IF", "NOT", "EXISTS"]);
+    if cursor.is_words(&["STORED", "AS"]) {
+        let help = "write CREATE EXTERNAL TABLE name STORED AS ..";
+        return Err(cursor.expected("the table's name").help(help));
+    }
     let name = cursor.object_name("the table's name")?;
     cursor.define(&name);
     let mark = cursor.mark();
@@ -337,7 +348,7 @@ fn feature_view_clause(
         }
         Clause::EventTime => view.event_time = Some(cursor.name("the event time's column")?),
         Clause::CreatedTime => view.created_time = Some(cursor.name("the created time's column")?),
-        Clause::ThenBy => view.then_by = names(cursor)?,
+        Clause::ThenBy => view.then_by = names(cursor, clause.usage())?,
         Clause::Ttl => view.ttl = interval(cursor, "TTL")?,
         Clause::MaxEvents => view.max_events = max_events(cursor)?,
         Clause::RefreshEvery => view.refresh_every = interval(cursor, "REFRESH EVERY")?,
@@ -350,7 +361,7 @@ fn feature_view_clause(
 fn max_events(cursor: &mut Cursor<'_>) -> Parsed<Option<(u64, Span)>> {
     let mark = cursor.mark();
     cursor.eat(&Token::Minus);
-    let Some(Token::Number(digits, _)) = cursor.peek().map(|l| &l.token) else {
+    let Some(Token::Number(digits, false)) = cursor.peek().map(|l| &l.token) else {
         let help = "write how many of the newest events count: MAX EVENTS 1000";
         return Err(cursor.expected("a number").help(help));
     };

@@ -17,7 +17,7 @@ use crate::suggest::closest;
 pub(super) type Parsed<T> = Result<T, Diagnostic>;
 
 /// Words that are never a name unless quoted: they would hide a missing one.
-const RESERVED: [&str; 22] = [
+pub(super) const RESERVED: [&str; 22] = [
     "AND", "AS", "BY", "CREATE", "FROM", "GRANT", "GROUP", "HAVING", "IN", "IS", "JOIN", "LIMIT",
     "NOT", "NULL", "ON", "OR", "ORDER", "SELECT", "UNION", "WHERE", "WINDOW", "WITH",
 ];
@@ -159,10 +159,9 @@ impl<'a> Cursor<'a> {
             .all(|(i, word)| self.peek_at(i).is_some_and(|l| l.is_word(word)))
     }
 
-    /// Whether the lexeme before this one is the word.
-    pub(super) fn follows_word(&self, word: &str) -> bool {
-        let before = self.at.checked_sub(1).and_then(|i| self.lexemes.get(i));
-        before.is_some_and(|l| l.is_word(word))
+    /// The lexeme before this one.
+    pub(super) fn before(&self) -> Option<&'a Lexeme> {
+        self.lexemes.get(self.at.checked_sub(1)?)
     }
 
     /// Reads these words if all of them stand here.
@@ -179,12 +178,18 @@ impl<'a> Cursor<'a> {
         };
         let text = &self.file.text[lexeme.bytes.clone()];
         match &lexeme.token {
-            Token::SingleQuotedString(_) => "a string".to_owned(),
-            _ if text.chars().count() > 40 => {
-                let short: String = text.chars().take(37).collect();
-                format!("{short}...")
+            Token::Word(_) | Token::Number(..) => {
+                let mut shown: String =
+                    text.chars().take(40).flat_map(char::escape_debug).collect();
+                // Quotes of quoted names are not escaped, only what would break the line.
+                shown = shown.replace("\\\"", "\"").replace("\\'", "'");
+                if text.chars().count() > 40 {
+                    shown.push_str("...");
+                }
+                shown
             }
-            _ => text.to_owned(),
+            _ if text.ends_with(['\'', '"', '$']) && text.len() > 1 => "a string".to_owned(),
+            _ => text.escape_debug().to_string(),
         }
     }
 
@@ -248,11 +253,22 @@ impl<'a> Cursor<'a> {
             Some(Token::Number(..)) => {
                 return Err(error.help("a name that starts with a digit is quoted"));
             }
-            _ => return Err(error),
+            _ => return Err(error.help("a name is a word, or any text in double quotes")),
         };
         if value.is_empty() {
             return Err(Diagnostic::new(&span, "an empty name").help(format!("expected {what}")));
         }
+        self.at += 1;
+        Ok(Ident { value, span })
+    }
+
+    /// A name behind a period, where keywords are names too.
+    pub(super) fn part(&mut self, what: &str) -> Parsed<Ident> {
+        let span = self.here();
+        let Some(word) = self.peek().and_then(Lexeme::bare_word) else {
+            return self.name(what);
+        };
+        let value = word.to_ascii_lowercase();
         self.at += 1;
         Ok(Ident { value, span })
     }
@@ -294,48 +310,48 @@ impl<'a> Cursor<'a> {
         Ok(value)
     }
 
-    /// `( item, item, .. )`, at least one item. `what` names an item, as in `a column`.
+    /// `( item, item, .. )`, at least one item. `usage` is how the whole is written.
     pub(super) fn list<T>(
         &mut self,
-        what: &str,
+        usage: &str,
         mut item: impl FnMut(&mut Self) -> Parsed<T>,
     ) -> Parsed<Vec<T>> {
         let open = self.mark();
-        if !self.eat(&Token::LParen) {
-            return Err(self
-                .expected("(")
-                .help(format!("{what} or several stand in parentheses")));
-        }
+        self.expect(&Token::LParen, &format!("write {usage}"))?;
         let mut items = Vec::new();
         loop {
             if self.is_token(&Token::RParen) {
                 let error = if items.is_empty() {
-                    let close = self.span_of(open..self.at + 1);
-                    Diagnostic::new(&close, "an empty list")
+                    let both = self.span_of(open..self.at + 1);
+                    Diagnostic::new(&both, "nothing stands between ( and )")
                 } else {
-                    Diagnostic::new(
-                        &self.span_of(self.at - 1..self.at),
-                        "nothing follows the comma",
-                    )
+                    let comma = self.span_of(self.at - 1..self.at);
+                    Diagnostic::new(&comma, "nothing follows the comma")
                 };
-                return Err(error.help(format!("expected {what}")));
+                return Err(error.help(format!("write {usage}")));
             }
             items.push(item(self)?);
             if self.eat(&Token::RParen) {
                 return Ok(items);
             }
             if self.at_end() {
-                let open = self.span_of(open..open + 1);
-                return Err(
-                    Diagnostic::new(&open, "this ( is never closed").help("close it with )")
-                );
+                return Err(self.never_closed(open));
             }
             if !self.eat(&Token::Comma) {
-                return Err(self
-                    .expected(", or )")
-                    .help(format!("{what} ends with , or )")));
+                return Err(self.expected(", or )").help(format!("write {usage}")));
             }
         }
+    }
+
+    /// The error for the parenthesis or bracket at `at`.
+    pub(super) fn never_closed(&self, at: usize) -> Diagnostic {
+        let (open, close) = match self.lexemes.get(at).map(|l| &l.token) {
+            Some(Token::LBracket) => ('[', ']'),
+            Some(Token::LBrace) => ('{', '}'),
+            _ => ('(', ')'),
+        };
+        let message = format!("this {open} is never closed");
+        Diagnostic::new(&self.span_of(at..at + 1), message).help(format!("close it with {close}"))
     }
 
     /// Reads on to the end of the parentheses that are open here or to one of
@@ -364,14 +380,7 @@ impl<'a> Cursor<'a> {
         }
         match open.pop() {
             None => Ok(()),
-            Some((at, close)) => {
-                let span = self.span_of(at..at + 1);
-                let opening = &self.lexemes[at].token;
-                Err(
-                    Diagnostic::new(&span, format!("this {opening} is never closed"))
-                        .help(format!("close it with {close}")),
-                )
-            }
+            Some((at, _)) => Err(self.never_closed(at)),
         }
     }
 

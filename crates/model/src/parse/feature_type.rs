@@ -103,6 +103,9 @@ fn element_type(cursor: &mut Cursor<'_>) -> Parsed<FeatureType> {
         "ARRAY" | "LIST" => {
             let help = "a list is BIGINT[] or ARRAY<BIGINT>";
             cursor.expect(&Token::Lt, help)?;
+            if cursor.is_words(&["ARRAY"]) || cursor.is_words(&["LIST"]) {
+                return Err(Diagnostic::new(&cursor.here(), "a list of lists").help(TYPES));
+            }
             let (item, _) = feature_type(cursor)?;
             cursor.expect(&Token::Gt, help)?;
             return list_of(item, cursor.span_since(mark));
@@ -112,7 +115,10 @@ fn element_type(cursor: &mut Cursor<'_>) -> Parsed<FeatureType> {
     let Some((_, found)) = PLAIN.iter().find(|(spelling, _)| *spelling == word) else {
         let known = PLAIN.iter().map(|(spelling, _)| *spelling).chain(COMPOUND);
         let help = match closest(&word, known) {
-            Some(meant) => format!("did you mean {meant}? {TYPES}"),
+            Some(meant) => format!("did you mean {meant}?"),
+            None if ["JSON", "JSONB", "UUID", "ENUM", "XML"].contains(&word.as_str()) => {
+                "VARCHAR keeps it as text".to_owned()
+            }
             None => TYPES.to_owned(),
         };
         let message = format!("unknown type {word}");
@@ -196,7 +202,7 @@ fn arguments(cursor: &mut Cursor<'_>) -> Parsed<Vec<u64>> {
     if !cursor.is_token(&Token::LParen) {
         return Ok(Vec::new());
     }
-    cursor.list("a number", |cursor| {
+    cursor.list("a type as VARCHAR(20) or DECIMAL(12, 2)", |cursor| {
         let number = match cursor.peek().map(|l| &l.token) {
             Some(Token::Number(digits, false)) => digits.parse().ok(),
             _ => None,

@@ -127,7 +127,7 @@ pub(super) fn comment_on(cursor: &mut Cursor<'_>) -> Parsed<CommentOn> {
             &Token::Period,
             "write COMMENT ON COLUMN view.column IS 'text'",
         )?;
-        column = Some(cursor.name("the column's name")?);
+        column = Some(cursor.part("the column's name")?);
         object
     };
     cursor.expect_words(&["IS"], SHAPE)?;

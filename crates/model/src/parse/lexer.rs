@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use sqlparser::dialect::GenericDialect;
 use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace};
+use unicode_width::UnicodeWidthChar;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Location, SourceFile, Span};
 
@@ -218,17 +219,12 @@ impl Lexer<'_> {
                 "write ' around a string, \" around a name".to_owned()
             }
             '\u{2013}' | '\u{2014}' | '\u{2212}' => "write - for a minus sign".to_owned(),
-            c if c.is_control() || c.is_whitespace() || !c.is_ascii() => {
-                format!(
-                    "it is U+{:04X}; remove it, or put it in quotes",
-                    u32::from(c)
-                )
-            }
+
             _ => "remove it, or put it in quotes".to_owned(),
         };
         let span = self.file.span(lexeme.bytes.clone());
-        let shown = if character.is_control() {
-            character.escape_unicode().to_string()
+        let shown = if character.width().unwrap_or(0) == 0 {
+            format!("U+{:04X}", u32::from(character))
         } else {
             character.to_string()
         };

@@ -2,17 +2,16 @@
 
 use sqlparser::tokenizer::Token;
 
-use super::cursor::{Cursor, Parsed};
+use super::cursor::{Cursor, Parsed, RESERVED};
 use super::lexer::Lexeme;
 use crate::diagnostic::Diagnostic;
 use crate::statement::SqlText;
 use crate::suggest::closest;
 
 /// Clauses of ours that are found behind a query, where they don't belong.
-/// The second word, or a token that only a clause has there, makes it certain.
 const MISPLACED: [(&[&str], &str); 10] = [
     (&["TTL", "INTERVAL"], "TTL"),
-    (&["REFRESH", "EVERY"], "REFRESH EVERY"),
+    (&["REFRESH", "EVERY", "INTERVAL"], "REFRESH EVERY"),
     (&["SERVE", "ONLINE"], "SERVE"),
     (&["SERVE", "QUERY"], "SERVE"),
     (&["SERVE", "OFFLINE"], "SERVE"),
@@ -72,15 +71,44 @@ fn scan(cursor: &mut Cursor<'_>) -> Parsed<()> {
         .help("clauses come before AS, the query comes last"))
 }
 
+/// The clause that starts here for certain: the same words may be a column and
+/// its alias (`SELECT event time FROM t`).
 fn misplaced(cursor: &Cursor<'_>) -> Option<&'static str> {
-    // Most lexemes open no clause: look at the first word before the rest.
     let (words, clause) = MISPLACED.iter().find(|(words, _)| cursor.is_words(words))?;
-    let next = cursor.peek_at(words.len()).map(|l| &l.token);
+    let next = cursor.peek_at(words.len());
+    let token = next.map(|l| &l.token);
     let certain = match *clause {
-        "OWNER" | "COMMENT" => matches!(next, Some(Token::SingleQuotedString(_))),
-        "MAX EVENTS" => matches!(next, Some(Token::Number(..))),
-        "EVENT TIME" | "CREATED TIME" => matches!(next, Some(Token::Word(_))),
-        _ => true,
+        "OWNER" | "COMMENT" => matches!(token, Some(Token::SingleQuotedString(_))),
+        "TTL" | "REFRESH EVERY" | "MAX EVENTS" => {
+            matches!(
+                token,
+                Some(Token::SingleQuotedString(_) | Token::Number(..))
+            )
+        }
+        "SERVE" => next.is_none_or(opens_clause),
+        _ => matches!(token, Some(Token::Word(_))) && !next.is_some_and(goes_on),
     };
     certain.then_some(clause)
+}
+
+fn opens_clause(lexeme: &Lexeme) -> bool {
+    MISPLACED.iter().any(|(words, _)| lexeme.is_word(words[0])) || lexeme.is_word("CACHE")
+}
+
+/// Whether the query goes on with this word, so that an alias stood before it.
+fn goes_on(lexeme: &Lexeme) -> bool {
+    const JOINS: [&str; 8] = [
+        "LEFT",
+        "RIGHT",
+        "INNER",
+        "FULL",
+        "CROSS",
+        "NATURAL",
+        "EXCEPT",
+        "INTERSECT",
+    ];
+    RESERVED
+        .iter()
+        .chain(&JOINS)
+        .any(|word| lexeme.is_word(word))
 }

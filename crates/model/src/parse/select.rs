@@ -107,7 +107,7 @@ pub(super) fn on_demand_view(cursor: &mut Cursor<'_>) -> Parsed<CreateOnDemandVi
     loop {
         match clauses.next(cursor)? {
             Some(Clause::As) => break,
-            Some(Clause::Input) => inputs = columns(cursor)?,
+            Some(Clause::Input) => inputs = columns(cursor, Clause::Input.usage())?,
             Some(clause) => annotation(cursor, clause, &mut annotations)?,
             None => {
                 let why = "an on-demand view is a list of expressions";
@@ -152,7 +152,7 @@ fn open_select(cursor: &mut Cursor<'_>) -> Parsed<()> {
 
 /// Whether FROM stands here, and is not that of `IS DISTINCT FROM`.
 fn at_from(cursor: &Cursor<'_>) -> bool {
-    cursor.is_words(&["FROM"]) && !cursor.follows_word("DISTINCT")
+    cursor.is_words(&["FROM"]) && !cursor.before().is_some_and(|l| l.is_word("DISTINCT"))
 }
 
 /// The text up to FROM or the end: expressions with commas between.
@@ -195,10 +195,7 @@ fn service_item(cursor: &mut Cursor<'_>) -> Parsed<ServiceItem> {
         cursor.next();
         cursor.skip_until(|c| c.is_token(&Token::RParen))?;
         if cursor.at_end() {
-            cursor.reset(start + 1);
-            return Err(
-                Diagnostic::new(&cursor.here(), "this ( is never closed").help("close it with )")
-            );
+            return Err(cursor.never_closed(start + 1));
         }
         cursor.next();
         let sql = cursor.text(start..cursor.mark());
@@ -206,10 +203,10 @@ fn service_item(cursor: &mut Cursor<'_>) -> Parsed<ServiceItem> {
         item_ends(cursor, start)?;
         return Ok(ServiceItem::Expression { sql, alias });
     }
-    let view = cursor.name("a feature").map_err(|error| match error.help {
-        Some(_) => error,
-        None => error.help(SHAPES),
-    })?;
+    if !matches!(cursor.peek().map(|l| &l.token), Some(Token::Word(_))) {
+        return Err(cursor.expected("a feature").help(SHAPES));
+    }
+    let view = cursor.name("a feature")?;
     if !cursor.eat(&Token::Period) {
         let bare = cursor.at_end() || cursor.is_token(&Token::Comma) || at_from(cursor);
         if bare || cursor.is_words(&["AS"]) {
@@ -225,7 +222,7 @@ fn service_item(cursor: &mut Cursor<'_>) -> Parsed<ServiceItem> {
         item_ends(cursor, start)?;
         return Ok(ServiceItem::All { view });
     }
-    let feature = cursor.name("a feature's name or *")?;
+    let feature = cursor.part("a feature's name or *")?;
     if cursor.is_token(&Token::Period) {
         cursor.next();
         cursor.next();
@@ -281,6 +278,9 @@ fn alias(cursor: &mut Cursor<'_>) -> Parsed<Option<Ident>> {
     {
         return Ok(None);
     }
+    if cursor.peek_at(1).is_some_and(|l| l.token == Token::Period) {
+        return Ok(None);
+    }
     cursor
         .name("the name that the feature shall have")
         .map(Some)
@@ -300,11 +300,14 @@ fn misspelt(cursor: &Cursor<'_>, meant: &'static str) -> Option<Diagnostic> {
     )
 }
 
+/// Whether a clause starts here that these SELECTs don't have; the word may
+/// also be a function, or a column's name.
 fn beyond(cursor: &Cursor<'_>) -> bool {
+    let names = |l: &Lexeme| l.token == Token::Period || l.is_word("AS");
+    let called = |l: &Lexeme| matches!(l.token, Token::LParen | Token::Period);
     BEYOND.iter().any(|word| cursor.is_words(&[word]))
-        && !cursor
-            .peek_at(1)
-            .is_some_and(|l| matches!(l.token, Token::LParen | Token::Period))
+        && !cursor.before().is_some_and(names)
+        && !cursor.peek_at(1).is_some_and(called)
 }
 
 fn no_such_clause(cursor: &Cursor<'_>) -> Diagnostic {
@@ -361,7 +364,10 @@ fn from_item(cursor: &mut Cursor<'_>) -> Parsed<FromItem> {
     }
     let mut keys = Vec::new();
     if cursor.eat_words(&["KEY"]) {
-        keys = cursor.list("key => name", key_clause)?;
+        keys = cursor.list(
+            "KEY (key of the view => key of the request, ..)",
+            key_clause,
+        )?;
         keys = cursor.drop_repeated(keys, |clause| &clause.key);
     }
     Ok(FromItem { view, alias, keys })
@@ -386,7 +392,9 @@ fn key_clause(cursor: &mut Cursor<'_>) -> Parsed<KeyClause> {
     let end = cursor.mark();
     if start == end {
         let help = "write the name of a request's key, a feature as view.feature, or an expression";
-        return Err(cursor.expected("where the key comes from").help(help));
+        return Err(cursor
+            .expected("a name or an expression for the key")
+            .help(help));
     }
     let source = key_source(cursor, start, end);
     Ok(KeyClause { key, each, source })
@@ -400,7 +408,11 @@ fn key_source(cursor: &mut Cursor<'_>, start: usize, end: usize) -> KeyExpressio
     let name = |cursor: &mut Cursor<'_>| cursor.name("").ok();
     let source = match end - start {
         1 if !literal => name(cursor).map(KeyExpression::Name),
-        3 => match (name(cursor), cursor.eat(&Token::Period), name(cursor)) {
+        3 => match (
+            name(cursor),
+            cursor.eat(&Token::Period),
+            cursor.part("").ok(),
+        ) {
             (Some(alias), true, Some(feature)) => Some(KeyExpression::Feature { alias, feature }),
             _ => None,
         },

@@ -167,3 +167,38 @@ fn a_query_inside_of_a_line_starts_where_it_stands() {
         "test.sql:1:42"
     );
 }
+
+/// A definition that did not parse keeps its name.
+#[test]
+fn broken_definitions_are_known_by_name() {
+    let file = SourceFile::new(
+        "test.sql",
+        "CREATE ENTITY a KEY (x BIGNT);\n\
+         CREATE FEATURE VIEW b ENTITY a TTL SELECT 1;\n\
+         CREATE EXTERNAL TABLE c;\n\
+         CREATE ENTITY;\n\
+         GRANT READ ON d;\n\
+         CREATE ENTITY e KEY (x BIGINT) COMMENT 'open;\n\
+         CREATE ENTITY f KEY (x BIGINT);",
+    );
+    let (statements, diagnostics) = parse_file(&file);
+    let names: Vec<(&str, bool)> = statements
+        .iter()
+        .map(|s| match &s.kind {
+            StatementKind::Broken(name) => (name.value.as_str(), true),
+            StatementKind::CreateEntity(entity) => (entity.name.value.as_str(), false),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(
+        names,
+        [
+            ("a", true),
+            ("b", true),
+            ("c", true),
+            ("e", true),
+            ("f", false)
+        ]
+    );
+    assert_eq!(diagnostics.len(), 6, "{diagnostics}");
+}

@@ -1,0 +1,7 @@
+CREATE FEATURE VIEW v
+  ENTITY customer
+  EVENT TIME at
+  TTL INTERVAL '2 days'
+  ENTITY device
+  TTL INTERVAL '3 days'
+AS SELECT 1;

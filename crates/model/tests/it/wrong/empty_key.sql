@@ -1,0 +1,1 @@
+CREATE ENTITY customer KEY ();

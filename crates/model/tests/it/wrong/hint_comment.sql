@@ -1,0 +1,2 @@
+CREATE ENTITY customer KEY (customer_id BIGINT) /*! COMMENT 'read by some'; */;
+CREATE ENTITY device KEY (device_id)

@@ -1,0 +1,8 @@
+CREATE ENTITY customer KEY (customer_id BIGINT)
+CREATE ENTITY device KEY (device_id VARCHAR);
+EVENT TIME OF a IS at
+-- and another
+EVENT TIME OF b IS at;
+CREATE FEATURE VIEW v ENTITY customer AS
+SELECT 1
+GRANT READ ON FEATURE VIEW v TO ROLE r

@@ -1,0 +1,1 @@
+CREATE FEATURE VIEW v ENTITY customer, Customer EVENT TIME at THEN BY (a, a) AS SELECT 1;

@@ -1,0 +1,2 @@
+  SELECT * FROM customer;
+WITH a AS (SELECT 1) SELECT * FROM a;

@@ -1,0 +1,5 @@
+CREATE STREAM card_event EVENT TIME at;
+CREATE STREAM card_event (event_id VARCHAR, at TIMESTAMP);
+CREATE STREAM card_event (event_id VARCHAR, at TIMESTAMP) EVENT TIME at DEDUPLICATE (event_id);
+CREATE STREAM card_event (event_id VARCHAR, at TIMESTAMP) EVENT TIME at DEDUPLICATE BY ();
+CREATE STREAM card_event (event_id VARCHAR, at TIMESTAMP) EVENT TIME (at);

@@ -1,0 +1,1 @@
+CREATE ENTITY customer KEY (a BIGNT, b UUID, c MAP(INT, INT), d TIMESTAMP(12), e DECIMAL(39, 2), f DECIMAL(4, 5), g 7);

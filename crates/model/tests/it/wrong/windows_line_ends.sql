@@ -1,0 +1,3 @@
+CREATE ENTITY customer KEY (customer_id BIGINT)
+  COMENT 'x';
+CREATE ENTITY b KEY ();
