@@ -38,7 +38,7 @@ fn floats_are_shortest_and_not_a_number_is_text() {
         &[
             "0.1",
             "-0.0",
-            "1e17",
+            "1e+17",
             r#""NaN""#,
             r#""Infinity""#,
             r#""-Infinity""#,

@@ -367,12 +367,11 @@ impl<'a> Cursor<'a> {
                 Token::LParen => open.push((self.at, Token::RParen)),
                 Token::LBracket => open.push((self.at, Token::RBracket)),
                 Token::LBrace => open.push((self.at, Token::RBrace)),
-                Token::RParen | Token::RBracket | Token::RBrace => {
-                    if open.pop().is_none_or(|(_, close)| close != lexeme.token) {
-                        let found = self.found();
-                        let message = format!("this {found} closes nothing");
-                        return Err(Diagnostic::new(&self.here(), message).help("remove it"));
-                    }
+                Token::RParen | Token::RBracket | Token::RBrace
+                    if open.pop().is_none_or(|(_, close)| close != lexeme.token) =>
+                {
+                    let message = format!("this {} closes nothing", self.found());
+                    return Err(Diagnostic::new(&self.here(), message).help("remove it"));
                 }
                 _ => {}
             }

@@ -73,14 +73,14 @@ pub(super) fn feature_type(cursor: &mut Cursor<'_>) -> Parsed<(FeatureType, Span
         } else {
             cursor.next();
         }
-        found = list_of(found, cursor.span_since(mark))?;
+        found = list_of(found, &cursor.span_since(mark))?;
     }
     Ok((found, cursor.span_since(mark)))
 }
 
-fn list_of(item: FeatureType, span: Span) -> Parsed<FeatureType> {
+fn list_of(item: FeatureType, span: &Span) -> Parsed<FeatureType> {
     if matches!(item, FeatureType::List(_)) {
-        return Err(Diagnostic::new(&span, "a list of lists").help(TYPES));
+        return Err(Diagnostic::new(span, "a list of lists").help(TYPES));
     }
     Ok(FeatureType::List(Box::new(item)))
 }
@@ -108,7 +108,7 @@ fn element_type(cursor: &mut Cursor<'_>) -> Parsed<FeatureType> {
             }
             let (item, _) = feature_type(cursor)?;
             cursor.expect(&Token::Gt, help)?;
-            return list_of(item, cursor.span_since(mark));
+            return list_of(item, &cursor.span_since(mark));
         }
         _ => {}
     }

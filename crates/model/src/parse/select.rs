@@ -140,8 +140,7 @@ fn open_select(cursor: &mut Cursor<'_>) -> Parsed<()> {
     }
     cursor.expect_words(&["SELECT"], "write AS SELECT .. FROM ..")?;
     for word in ["DISTINCT", "ALL"] {
-        if cursor.is_words(&[word]) && !cursor.peek_at(1).is_some_and(|l| l.token == Token::Period)
-        {
+        if cursor.is_words(&[word]) && cursor.peek_at(1).is_none_or(|l| l.token != Token::Period) {
             let message = format!("SELECT {word} has no place here");
             return Err(Diagnostic::new(&cursor.here(), message)
                 .help("a read gives one row for each entity asked for; remove it"));
