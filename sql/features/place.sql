@@ -4,15 +4,20 @@
 -- of 6371.0088 km (mean earth radius, IUGG).
 
 CREATE VIEW movements AS
-SELECT customer_id, place_id, at, latitude, longitude,
-       (date_part('epoch', at) - date_part('epoch', lag(at) OVER steps)) / 3600 AS hours,
-       lag(place_id) OVER steps AS from_place_id,
-       2 * 6371.0088 * asin(least(1.0, sqrt(
-         power(sin(radians(latitude - lag(latitude) OVER steps) / 2), 2)
-         + cos(radians(latitude)) * cos(radians(lag(latitude) OVER steps))
-           * power(sin(radians(longitude - lag(longitude) OVER steps) / 2), 2)))) AS km
-FROM places
-WINDOW steps AS (PARTITION BY customer_id ORDER BY at, place_id, latitude, longitude);
+WITH steps AS (
+  SELECT *, lag(at) OVER step AS from_at, lag(place_id) OVER step AS from_place_id,
+         lag(latitude) OVER step AS from_latitude, lag(longitude) OVER step AS from_longitude
+  FROM places
+  WINDOW step AS (PARTITION BY customer_id ORDER BY at, place_id, latitude, longitude))
+SELECT customer_id, place_id, at, latitude, longitude, from_place_id,
+       (date_part('epoch', at) - date_part('epoch', from_at)) / 3600 AS hours,
+       -- least() passes over NULL: the first sighting has no distance.
+       CASE WHEN from_at IS NOT NULL THEN
+         2 * 6371.0088 * asin(least(1.0, sqrt(
+           power(sin(radians(latitude - from_latitude) / 2), 2)
+           + cos(radians(latitude)) * cos(radians(from_latitude)) * power(sin(radians(longitude - from_longitude) / 2), 2))))
+       END AS km
+FROM steps;
 
 COMMENT ON VIEW movements IS 'sightings of a customer, each with hours and kilometres since the one before';
 
