@@ -119,8 +119,7 @@ impl Project {
             ),
         };
         let settings = self.config.online.embedded.clone();
-        let _ = EmbeddedStore::open(&folder, settings)?;
-        bail!("no store")
+        Ok(Arc::new(EmbeddedStore::open(&folder, settings)?))
     }
 
     pub fn materializer(

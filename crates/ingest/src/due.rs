@@ -56,10 +56,11 @@ pub async fn due_runs(
         .filter(|view| why_not(view).is_none())
         .filter_map(|view| {
             let as_of = newest_refresh(view.refresh_every?, now)?;
-            Some((view, as_of))
+            Some(due_run(engine, view, as_of))
         });
+    // Made outside of the stream: a closure over references to views would
+    // make this future one that cannot be spawned.
     let due: Vec<Option<DueRun>> = stream::iter(refreshed.collect::<Vec<_>>())
-        .map(|(view, as_of)| due_run(engine, view, as_of))
         .buffered(TABLES_OPENED)
         .try_collect()
         .await?;

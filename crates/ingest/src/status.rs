@@ -48,9 +48,13 @@ pub async fn view_statuses(
     store.refresh().await?;
     let published = store.generations().await?;
     let published = published.as_slice();
-    let views: Vec<&FeatureView> = snapshot.definitions.feature_views.values().collect();
-    stream::iter(views)
+    // Made outside of the stream: a closure over references to views would
+    // make this future one that cannot be spawned.
+    let views = snapshot.definitions.feature_views.values();
+    let statuses: Vec<_> = views
         .map(|view| status(engine, published, view, runs))
+        .collect();
+    stream::iter(statuses)
         .buffered(TABLES_OPENED)
         .try_collect()
         .await
