@@ -29,6 +29,8 @@ pub enum EngineError {
         sources: String,
         as_of: UtcMicros,
     },
+    #[error("{view}: {reason}")]
+    NotRun { view: String, reason: String },
     #[error("{object}: its schema changed since apply: {difference}; apply again")]
     SchemaChanged { object: String, difference: String },
     #[error("{view}: another writer committed to its offline table; run it again")]
@@ -88,6 +90,7 @@ impl EngineError {
             Self::DuplicateKeys { .. }
             | Self::CurrentState { .. }
             | Self::SchemaChanged { .. }
+            | Self::NotRun { .. }
             | Self::Source { .. } => ErrorKind::FailedPrecondition,
             Self::Future { .. } | Self::Settings(_) | Self::Refused(_) => {
                 ErrorKind::InvalidArgument

@@ -2,12 +2,28 @@
 //!
 //! `offline/<view>/v<version>/` under the root. Columns: those of
 //! [`FeatureView::row_schema`], then `_as_of` (T of the run) and `_created`
-//! (when it was committed), both TIMESTAMP.
+//! (when it was committed), both TIMESTAMP and both partition columns. Any
+//! engine that knows Delta Lake reads the tables; Granary alone writes them:
+//! see `log` for commits and `write` for the files.
 
+mod distinct;
+pub(crate) mod log;
+pub(crate) mod read;
+mod statistics;
+pub(crate) mod table;
+pub(crate) mod write;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use datafusion::catalog::TableProvider;
 use datafusion::execution::SendableRecordBatchStream;
-use granary_model::{FeatureView, UtcMicros};
+use futures::{StreamExt, TryStreamExt, stream};
+use granary_model::{FeatureView, UtcMicros, ViewKind};
 use serde::{Deserialize, Serialize};
+use tracing::instrument;
 
+use self::log::{DataFile, LogState, TableLog};
 use crate::engine::Engine;
 use crate::error::EngineError;
 
@@ -60,36 +76,83 @@ pub struct ColumnStatistics {
     pub distinct: Option<u64>,
 }
 
-/// The offline table of one version of a view.
+/// Commits read at once.
+const COMMITS_READ: usize = 16;
+
+/// The offline table of one version of a view, as it was when it was opened.
 #[derive(Debug, Clone)]
 pub struct OfflineTable {
-    _private: (),
+    engine: Engine,
+    view: Arc<FeatureView>,
+    log: TableLog,
+    state: Arc<LogState>,
 }
 
 impl OfflineTable {
     /// `None` where no run was committed yet.
-    pub async fn open(_engine: &Engine, _view: &FeatureView) -> Result<Option<Self>, EngineError> {
-        todo!()
+    #[instrument(skip_all, fields(view = view.name), err)]
+    pub async fn open(engine: &Engine, view: &FeatureView) -> Result<Option<Self>, EngineError> {
+        let log = TableLog::new(engine, view)?;
+        Ok(log.read().await?.map(|state| Self {
+            engine: engine.clone(),
+            view: Arc::new(view.clone()),
+            log,
+            state: Arc::new(state),
+        }))
     }
 
     /// The Delta version that this handle reads.
     pub fn version(&self) -> u64 {
-        todo!()
+        self.state.version
     }
 
     /// Greatest T of the committed runs.
     pub fn watermark(&self) -> UtcMicros {
-        todo!()
+        self.state.watermark
     }
 
     /// T of every committed snapshot run, ascending; of a timestamped view only the watermark.
     pub async fn run_times(&self) -> Result<Vec<UtcMicros>, EngineError> {
-        todo!()
+        Ok(match self.view.kind {
+            ViewKind::Snapshot => snapshot_times(&self.state.files).into_iter().collect(),
+            _ => vec![self.state.watermark],
+        })
     }
 
-    /// Records of the newest runs, newest first.
-    pub async fn runs(&self, _limit: usize) -> Result<Vec<RunRecord>, EngineError> {
-        todo!()
+    /// Rows that the table holds, of all runs.
+    pub fn rows(&self) -> u64 {
+        self.state.files.iter().filter_map(|f| f.rows).sum()
+    }
+
+    /// Bytes of the files that the table holds.
+    pub fn bytes(&self) -> u64 {
+        self.state.files.iter().map(|f| f.bytes).sum()
+    }
+
+    /// Records of the newest runs, newest commit first.
+    #[instrument(skip_all, fields(view = self.view.name), err)]
+    pub async fn runs(&self, limit: usize) -> Result<Vec<RunRecord>, EngineError> {
+        stream::iter((0..=self.state.version).rev())
+            .map(|version| self.log.record(version))
+            .buffered(COMMITS_READ)
+            .try_filter_map(|record| async move { Ok(record) })
+            .take(limit)
+            .try_collect()
+            .await
+    }
+
+    /// The table for queries. With `as_of`: the columns of `row_schema`, of a
+    /// snapshot view the rows of the newest run at or before it, of a
+    /// timestamped view each key's greatest row at or before it. Without: all
+    /// rows of all runs, with `_as_of` and `_created`.
+    pub fn table_provider(
+        &self,
+        as_of: Option<UtcMicros>,
+    ) -> Result<Arc<dyn TableProvider>, EngineError> {
+        match as_of {
+            None => Ok(Arc::new(self.scan(self.state.files.clone()))),
+            Some(t) => self.rows_as_of(t),
+        }
     }
 
     /// Rows for the online store, sorted by the key columns ascending, with
@@ -98,11 +161,25 @@ impl OfflineTable {
     /// Snapshot: the rows of the newest run. Timestamped: with `since`, rows
     /// of commits after that Delta version only, else all; rows with event
     /// time before `not_before` may be left out.
+    #[instrument(skip_all, fields(view = self.view.name), err)]
     pub async fn online_rows(
         &self,
-        _since: Option<u64>,
-        _not_before: Option<UtcMicros>,
+        since: Option<u64>,
+        not_before: Option<UtcMicros>,
     ) -> Result<SendableRecordBatchStream, EngineError> {
-        todo!()
+        let mut files = self.state.files.clone();
+        if self.view.kind == ViewKind::Snapshot {
+            let newest = snapshot_times(&files).pop_last();
+            files.retain(|f| Some(f.as_of) == newest);
+        } else if let Some(since) = since
+            && let Some(added) = self.log.added_after(since, self.state.version).await?
+        {
+            files.retain(|f| added.contains(&f.path));
+        }
+        self.sorted_rows(files, not_before).await
     }
+}
+
+fn snapshot_times(files: &[DataFile]) -> BTreeSet<UtcMicros> {
+    files.iter().map(|f| f.as_of).collect()
 }

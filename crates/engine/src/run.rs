@@ -1,10 +1,33 @@
-//! A run: the query of a view as of T, as a stream of rows for the offline table.
+//! A run: the query of a view as of T, sorted into the offline table.
+//!
+//! The rows stream from the query through a sort that spills, past a gate that
+//! leaves out and counts what cannot be kept, into Parquet files, one open file
+//! a partition. One commit makes all of it visible, or nothing.
 
-use granary_model::{Definitions, FeatureView, UtcMicros};
+mod gate;
+mod plan;
+mod replace;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use datafusion::execution::SendableRecordBatchStream;
+use futures::StreamExt;
+use granary_model::{Definitions, FeatureView, UtcMicros, ViewKind};
+use tokio::task::JoinSet;
+use tracing::instrument;
+
+use self::gate::{Gate, Passed};
+use self::plan::RunPlan;
 use crate::engine::Engine;
 use crate::error::EngineError;
+use crate::offline::log::{LogState, NewFile, TableLog};
+use crate::offline::write::{PartitionWriter, RunFiles, Written};
 use crate::offline::{RunMode, RunRecord};
+
+/// How often a run tells how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 /// What a run computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +36,8 @@ pub struct RunScope {
     pub as_of: UtcMicros,
     /// Of a timestamped view: only rows with a later event time; `None`: from the beginning.
     pub from: Option<UtcMicros>,
-    /// Whether sources without an event time may be read although T is past.
+    /// Whether sources without an event time may be read although T is past:
+    /// true for a run as of now, and where the caller accepts it.
     pub current_state: bool,
     /// Incremental, replacing a range, ...: recorded.
     pub mode: RunMode,
@@ -30,14 +54,234 @@ impl Engine {
     /// atomic commit; memory stays within the engine's bound.
     ///
     /// Returns the record of the commit. A run whose name is committed already
-    /// is `EngineError::AlreadyRun` unless `mode` replaces.
+    /// is `EngineError::AlreadyRun` unless `mode` replaces: of a snapshot view
+    /// one with the same T, of a timestamped view one up to T or later. What
+    /// an appending run of a timestamped view finds at or before the watermark
+    /// is there already and is left out.
+    #[instrument(skip_all, fields(view = view.name, as_of = %scope.as_of), err)]
     pub async fn run(
         &self,
-        _definitions: &Definitions,
-        _view: &FeatureView,
-        _scope: RunScope,
-        _progress: &(dyn Fn(RunSummary) + Send + Sync),
+        definitions: &Definitions,
+        view: &FeatureView,
+        scope: RunScope,
+        progress: &(dyn Fn(RunSummary) + Send + Sync),
     ) -> Result<RunRecord, EngineError> {
-        todo!()
+        self.admit(view, scope)?;
+        let log = TableLog::new(self, view)?;
+        let base = log.read().await?;
+        let from = start(view, scope, base.as_ref())?;
+        let plan = RunPlan::new(self, definitions, view, scope.as_of, from).await?;
+        let keys = view.keys.len();
+        let by_time = view.kind == ViewKind::Timestamped;
+        let schema = view.row_schema();
+        let store = self.root_store().clone();
+        let files = RunFiles::new(store, log.clone(), schema, keys, by_time);
+        let files = Arc::new(files);
+        let run = Run {
+            engine: self,
+            view,
+            scope,
+            from,
+            log,
+            base,
+            files: files.clone(),
+        };
+        let done = run.execute(plan, progress).await;
+        if done.is_err() {
+            files.discard().await;
+        }
+        done
     }
+
+    /// Whether this run may be made at all.
+    fn admit(&self, view: &FeatureView, scope: RunScope) -> Result<(), EngineError> {
+        let (now, as_of) = (self.clock().now(), scope.as_of);
+        if as_of > now {
+            let view = view.name.clone();
+            return Err(EngineError::Future { view, as_of, now });
+        }
+        if view.kind == ViewKind::Windowed {
+            return Err(EngineError::NotRun {
+                view: view.name.clone(),
+                reason: "windowed views are not materialised by this version".into(),
+            });
+        }
+        if !view.current_state.is_empty() && !scope.current_state {
+            return Err(EngineError::CurrentState {
+                view: view.name.clone(),
+                sources: view.current_state.join(", "),
+                as_of,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// After which event time the run begins. A repeated run ends here.
+fn start(
+    view: &FeatureView,
+    scope: RunScope,
+    base: Option<&LogState>,
+) -> Result<Option<UtcMicros>, EngineError> {
+    let timestamped = view.kind == ViewKind::Timestamped;
+    let from = scope.from.filter(|_| timestamped);
+    let (RunMode::Append, Some(base)) = (scope.mode, base) else {
+        return Ok(from);
+    };
+    let committed = match view.kind {
+        ViewKind::Snapshot => base.files.iter().any(|f| f.as_of == scope.as_of),
+        _ => scope.as_of <= base.watermark,
+    };
+    if committed {
+        return Err(EngineError::AlreadyRun {
+            view: view.name.clone(),
+            as_of: scope.as_of,
+        });
+    }
+    Ok(timestamped.then(|| from.map_or(base.watermark, |f| f.max(base.watermark))))
+}
+
+/// A run under way.
+struct Run<'a> {
+    engine: &'a Engine,
+    view: &'a FeatureView,
+    scope: RunScope,
+    from: Option<UtcMicros>,
+    log: TableLog,
+    base: Option<LogState>,
+    files: Arc<RunFiles>,
+}
+
+/// What all partitions have given.
+#[derive(Default)]
+struct Outcome {
+    new: Vec<NewFile>,
+    written: Option<Written>,
+    passed: Passed,
+}
+
+impl Run<'_> {
+    async fn execute(
+        self,
+        plan: RunPlan,
+        progress: &(dyn Fn(RunSummary) + Send + Sync),
+    ) -> Result<RunRecord, EngineError> {
+        let mut outcome = self.partitions(plan, progress).await?;
+        outcome
+            .passed
+            .refuse_duplicates(self.view, self.scope.as_of)?;
+        if self.view.kind == ViewKind::Snapshot && outcome.new.is_empty() {
+            let mut empty = PartitionWriter::new(self.files.clone(), 0);
+            empty.write_empty().await?;
+            outcome.take(empty.finish().await?, Passed::default());
+        }
+        let mut removed = Vec::new();
+        if let (RunMode::Replace, Some(base)) = (self.scope.mode, &self.base) {
+            let replaced = replace::replaced(&self, base).await?;
+            removed = replaced.removed;
+            outcome.new.extend(replaced.kept);
+        }
+        let record = self.record(&outcome);
+        let schema = self.view.row_schema();
+        let base = self.base.as_ref();
+        self.log
+            .commit(base, &schema, &outcome.new, &removed, &record)
+            .await?;
+        Ok(record)
+    }
+
+    /// Writes all partitions side by side.
+    async fn partitions(
+        &self,
+        plan: RunPlan,
+        progress: &(dyn Fn(RunSummary) + Send + Sync),
+    ) -> Result<Outcome, EngineError> {
+        let rows = Arc::new(AtomicU64::new(0));
+        let mut tasks = JoinSet::new();
+        for partition in 0..plan.partitions() {
+            let stream = plan
+                .execute(partition)
+                .map_err(|e| EngineError::from_query(&self.view.name, e))?;
+            let gate = Gate::new(self.view, self.scope.as_of);
+            let writer = PartitionWriter::new(self.files.clone(), partition);
+            tasks.spawn(partition_task(stream, gate, writer, rows.clone()));
+        }
+        let mut outcome = Outcome::default();
+        let mut tick = tokio::time::interval(PROGRESS_EVERY);
+        loop {
+            tokio::select! {
+                done = tasks.join_next() => match done {
+                    None => break,
+                    Some(done) => {
+                        let (written, passed) = done.map_err(|e| EngineError::NotRun {
+                            view: self.view.name.clone(),
+                            reason: format!("a part of it broke off: {e}"),
+                        })??;
+                        outcome.take(written, passed);
+                    }
+                },
+                _ = tick.tick() => progress(RunSummary { rows: rows.load(Ordering::Relaxed) }),
+            }
+        }
+        progress(RunSummary {
+            rows: rows.load(Ordering::Relaxed),
+        });
+        Ok(outcome)
+    }
+
+    fn record(&self, outcome: &Outcome) -> RunRecord {
+        let written = outcome.written.as_ref();
+        let columns = written.map_or_else(
+            || crate::offline::write::summaries(&self.view.row_schema()),
+            |w| w.columns.clone(),
+        );
+        RunRecord {
+            view: self.view.name.clone(),
+            version: self.view.version,
+            mode: self.scope.mode,
+            from: self.from,
+            as_of: self.scope.as_of,
+            committed_at: self.engine.clock().now(),
+            offline_version: self.base.as_ref().map_or(0, |b| b.version + 1),
+            rows: written.map_or(0, |w| w.rows),
+            null_keys: outcome.passed.null_keys,
+            null_event_times: outcome.passed.null_event_times,
+            current_state: self.view.current_state.clone(),
+            columns: columns.iter().map(|c| c.finish()).collect(),
+            later_than_event: outcome.passed.later_than_event(self.view),
+        }
+    }
+}
+
+impl Outcome {
+    fn take(&mut self, mut written: Written, passed: Passed) {
+        self.new.append(&mut written.files);
+        self.passed.merge(passed);
+        match &mut self.written {
+            None => self.written = Some(written),
+            Some(all) => {
+                all.rows += written.rows;
+                for (all, part) in all.columns.iter_mut().zip(&written.columns) {
+                    all.merge(part);
+                }
+            }
+        }
+    }
+}
+
+async fn partition_task(
+    mut stream: SendableRecordBatchStream,
+    mut gate: Gate,
+    mut writer: PartitionWriter,
+    rows: Arc<AtomicU64>,
+) -> Result<(Written, Passed), EngineError> {
+    while let Some(batch) = stream.next().await {
+        let batch = batch.map_err(|e| gate.failed(e))?;
+        let batch = gate.pass(&batch).map_err(|e| gate.failed(e))?;
+        if batch.num_rows() > 0 && !gate.has_duplicates() {
+            writer.write(&batch).await?;
+        }
+        rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+    }
+    Ok((writer.finish().await?, gate.finish()))
 }

@@ -27,6 +27,7 @@ use super::functions::AsOf;
 use super::planner::GranaryPlanner;
 use super::{Engine, no_later_than};
 use crate::error::EngineError;
+use crate::offline::table::FeatureViewTable;
 use crate::source::{Source, recorded_schema};
 
 /// How equi-joins are computed.
@@ -72,7 +73,8 @@ impl Engine {
             register(&context, &stream.name, empty(stream_schema(stream)))?;
         }
         for view in definitions.feature_views.values() {
-            register(&context, &view.name, empty(view.row_schema()))?;
+            let table = FeatureViewTable::new(self, view, as_of);
+            register(&context, &view.name, Arc::new(table))?;
         }
         for view in in_order(definitions) {
             let plan = plan_view(&context.state(), &view.sql)

@@ -1,0 +1,210 @@
+//! The plan of a run: the view's query in a session cut at T, cut by the
+//! view's own event time, with the view's columns and types, each partition
+//! sorted by the keys and the event time.
+
+use std::sync::Arc;
+
+use arrow::compute::SortOptions;
+use datafusion::common::{Column, DFSchema};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, cast};
+use datafusion::physical_expr::expressions::col;
+use datafusion::physical_expr::{
+    Distribution, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr,
+};
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use datafusion::prelude::SessionContext;
+use granary_model::{Definitions, FeatureType, FeatureView, UtcMicros, ViewKind};
+
+use crate::engine::{Engine, Joins, no_later_than};
+use crate::error::EngineError;
+
+/// A physical plan whose partitions are sorted; of a snapshot view all rows of
+/// a key are in one partition.
+pub(super) struct RunPlan {
+    plan: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+}
+
+impl RunPlan {
+    pub(super) async fn new(
+        engine: &Engine,
+        definitions: &Definitions,
+        view: &FeatureView,
+        as_of: UtcMicros,
+        from: Option<UtcMicros>,
+    ) -> Result<Self, EngineError> {
+        let context = engine
+            .session_with(definitions, Some(as_of), Joins::Spilling)
+            .await?;
+        let rows = view_rows(&context, view, Some((from, as_of))).await?;
+        let failed = |e| EngineError::from_query(&view.name, e);
+        let plan = rows.create_physical_plan().await.map_err(failed)?;
+        let partitions = context.state().config().target_partitions();
+        Ok(Self {
+            plan: sorted(plan, view, partitions).map_err(failed)?,
+            context: context.task_ctx(),
+        })
+    }
+
+    pub(super) fn partitions(&self) -> usize {
+        self.plan.output_partitioning().partition_count()
+    }
+
+    pub(super) fn execute(&self, partition: usize) -> Result<SendableRecordBatchStream> {
+        self.plan.execute(partition, self.context.clone())
+    }
+}
+
+/// The rows of a view's query with the names, order and types of `row_schema`.
+/// `range`: only event times in (from, to], or NULL, which is for the gate to count.
+pub(crate) async fn view_rows(
+    context: &SessionContext,
+    view: &FeatureView,
+    range: Option<(Option<UtcMicros>, UtcMicros)>,
+) -> Result<datafusion::dataframe::DataFrame, EngineError> {
+    let failed = |e: DataFusionError| EngineError::from_query(&view.name, e);
+    let options = SQLOptions::new()
+        .with_allow_ddl(false)
+        .with_allow_dml(false)
+        .with_allow_statements(false);
+    let mut frame = context
+        .sql_with_options(&view.query, options)
+        .await
+        .map_err(failed)?;
+    let columns = columns(view, frame.schema())?;
+    if let (ViewKind::Timestamped, Some(event_time), Some((from, to))) =
+        (view.kind, &view.event_time, range)
+    {
+        let cut = within(frame.schema(), event_time, from, to)
+            .ok_or_else(|| changed(view, format!("{event_time} is no longer a time")))?;
+        frame = frame.filter(cut).map_err(failed)?;
+    }
+    frame.select(columns).map_err(failed)
+}
+
+fn changed(view: &FeatureView, difference: String) -> EngineError {
+    EngineError::SchemaChanged {
+        object: view.name.clone(),
+        difference,
+    }
+}
+
+/// Each column of `row_schema` out of the query's output, cast to its type
+/// where the two stand for the same feature type.
+fn columns(view: &FeatureView, output: &DFSchema) -> Result<Vec<Expr>, EngineError> {
+    let schema = view.row_schema();
+    let mut columns = Vec::with_capacity(schema.fields().len());
+    for (index, wanted) in schema.fields().iter().enumerate() {
+        let (qualifier, given) = output
+            .qualified_field_with_unqualified_name(wanted.name())
+            .map_err(|_| changed(view, format!("column {} is gone", wanted.name())))?;
+        let (from, to) = (
+            FeatureType::from_arrow(given.data_type()),
+            FeatureType::from_arrow(wanted.data_type()),
+        );
+        let is_key = index < view.keys.len();
+        let is_time = to == Some(FeatureType::Timestamp);
+        let fits = match (&from, &to) {
+            (Some(from), Some(to)) if is_key => to.accepts_key(from),
+            (Some(FeatureType::Date), _) if is_time => true,
+            _ => from == to,
+        };
+        if !fits {
+            return Err(changed(
+                view,
+                format!(
+                    "column {} was {} and is {}",
+                    wanted.name(),
+                    to.map_or_else(|| wanted.data_type().to_string(), |t| t.to_string()),
+                    from.map_or_else(|| given.data_type().to_string(), |t| t.to_string()),
+                ),
+            ));
+        }
+        let column = Expr::Column(Column::new(qualifier.cloned(), given.name()));
+        columns.push(if given.data_type() == wanted.data_type() {
+            column.alias(wanted.name())
+        } else {
+            cast(column, wanted.data_type().clone()).alias(wanted.name())
+        });
+    }
+    Ok(columns)
+}
+
+/// `from < column AND column <= to OR column IS NULL`, in the column's own type.
+fn within(schema: &DFSchema, column: &str, from: Option<UtcMicros>, to: UtcMicros) -> Option<Expr> {
+    let field = schema.field_with_unqualified_name(column).ok()?;
+    let mut cut = no_later_than(column, field.data_type(), to)?;
+    if let Some(from) = from {
+        cut = cut.and(Expr::Not(Box::new(no_later_than(
+            column,
+            field.data_type(),
+            from,
+        )?)));
+    }
+    Some(cut.or(datafusion::prelude::ident(column).is_null()))
+}
+
+fn sorted(
+    plan: Arc<dyn ExecutionPlan>,
+    view: &FeatureView,
+    partitions: usize,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = plan.schema();
+    let keys = view.keys.iter().map(|key| col(&key.name, &schema));
+    let keys: Vec<Arc<dyn PhysicalExpr>> = keys.collect::<Result<_>>()?;
+    let mut order = keys.clone();
+    if let (ViewKind::Timestamped, Some(event_time)) = (view.kind, &view.event_time) {
+        order.push(col(event_time, &schema)?);
+    }
+    let ascending = SortOptions::new(false, true);
+    let order = order
+        .into_iter()
+        .map(|c| PhysicalSortExpr::new(c, ascending));
+    let order = LexOrdering::new(order)
+        .ok_or_else(|| DataFusionError::Plan(format!("{} has no keys", view.name)))?;
+    let plan = distributed(plan, view, keys, partitions)?;
+    let in_order = plan
+        .equivalence_properties()
+        .ordering_satisfy(order.clone())?;
+    if in_order {
+        return Ok(plan);
+    }
+    Ok(Arc::new(
+        SortExec::new(order, plan).with_preserve_partitioning(true),
+    ))
+}
+
+/// Brings the rows into at most `partitions` partitions, of a snapshot view
+/// those of one key into one, so that keys that come twice are seen.
+fn distributed(
+    plan: Arc<dyn ExecutionPlan>,
+    view: &FeatureView,
+    keys: Vec<Arc<dyn PhysicalExpr>>,
+    partitions: usize,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let given = plan.output_partitioning();
+    if given.partition_count() == 1 {
+        return Ok(plan);
+    }
+    if view.kind == ViewKind::Timestamped {
+        if given.partition_count() <= partitions {
+            return Ok(plan);
+        }
+        let round_robin = Partitioning::RoundRobinBatch(partitions);
+        return Ok(Arc::new(RepartitionExec::try_new(plan, round_robin)?));
+    }
+    let wanted = Distribution::KeyPartitioned(keys.clone());
+    let fits = given
+        .satisfaction(&wanted, plan.equivalence_properties(), false)
+        .is_satisfied();
+    if fits && given.partition_count() <= partitions {
+        return Ok(plan);
+    }
+    let by_key = Partitioning::Hash(keys, partitions);
+    Ok(Arc::new(RepartitionExec::try_new(plan, by_key)?))
+}
