@@ -33,7 +33,7 @@ use tracing::instrument;
 use uuid::Uuid;
 
 use crate::error::IngestError;
-pub use process::ProcessId;
+pub use process::{Origin, ProcessId};
 
 /// The format that this version writes.
 pub const FORMAT: u32 = 1;

@@ -320,3 +320,50 @@ impl Queue {
         dropped
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// c reads b, b reads a; d reads a and something that is not asked for.
+    fn queue() -> Queue {
+        Queue::new(
+            [
+                ("a", vec![]),
+                ("b", vec!["a"]),
+                ("c", vec!["b"]),
+                ("d", vec!["a", "elsewhere"]),
+                ("e", vec![]),
+            ]
+            .into_iter()
+            .map(|(name, reads)| (name, reads.into_iter().collect()))
+            .collect(),
+        )
+    }
+
+    fn ready(queue: &mut Queue) -> Vec<String> {
+        std::iter::from_fn(|| queue.next_ready()).collect()
+    }
+
+    #[test]
+    fn readers_wait_for_what_they_read() {
+        let mut queue = queue();
+        assert_eq!(ready(&mut queue), ["a", "e"]);
+        assert!(queue.end("e", true).is_empty());
+        assert!(ready(&mut queue).is_empty());
+        assert!(queue.end("a", true).is_empty());
+        assert_eq!(ready(&mut queue), ["b", "d"]);
+        assert!(queue.end("b", true).is_empty());
+        assert_eq!(ready(&mut queue), ["c"]);
+    }
+
+    #[test]
+    fn a_failure_ends_everything_above_it_and_nothing_else() {
+        let mut queue = queue();
+        assert_eq!(ready(&mut queue), ["a", "e"]);
+        let told = |name: &str, cause: &str| (name.to_owned(), cause.to_owned());
+        let ended = queue.end("a", false);
+        assert_eq!(ended, [told("b", "a"), told("d", "a"), told("c", "b")]);
+        assert!(ready(&mut queue).is_empty());
+    }
+}

@@ -65,3 +65,94 @@ pub(super) fn decide(kind: ViewKind, committed: &Committed, wanted: Wanted) -> D
     }
     scope(Some(watermark), RunMode::Append)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn day(n: i64) -> UtcMicros {
+        UtcMicros(n * granary_model::interval::MICROS_PER_DAY)
+    }
+
+    /// As of day 20 unless `change` says otherwise.
+    fn check(
+        kind: ViewKind,
+        times: &[i64],
+        change: impl FnOnce(&mut Wanted),
+        expected: Option<(Option<i64>, RunMode)>,
+    ) {
+        let committed = Committed {
+            watermark: times.last().copied().map(day),
+            times: times.iter().copied().map(day).collect(),
+        };
+        let mut wanted = Wanted {
+            as_of: day(20),
+            previous: None,
+            lookback: None,
+            force: false,
+            current_state: false,
+        };
+        change(&mut wanted);
+        let found = match decide(kind, &committed, wanted) {
+            Decision::Run(scope) => {
+                assert_eq!(scope.as_of, wanted.as_of);
+                Some((scope.from, scope.mode))
+            }
+            Decision::Skip(reason) => {
+                assert!(reason.contains("already"), "{reason}");
+                None
+            }
+        };
+        let expected = expected.map(|(from, mode)| (from.map(day), mode));
+        assert_eq!(found, expected, "{kind:?} {times:?} {wanted:?}");
+    }
+
+    fn lookback(days: i32) -> impl Fn(&mut Wanted) {
+        move |w| {
+            w.lookback = Some(Interval {
+                days,
+                ..Interval::ZERO
+            });
+        }
+    }
+
+    #[test]
+    fn timestamped_views_go_on_from_the_watermark() {
+        use RunMode::{Append, Replace};
+        let kind = ViewKind::Timestamped;
+        check(kind, &[], |_| {}, Some((None, Append)));
+        check(kind, &[10], |_| {}, Some((Some(10), Append)));
+        check(kind, &[20], |_| {}, None);
+        check(kind, &[25], |_| {}, None);
+        check(kind, &[], |w| w.force = true, Some((None, Append)));
+        check(kind, &[25], |w| w.force = true, Some((None, Replace)));
+        let second = |w: &mut Wanted| {
+            w.force = true;
+            w.previous = Some(day(15));
+        };
+        check(kind, &[15], second, Some((Some(15), Replace)));
+        check(kind, &[], lookback(3), Some((None, Append)));
+        check(kind, &[10], lookback(3), Some((Some(7), Replace)));
+        check(kind, &[20], lookback(3), Some((Some(17), Replace)));
+        check(kind, &[22], lookback(3), Some((Some(19), Replace)));
+        check(kind, &[30], lookback(3), None);
+    }
+
+    #[test]
+    fn snapshot_views_run_once_a_time() {
+        use RunMode::{Append, Replace};
+        let kind = ViewKind::Snapshot;
+        check(kind, &[], |_| {}, Some((None, Append)));
+        check(kind, &[10], |_| {}, Some((None, Append)));
+        check(kind, &[10, 30], |_| {}, Some((None, Append)));
+        check(kind, &[10, 20, 30], |_| {}, None);
+        check(
+            kind,
+            &[10, 20, 30],
+            |w| w.force = true,
+            Some((None, Replace)),
+        );
+        check(kind, &[10], |w| w.force = true, Some((None, Append)));
+        check(kind, &[10, 20], lookback(3), None);
+    }
+}

@@ -92,3 +92,117 @@ pub(crate) fn times_of(every: Interval, count: i32) -> Interval {
         micros: every.micros.saturating_mul(i64::from(count)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(text: &str) -> UtcMicros {
+        text.parse().unwrap()
+    }
+
+    fn backfill(from: &str, to: &str, every: Interval) -> Backfill {
+        Backfill {
+            from: time(from),
+            to: time(to),
+            every,
+        }
+    }
+
+    fn every(months: i32, days: i32) -> Interval {
+        Interval {
+            months,
+            days,
+            micros: 0,
+        }
+    }
+
+    #[test]
+    fn steps_follow_the_calendar() {
+        for (from, to, every, expected) in [
+            (
+                "2026-01-01",
+                "2026-01-03",
+                every(0, 1),
+                &["2026-01-01", "2026-01-02", "2026-01-03"][..],
+            ),
+            (
+                "2026-01-01",
+                "2026-01-02T23:00:00Z",
+                every(0, 1),
+                &["2026-01-01", "2026-01-02"],
+            ),
+            (
+                "2026-01-31",
+                "2026-04-30",
+                every(1, 0),
+                &["2026-01-31", "2026-02-28", "2026-03-31", "2026-04-30"],
+            ),
+            ("2026-01-01", "2026-01-01", every(1, 0), &["2026-01-01"]),
+        ] {
+            let times = backfill(from, to, every).times().unwrap();
+            let expected: Vec<_> = expected.iter().map(|t| time(t)).collect();
+            assert_eq!(times, expected, "{from} {to} {every}");
+        }
+    }
+
+    #[test]
+    fn what_never_ends_is_refused() {
+        for (backfill, words) in [
+            (
+                backfill("2026-01-02", "2026-01-01", every(0, 1)),
+                "before it begins",
+            ),
+            (
+                backfill("2026-01-01", "2026-01-02", Interval::ZERO),
+                "greater than 0",
+            ),
+            (
+                backfill("2026-01-01", "2026-01-02", every(0, -1)),
+                "greater than 0",
+            ),
+            (
+                backfill("2026-01-01", "2026-01-02", Interval::from_micros(1)),
+                "more than 100000 runs",
+            ),
+        ] {
+            let refused = backfill.times().unwrap_err().to_string();
+            assert!(refused.contains(words), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_request_runs_now_unless_it_says_when() {
+        let now = time("2026-01-31");
+        let of = |request: MaterializeRequest| Times::of(&request, now).map_err(|e| e.to_string());
+        let default = MaterializeRequest::default();
+        assert_eq!(
+            of(default.clone()),
+            Ok(Times {
+                all: vec![now],
+                present: true
+            })
+        );
+        let past = MaterializeRequest {
+            as_of: Some(time("2026-01-01")),
+            ..default.clone()
+        };
+        assert_eq!(
+            of(past.clone()),
+            Ok(Times {
+                all: vec![time("2026-01-01")],
+                present: false
+            })
+        );
+        let future = MaterializeRequest {
+            as_of: Some(time("2026-02-01")),
+            ..default
+        };
+        assert!(of(future).unwrap_err().contains("lies in the future"));
+        let both = MaterializeRequest {
+            backfill: Some(backfill("2026-01-01", "2026-01-02", every(0, 1))),
+            ..past
+        };
+        assert!(of(both).unwrap_err().contains("not both"));
+    }
+}

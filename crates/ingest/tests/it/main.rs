@@ -1,0 +1,5 @@
+//! Materialisation from outside.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod claims;
