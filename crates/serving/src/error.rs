@@ -1,5 +1,7 @@
 //! What a read can fail with.
 
+use std::sync::Arc;
+
 use granary_catalog::CatalogError;
 use granary_engine::EngineError;
 use granary_model::ErrorKind;
@@ -18,8 +20,8 @@ pub enum ServingError {
     },
     #[error("{0}")]
     Invalid(String),
-    #[error("{view} was never materialised: run `granary materialize {view}`")]
-    NeverMaterialized { view: String },
+    #[error("never materialised: {}; run `granary materialize {}`", .views.join(", "), .views.join(" "))]
+    NeverMaterialized { views: Vec<String> },
     #[error("{what} {given} is over the bound of {bound}")]
     OverBound {
         what: &'static str,
@@ -32,6 +34,9 @@ pub enum ServingError {
     OutOfRange(String),
     #[error("{0}")]
     Unserved(String),
+    /// The same failure told to several readers.
+    #[error(transparent)]
+    Shared(Arc<ServingError>),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -49,6 +54,7 @@ impl ServingError {
             Self::Denied { .. } => ErrorKind::PermissionDenied,
             Self::OutOfRange(_) => ErrorKind::OutOfRange,
             Self::Unserved(_) => ErrorKind::Unimplemented,
+            Self::Shared(e) => e.kind(),
             Self::Store(e) => e.kind(),
             Self::Engine(e) => e.kind(),
             Self::Catalog(e) => e.kind(),

@@ -1,13 +1,25 @@
 //! Every online read: compile a read plan, fetch, assemble.
 //!
-//! One catalog snapshot answers a read from start to end. This crate never
-//! writes; it knows nothing of gRPC.
+//! One read follows this path: [`Reader::read`] takes the current state (one
+//! `Arc`, swapped whole by [`Reader::refresh`]), finds the target's plan in it,
+//! binds the request's key columns to it, fetches each group of views that
+//! share a key, and assembles columns in the order that was asked for. So one
+//! catalog snapshot and one set of pinned generations answer a read from start
+//! to end.
+//!
+//! This crate never writes; it knows nothing of gRPC.
 
+mod assemble;
 pub mod error;
+mod fetch;
+mod keys;
 pub mod plan;
+mod query;
+mod query_cache;
 pub mod read;
 pub mod reader;
+mod state;
 
 pub use error::ServingError;
-pub use read::{FeatureColumn, ReadRequest, ReadResponse, ReadTarget};
-pub use reader::{Reader, ServingSettings};
+pub use read::{AsOf, FeatureColumn, ReadRequest, ReadResponse, ReadTarget};
+pub use reader::{Reader, ReaderCounts, ServingSettings};

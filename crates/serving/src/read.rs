@@ -20,16 +20,41 @@ pub struct ReadRequest {
     pub keys: RecordBatch,
     /// Default: now.
     pub as_of: Option<UtcMicros>,
+    /// Only events before the time of the read, not at it.
+    ///
+    /// Times are whole microseconds, so this is a read as of the microsecond
+    /// before, with ages (TTL) still counted from the time of the read. Values
+    /// of a run at exactly that time hold events at it and are refused as out
+    /// of range, whether or not the rows asked for have any.
     pub strictly_before: bool,
     /// Name features `view__feature`.
     pub full_names: bool,
 }
 
+/// The time that the values of a column are as of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AsOf {
+    /// One for all rows: that of the run, or of the read.
+    All(UtcMicros),
+    /// One a row: cached results of SERVE QUERY were computed when they were.
+    Rows(Arc<Vec<UtcMicros>>),
+}
+
+impl AsOf {
+    pub fn of_row(&self, row: usize) -> UtcMicros {
+        match self {
+            Self::All(t) => *t,
+            Self::Rows(times) => times[row],
+        }
+    }
+}
+
 /// One feature for all entities.
 #[derive(Debug, Clone)]
 pub struct FeatureColumn {
-    pub name: String,
-    pub view: String,
+    /// The service's alias, else the feature's name; `view__feature` on request.
+    pub name: Arc<str>,
+    pub view: Arc<str>,
     pub view_version: u32,
     pub data_type: FeatureType,
     /// NULL where the status is not `Present`.
@@ -37,14 +62,14 @@ pub struct FeatureColumn {
     pub statuses: Arc<Vec<FeatureStatus>>,
     /// Of timestamped views; shared between the features of a view.
     pub event_times: Option<Arc<Vec<Option<UtcMicros>>>>,
-    /// The time that the values are as of: that of the run, or of the read.
-    pub as_of: UtcMicros,
+    pub as_of: AsOf,
 }
 
 #[derive(Debug, Clone)]
 pub struct ReadResponse {
     /// The catalog snapshot that answered.
     pub snapshot: u64,
+    /// The time of the read.
     pub as_of: UtcMicros,
     pub entities: usize,
     /// In the order of the service's SELECT or of the request's list.

@@ -1,15 +1,27 @@
 //! The reader: current plans, swapped whole when the catalog or the store moves.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
 
+use futures::future::join_all;
 use granary_catalog::{Catalog, Snapshot};
 use granary_engine::Engine;
-use granary_model::Clock;
+use granary_model::definitions::Grant;
+use granary_model::{Caller, Clock, UtcMicros};
 use granary_store::OnlineStore;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+use tracing::{instrument, warn};
 
+use crate::assemble::assemble;
 use crate::error::ServingError;
-use crate::read::{ReadRequest, ReadResponse};
+use crate::fetch::{Sources, fetch};
+use crate::keys;
+use crate::plan::{Pins, ReadPlan};
+use crate::query::QueryViews;
+use crate::query_cache::QueryCache;
+use crate::read::{ReadRequest, ReadResponse, ReadTarget};
+use crate::state::{History, ReadState, pin};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -17,10 +29,12 @@ pub struct ServingSettings {
     pub request_rows_max: usize,
     pub request_features_max: usize,
     /// Bound of cached SERVE QUERY results.
-    #[serde(with = "granary_model::bytes")]
     pub query_cache_bytes_max: u64,
     /// Query look-ups computed side by side.
     pub query_concurrency_max: usize,
+    /// Whether a read needs a grant to one of the caller's roles: on the
+    /// service, or on each view of a list.
+    pub enforce_grants: bool,
 }
 
 impl Default for ServingSettings {
@@ -30,39 +44,271 @@ impl Default for ServingSettings {
             request_features_max: 1_000,
             query_cache_bytes_max: 256 << 20,
             query_concurrency_max: 16,
+            enforce_grants: false,
         }
+    }
+}
+
+/// How keys of SERVE QUERY views were answered since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReaderCounts {
+    pub query_cache_hits: u64,
+    pub query_keys_computed: u64,
+    /// Keys that waited for another reader's computation.
+    pub query_keys_shared: u64,
+}
+
+/// The time of one read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReadTime {
+    /// The server's clock when the request came.
+    pub now: UtcMicros,
+    /// What ages are counted from and what the answer says.
+    pub as_of: UtcMicros,
+    /// The latest event time that may be seen.
+    pub cut: UtcMicros,
+    /// Whether the request named the time.
+    pub explicit: bool,
+}
+
+impl ReadTime {
+    fn of(request: &ReadRequest, now: UtcMicros) -> Self {
+        let as_of = request.as_of.unwrap_or(now);
+        let back = i64::from(request.strictly_before);
+        Self {
+            now,
+            as_of,
+            cut: UtcMicros(as_of.0.saturating_sub(back)),
+            explicit: request.as_of.is_some(),
+        }
+    }
+
+    /// `None` for a read of "now", which shares results with other such reads
+    /// although their clocks differ by a little.
+    pub fn shared_cut(&self) -> Option<UtcMicros> {
+        (self.explicit || self.cut != self.as_of).then_some(self.cut)
     }
 }
 
 #[derive(Debug)]
 pub struct Reader {
-    _private: (),
+    engine: Engine,
+    store: Arc<dyn OnlineStore>,
+    clock: Arc<dyn Clock>,
+    settings: ServingSettings,
+    history: History,
+    queries: QueryViews,
+    cache: QueryCache,
+    state: RwLock<Arc<ReadState>>,
+    /// One refresh at a time.
+    refreshing: Mutex<()>,
 }
 
 impl Reader {
     /// Reads the newest snapshot; `ServingError::NoCatalog` before the first apply.
     pub async fn new(
-        _engine: Engine,
-        _catalog: Catalog,
-        _store: Arc<dyn OnlineStore>,
-        _clock: Arc<dyn Clock>,
-        _settings: ServingSettings,
+        engine: Engine,
+        catalog: Catalog,
+        store: Arc<dyn OnlineStore>,
+        clock: Arc<dyn Clock>,
+        settings: ServingSettings,
     ) -> Result<Self, ServingError> {
-        todo!()
+        let newest = catalog.latest().await?.ok_or(ServingError::NoCatalog)?;
+        let history = History::new(catalog);
+        let queries = QueryViews::default();
+        let published = store.generations().await?;
+        let pins = pin(store.as_ref(), &published, None).await?;
+        let state = ReadState::build(newest, published, pins, &history, &queries).await;
+        compile_lookups(&engine, &state).await;
+        Ok(Self {
+            engine,
+            store,
+            clock,
+            history,
+            queries,
+            cache: QueryCache::new(
+                settings.query_cache_bytes_max,
+                settings.query_concurrency_max,
+            ),
+            settings,
+            state: RwLock::new(Arc::new(state)),
+            refreshing: Mutex::default(),
+        })
     }
 
     /// Looks for a new catalog snapshot and for new generations, and swaps the
     /// plans if there are any; true if so. Called several times a second by the server.
+    #[instrument(skip_all, err)]
     pub async fn refresh(&self) -> Result<bool, ServingError> {
-        todo!()
+        let _one_at_a_time = self.refreshing.lock().await;
+        let current = self.state();
+        self.store.refresh().await?;
+        let published = self.store.generations().await?;
+        let newer = self
+            .history
+            .catalog()
+            .newer_than(current.newest.number)
+            .await?;
+        if newer.is_none() && published == current.published && !current.is_incomplete() {
+            return Ok(false);
+        }
+        let newest = newer.unwrap_or_else(|| Arc::clone(&current.newest));
+        let before: Option<&Pins> = Some(&current.pins);
+        let pins = pin(self.store.as_ref(), &published, before).await?;
+        let state = ReadState::build(newest, published, pins, &self.history, &self.queries).await;
+        compile_lookups(&self.engine, &state).await;
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
+        Ok(true)
     }
 
     /// The newest snapshot of the catalog as last seen.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        todo!()
+        Arc::clone(&self.state().newest)
     }
 
-    pub async fn read(&self, _request: ReadRequest) -> Result<ReadResponse, ServingError> {
-        todo!()
+    pub fn counts(&self) -> ReaderCounts {
+        let counts = self.cache.counts();
+        ReaderCounts {
+            query_cache_hits: counts.hits.load(Ordering::Relaxed),
+            query_keys_computed: counts.computed.load(Ordering::Relaxed),
+            query_keys_shared: counts.shared.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Reads features of entities. Everything wrong with a request is told
+    /// before anything is fetched; a key that is not found, NULL or too old is
+    /// a status of its rows and fails no others.
+    #[instrument(skip_all)]
+    pub async fn read(&self, request: ReadRequest) -> Result<ReadResponse, ServingError> {
+        let time = ReadTime::of(&request, self.clock.now());
+        let entities = request.keys.num_rows();
+        within(
+            "the number of entities",
+            entities,
+            self.settings.request_rows_max,
+        )?;
+        if let ReadTarget::Features(list) = &request.target {
+            self.check_list(list)?;
+        }
+
+        let state = self.state();
+        if self.settings.enforce_grants {
+            check_grants(&state.newest, &request.caller, &request.target)?;
+        }
+        let plan = state
+            .plan(&request.target, &self.history, &self.queries)
+            .await?;
+        let columns = plan.columns.len();
+        within(
+            "the number of features",
+            columns,
+            self.settings.request_features_max,
+        )?;
+        if let (false, Some(clash)) = (request.full_names, &plan.clash) {
+            let message = format!("{clash}: ask for full names (view__feature)");
+            return Err(ServingError::Invalid(message));
+        }
+        let keys = keys::bind(&plan.request_keys, &request.keys)?;
+        check_time(&plan, time)?;
+
+        let sources = Sources {
+            store: self.store.as_ref(),
+            engine: &self.engine,
+            cache: &self.cache,
+        };
+        let fetched = fetch(sources, &plan, &keys, time).await?;
+        Ok(ReadResponse {
+            snapshot: plan.snapshot,
+            as_of: time.as_of,
+            entities,
+            features: assemble(&plan, &fetched, request.full_names),
+        })
+    }
+
+    fn check_list(&self, list: &[String]) -> Result<(), ServingError> {
+        if list.is_empty() {
+            let message = "name a feature service, or at least one feature as view.feature";
+            return Err(ServingError::Invalid(message.to_owned()));
+        }
+        let bound = self.settings.request_features_max;
+        within("the number of features", list.len(), bound)
+    }
+
+    fn state(&self) -> Arc<ReadState> {
+        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
+
+/// Compiles look-ups before reads need them. One that fails is told by the
+/// reads that need it, which try again.
+async fn compile_lookups(engine: &Engine, state: &ReadState) {
+    let mut lookups = Vec::with_capacity(state.query_views.len());
+    for view in &state.query_views {
+        lookups.push(view.lookup(engine));
+    }
+    for (view, lookup) in state.query_views.iter().zip(join_all(lookups).await) {
+        if let Err(error) = lookup {
+            warn!(view = view.name(), %error, "a SERVE QUERY view cannot be compiled");
+        }
+    }
+}
+
+fn within(what: &'static str, given: usize, bound: usize) -> Result<(), ServingError> {
+    if given <= bound {
+        return Ok(());
+    }
+    Err(ServingError::OverBound { what, given, bound })
+}
+
+/// Grants are those of the newest snapshot: a revoked one ends at once.
+fn check_grants(
+    snapshot: &Snapshot,
+    caller: &Caller,
+    target: &ReadTarget,
+) -> Result<(), ServingError> {
+    let granted = |object: &str| {
+        caller.roles.iter().any(|role| {
+            snapshot.definitions.grants.contains(&Grant {
+                object: object.to_owned(),
+                role: role.clone(),
+            })
+        })
+    };
+    let check = |object: &str| {
+        if granted(object) {
+            return Ok(());
+        }
+        Err(ServingError::Denied {
+            caller: caller.name.clone(),
+            object: object.to_owned(),
+        })
+    };
+    match target {
+        ReadTarget::Service(name) => check(name),
+        ReadTarget::Features(list) => list
+            .iter()
+            .try_for_each(|item| check(item.split('.').next().unwrap_or(item))),
+    }
+}
+
+/// A run's values hold what happened up to its T: a read as of an earlier
+/// time cannot be answered from them.
+fn check_time(plan: &ReadPlan, time: ReadTime) -> Result<(), ServingError> {
+    if !time.explicit {
+        return Ok(());
+    }
+    let groups = plan.levels.iter().flat_map(|level| &level.groups);
+    let late = groups
+        .flat_map(|group| &group.online)
+        .find(|read| read.as_of > time.cut);
+    late.map_or(Ok(()), |read| {
+        let before = if time.cut == time.as_of { "as of" } else { "strictly before" };
+        Err(ServingError::OutOfRange(format!(
+            "{}: its online values are as of the run at {}, and the read is {before} {}; a training set answers for the past",
+            read.view, read.as_of, time.as_of
+        )))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -126,7 +126,7 @@ async fn read(project: &Project, args: &Args) -> anyhow::Result<Answer> {
         })
         .await?;
     let features = response.features.into_iter().map(|feature| AnswerColumn {
-        name: feature.name,
+        name: feature.name.to_string(),
         values: feature.values,
         statuses: feature.statuses,
         event_times: feature.event_times,

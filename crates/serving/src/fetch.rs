@@ -1,0 +1,152 @@
+//! Fetching what a plan needs: rows of the online store and of look-ups.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, new_null_array};
+use futures::future::try_join_all;
+use granary_engine::Engine;
+use granary_model::{FeatureStatus, UtcMicros, ViewKind};
+use granary_store::codec::DecodedRows;
+use granary_store::{EntityKeys, OnlineStore, RowReader, RowSink, StoreError};
+
+use crate::error::ServingError;
+use crate::plan::{KeyGroup, OnlineRead, QueryRead, ReadPlan};
+use crate::query_cache::QueryCache;
+use crate::read::AsOf;
+use crate::reader::ReadTime;
+
+/// What one view gave for all entities of a request.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    /// One array a projected feature.
+    pub values: Vec<ArrayRef>,
+    /// Parallel to `values`.
+    pub statuses: Vec<Arc<Vec<FeatureStatus>>>,
+    pub event_times: Option<Arc<Vec<Option<UtcMicros>>>>,
+    pub as_of: AsOf,
+}
+
+impl Fetched {
+    fn new(decoded: DecodedRows, as_of: AsOf) -> Self {
+        Self {
+            values: decoded.values,
+            statuses: decoded.statuses,
+            event_times: decoded.event_times.map(Arc::new),
+            as_of,
+        }
+    }
+}
+
+/// Where rows come from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sources<'a> {
+    pub store: &'a dyn OnlineStore,
+    pub engine: &'a Engine,
+    pub cache: &'a QueryCache,
+}
+
+/// Fetches everything that a plan needs. `keys`: the plan's request keys, in
+/// its order. Gives what each fetch of the plan found.
+pub(crate) async fn fetch(
+    sources: Sources<'_>,
+    plan: &ReadPlan,
+    keys: &[ArrayRef],
+    time: ReadTime,
+) -> Result<Vec<Fetched>, ServingError> {
+    let mut fetched: Vec<(usize, Fetched)> = Vec::with_capacity(plan.fetches);
+    for group in plan.levels.iter().flat_map(|level| &level.groups) {
+        let arrays: Vec<ArrayRef> = group.request.iter().map(|k| keys[*k].clone()).collect();
+        let encoded = EntityKeys::encode(&group.columns, &arrays)?;
+        if !group.online.is_empty() {
+            read_online(sources.store, group, &encoded, time, &mut fetched).await?;
+        }
+        let mut queries = Vec::with_capacity(group.queries.len());
+        for query in &group.queries {
+            queries.push(read_query(sources, query, (&encoded, &arrays), time));
+        }
+        fetched.extend(try_join_all(queries).await?);
+    }
+    fetched.sort_unstable_by_key(|(fetch, _)| *fetch);
+    Ok(fetched.into_iter().map(|(_, f)| f).collect())
+}
+
+/// Decodes rows as the store hands them over.
+#[derive(Debug)]
+struct Decoding {
+    readers: Vec<RowReader>,
+    failed: Option<StoreError>,
+}
+
+impl RowSink for Decoding {
+    fn row(&mut self, generation: usize, entity: usize, row: &[u8]) {
+        if let Err(error) = self.readers[generation].push(entity, row) {
+            self.failed.get_or_insert(error);
+        }
+    }
+}
+
+async fn read_online(
+    store: &dyn OnlineStore,
+    group: &KeyGroup,
+    keys: &EntityKeys,
+    time: ReadTime,
+    fetched: &mut Vec<(usize, Fetched)>,
+) -> Result<(), ServingError> {
+    let reads = group.online.iter().zip(&group.generations);
+    let readers = reads.map(|(read, generation)| {
+        let layout = generation.layout();
+        let ttl = read.ttl.filter(|_| layout.event_time);
+        let fresh_since = ttl.map(|ttl| ttl.before(time.as_of));
+        RowReader::new(layout, read.projection.clone(), keys.len(), fresh_since)
+    });
+    let mut decoding = Decoding {
+        readers: readers.collect(),
+        failed: None,
+    };
+    store.read(keys, &group.generations, &mut decoding).await?;
+    if let Some(error) = decoding.failed {
+        return Err(error.into());
+    }
+    for (read, reader) in group.online.iter().zip(decoding.readers) {
+        let mut decoded = reader.finish()?;
+        if outlived(read, time) {
+            expire(&mut decoded);
+        }
+        fetched.push((read.fetch, Fetched::new(decoded, AsOf::All(read.as_of))));
+    }
+    Ok(())
+}
+
+async fn read_query(
+    sources: Sources<'_>,
+    query: &QueryRead,
+    keys: (&EntityKeys, &[ArrayRef]),
+    time: ReadTime,
+) -> Result<(usize, Fetched), ServingError> {
+    let with = (sources.engine, sources.cache);
+    let (reader, as_of) = query.view.read(with, keys, &query.projection, time).await?;
+    Ok((query.fetch, Fetched::new(reader.finish()?, as_of)))
+}
+
+/// Whether the run of a view without event times is older than its TTL.
+fn outlived(read: &OnlineRead, time: ReadTime) -> bool {
+    let aged_by_run = read.kind != ViewKind::Timestamped;
+    aged_by_run
+        && read
+            .ttl
+            .is_some_and(|ttl| read.as_of < ttl.before(time.as_of))
+}
+
+/// Every row that is there is outside its age; what is not there stays NOT_FOUND.
+fn expire(decoded: &mut DecodedRows) {
+    for values in &mut decoded.values {
+        *values = new_null_array(values.data_type(), values.len());
+    }
+    for statuses in &mut decoded.statuses {
+        let expired = statuses.iter().map(|status| match status {
+            FeatureStatus::NotFound => FeatureStatus::NotFound,
+            _ => FeatureStatus::OutsideMaxAge,
+        });
+        *statuses = Arc::new(expired.collect());
+    }
+}
