@@ -1,3 +1,12 @@
 //! The store's integration tests.
 
+#[cfg(test)]
+mod child;
+#[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
+mod facts;
+#[cfg(test)]
+mod processes;

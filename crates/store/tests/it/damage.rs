@@ -1,0 +1,131 @@
+//! Files that are not what was written, newer than this version, or too full.
+
+use std::fs;
+use std::path::Path;
+
+use granary_model::ErrorKind;
+use granary_store::{EmbeddedSettings, EmbeddedStore, OnlineStore, StoreError, WriteMode};
+
+use super::facts::{Fact, VIEW, file, fill, open, pinned, times, version_folder, writer};
+
+fn facts(n: i64) -> Vec<Fact> {
+    (0..n).map(|id| (id, id + 1)).collect()
+}
+
+/// A folder with one published generation that no store has open.
+async fn published() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fill(&open(folder.path()), WriteMode::Create, &facts(2_000), 500, 1)
+        .await
+        .unwrap();
+    folder
+}
+
+/// The error of asking a new store for the generation.
+async fn refusal(folder: &Path) -> StoreError {
+    match open(folder).generation(VIEW, 1).await {
+        Err(error) => error,
+        Ok(generation) => panic!("answered {generation:?}"),
+    }
+}
+
+#[tokio::test]
+async fn damaged_manifests_are_named() {
+    let folder = published().await;
+    let path = version_folder(folder.path()).join("manifest.json");
+    let whole = fs::read(&path).unwrap();
+    for bad in [&b""[..], b"{", b"[]", b"\xFF\xFE", &whole[..whole.len() / 2], b"{\"format\": 1}"] {
+        fs::write(&path, bad).unwrap();
+        let error = refusal(folder.path()).await;
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+        assert_eq!(error.kind(), ErrorKind::DataLoss);
+        assert!(error.to_string().contains("manifest.json"), "{error}");
+        // Nor is anything written over it.
+        let store = open(folder.path());
+        assert!(writer(&store, WriteMode::Create).await.is_err());
+        assert!(store.generations().await.is_err());
+    }
+    fs::write(&path, whole).unwrap();
+    assert_eq!(pinned(&open(folder.path())).await.unwrap().state().rows, 2_000);
+}
+
+#[tokio::test]
+async fn newer_formats_are_refused() {
+    let folder = published().await;
+    let path = version_folder(folder.path()).join("manifest.json");
+    fs::write(&path, br#"{"format": 2, "tiers": ["of", "the", "future"]}"#).unwrap();
+    let error = refusal(folder.path()).await;
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{}: written by a newer version of Granary (format 2, this one reads up to 1)",
+            path.canonicalize().unwrap().display()
+        )
+    );
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    let written = writer(&open(folder.path()), WriteMode::Create).await;
+    assert!(matches!(written.map(drop), Err(StoreError::NewerFormat { .. })));
+}
+
+#[tokio::test]
+async fn damaged_files_are_named() {
+    type Damage = fn(&Path, Vec<u8>);
+    let damages: [(&str, Damage); 5] = [
+        ("cut short", |path, bytes| fs::write(path, &bytes[..bytes.len() - 1]).unwrap()),
+        ("cut to its head", |path, bytes| fs::write(path, &bytes[..8_192]).unwrap()),
+        ("emptied", |path, _| fs::write(path, b"").unwrap()),
+        ("garbage", |path, bytes| fs::write(path, vec![0xA5; bytes.len()]).unwrap()),
+        ("missing", |path, _| fs::remove_file(path).unwrap()),
+    ];
+    for (name, damage) in damages {
+        let folder = published().await;
+        let path = file(folder.path(), 1);
+        damage(&path, fs::read(&path).unwrap());
+        let error = refusal(folder.path()).await;
+        assert!(matches!(error, StoreError::Damaged { .. }), "{name}: {error}");
+        assert!(error.to_string().contains("g1.mdb"), "{name}: {error}");
+        // Writing the generation anew mends it.
+        let store = open(folder.path());
+        fill(&store, WriteMode::Create, &facts(10), 10, 2).await.unwrap();
+        let generation = pinned(&store).await.unwrap();
+        assert_eq!(times(&store, &generation, &[9]).await, [Some(10)], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_store_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = EmbeddedSettings {
+        map_bytes_max: 1 << 20,
+        ..EmbeddedSettings::default()
+    };
+    let store = EmbeddedStore::open(folder.path(), small).unwrap();
+    fill(&store, WriteMode::Create, &facts(2_000), 500, 1).await.unwrap();
+    for mode in [WriteMode::Create, WriteMode::Upsert] {
+        let many: Vec<Fact> = (0..200_000).map(|id| (id * 2, 9_999)).collect();
+        let error = fill(&store, mode, &many, 5_000, 2).await.unwrap_err();
+        assert!(matches!(error, StoreError::Full { .. }), "{error}");
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
+        let generation = pinned(&store).await.unwrap();
+        assert_eq!(generation.state().coverage.offline_version, 1);
+        assert_eq!(times(&store, &generation, &[1, 1_999]).await, [Some(2), Some(2_000)]);
+    }
+    fill(&store, WriteMode::Upsert, &[(1, 77)], 1, 3).await.unwrap();
+    let generation = pinned(&store).await.unwrap();
+    assert_eq!(times(&store, &generation, &[1]).await, [Some(77)]);
+}
+
+#[tokio::test]
+async fn a_replaced_file_is_gone_when_nobody_pins_it() {
+    let folder = published().await;
+    let store = open(folder.path());
+    let first = pinned(&store).await.unwrap();
+    fill(&store, WriteMode::Create, &facts(10), 10, 2).await.unwrap();
+    let left: Vec<_> = fs::read_dir(version_folder(folder.path()))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with('g'))
+        .collect();
+    assert!(left.iter().all(|name| name.starts_with("g2.")), "{left:?}");
+    assert_eq!(times(&store, &first, &[1_999]).await, [Some(2_000)]);
+}
