@@ -35,7 +35,16 @@ pub(super) struct VersionFolder {
 /// and when the process ends, however it ends.
 #[derive(Debug)]
 pub(super) struct WriterLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for WriterLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that was forked at this moment holds
+        // the file too, until it becomes another program. Should this fail, the
+        // lock ends with that.
+        let _ = self.file.unlock();
+    }
 }
 
 impl Folder {
@@ -124,7 +133,7 @@ impl VersionFolder {
             .open(&path)
             .map_err(|e| io_error(&path, "the writer's lock", e))?;
         match file.try_lock() {
-            Ok(()) => Ok(WriterLock { _file: file }),
+            Ok(()) => Ok(WriterLock { file }),
             Err(TryLockError::WouldBlock) => Err(StoreError::busy(&self.view, self.version)),
             Err(TryLockError::Error(e)) => Err(io_error(&path, "the writer's lock", e)),
         }

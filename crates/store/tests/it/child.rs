@@ -99,8 +99,10 @@ async fn obeys() {
         "drop" => open(folder).drop_version(VIEW, 1).await.unwrap(),
         "hold a read" => hold_a_read(folder).await,
         "hold a writer" => {
-            let held = open(folder).writer(VIEW, 1, super::facts::layout(), WriteMode::Create);
-            let _held = held.await.unwrap();
+            let store = open(folder);
+            let _held = super::facts::writer(&store, WriteMode::Create)
+                .await
+                .unwrap();
             say("holding");
             std::thread::sleep(Duration::from_secs(60));
         }
@@ -136,9 +138,17 @@ async fn watch(folder: &Path) {
     while seen[0] < LAST {
         store.refresh().await.unwrap();
         let generation = pinned(&store).await.unwrap();
-        for (id, time) in times(&store, &generation, &ids).await.into_iter().enumerate() {
+        for (id, time) in times(&store, &generation, &ids)
+            .await
+            .into_iter()
+            .enumerate()
+        {
             let time = time.unwrap_or_else(|| panic!("key {id} is gone"));
-            assert!(time >= seen[id], "key {id} fell from {} to {time}", seen[id]);
+            assert!(
+                time >= seen[id],
+                "key {id} fell from {} to {time}",
+                seen[id]
+            );
             seen[id] = time;
         }
         if !said {
@@ -183,9 +193,12 @@ pub fn steps() -> Vec<(WriteMode, Vec<super::facts::Fact>)> {
         // Mixed keys, some of them new, some older than what is stored.
         (
             WriteMode::Upsert,
-            (0..n).map(|i| (i * 7 % (n + 500), i % 3)).collect(),
+            (0..n).map(|i| (i * 11 % (n + 500), i % 3)).collect(),
         ),
-        (WriteMode::Create, (0..n).rev().map(|i| (i, 5 + i % 2)).collect()),
+        (
+            WriteMode::Create,
+            (0..n).rev().map(|i| (i, 5 + i % 2)).collect(),
+        ),
         (WriteMode::Upsert, (0..n).map(|i| (i * 11 % n, 6)).collect()),
     ]
 }

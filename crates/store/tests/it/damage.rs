@@ -15,9 +15,15 @@ fn facts(n: i64) -> Vec<Fact> {
 /// A folder with one published generation that no store has open.
 async fn published() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    fill(&open(folder.path()), WriteMode::Create, &facts(2_000), 500, 1)
-        .await
-        .unwrap();
+    fill(
+        &open(folder.path()),
+        WriteMode::Create,
+        &facts(2_000),
+        500,
+        1,
+    )
+    .await
+    .unwrap();
     folder
 }
 
@@ -34,7 +40,14 @@ async fn damaged_manifests_are_named() {
     let folder = published().await;
     let path = version_folder(folder.path()).join("manifest.json");
     let whole = fs::read(&path).unwrap();
-    for bad in [&b""[..], b"{", b"[]", b"\xFF\xFE", &whole[..whole.len() / 2], b"{\"format\": 1}"] {
+    for bad in [
+        &b""[..],
+        b"{",
+        b"[]",
+        b"\xFF\xFE",
+        &whole[..whole.len() / 2],
+        b"{\"format\": 1}",
+    ] {
         fs::write(&path, bad).unwrap();
         let error = refusal(folder.path()).await;
         assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
@@ -46,7 +59,10 @@ async fn damaged_manifests_are_named() {
         assert!(store.generations().await.is_err());
     }
     fs::write(&path, whole).unwrap();
-    assert_eq!(pinned(&open(folder.path())).await.unwrap().state().rows, 2_000);
+    assert_eq!(
+        pinned(&open(folder.path())).await.unwrap().state().rows,
+        2_000
+    );
 }
 
 #[tokio::test]
@@ -64,17 +80,26 @@ async fn newer_formats_are_refused() {
     );
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
     let written = writer(&open(folder.path()), WriteMode::Create).await;
-    assert!(matches!(written.map(drop), Err(StoreError::NewerFormat { .. })));
+    assert!(matches!(
+        written.map(drop),
+        Err(StoreError::NewerFormat { .. })
+    ));
 }
 
 #[tokio::test]
 async fn damaged_files_are_named() {
     type Damage = fn(&Path, Vec<u8>);
     let damages: [(&str, Damage); 5] = [
-        ("cut short", |path, bytes| fs::write(path, &bytes[..bytes.len() - 1]).unwrap()),
-        ("cut to its head", |path, bytes| fs::write(path, &bytes[..8_192]).unwrap()),
+        ("cut short", |path, bytes| {
+            fs::write(path, &bytes[..bytes.len() - 1]).unwrap()
+        }),
+        ("cut to its head", |path, bytes| {
+            fs::write(path, &bytes[..8_192]).unwrap()
+        }),
         ("emptied", |path, _| fs::write(path, b"").unwrap()),
-        ("garbage", |path, bytes| fs::write(path, vec![0xA5; bytes.len()]).unwrap()),
+        ("garbage", |path, bytes| {
+            fs::write(path, vec![0xA5; bytes.len()]).unwrap()
+        }),
         ("missing", |path, _| fs::remove_file(path).unwrap()),
     ];
     for (name, damage) in damages {
@@ -82,11 +107,16 @@ async fn damaged_files_are_named() {
         let path = file(folder.path(), 1);
         damage(&path, fs::read(&path).unwrap());
         let error = refusal(folder.path()).await;
-        assert!(matches!(error, StoreError::Damaged { .. }), "{name}: {error}");
+        assert!(
+            matches!(error, StoreError::Damaged { .. }),
+            "{name}: {error}"
+        );
         assert!(error.to_string().contains("g1.mdb"), "{name}: {error}");
         // Writing the generation anew mends it.
         let store = open(folder.path());
-        fill(&store, WriteMode::Create, &facts(10), 10, 2).await.unwrap();
+        fill(&store, WriteMode::Create, &facts(10), 10, 2)
+            .await
+            .unwrap();
         let generation = pinned(&store).await.unwrap();
         assert_eq!(times(&store, &generation, &[9]).await, [Some(10)], "{name}");
     }
@@ -100,7 +130,9 @@ async fn a_full_store_loses_nothing() {
         ..EmbeddedSettings::default()
     };
     let store = EmbeddedStore::open(folder.path(), small).unwrap();
-    fill(&store, WriteMode::Create, &facts(2_000), 500, 1).await.unwrap();
+    fill(&store, WriteMode::Create, &facts(2_000), 500, 1)
+        .await
+        .unwrap();
     for mode in [WriteMode::Create, WriteMode::Upsert] {
         let many: Vec<Fact> = (0..200_000).map(|id| (id * 2, 9_999)).collect();
         let error = fill(&store, mode, &many, 5_000, 2).await.unwrap_err();
@@ -108,9 +140,14 @@ async fn a_full_store_loses_nothing() {
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
         let generation = pinned(&store).await.unwrap();
         assert_eq!(generation.state().coverage.offline_version, 1);
-        assert_eq!(times(&store, &generation, &[1, 1_999]).await, [Some(2), Some(2_000)]);
+        assert_eq!(
+            times(&store, &generation, &[1, 1_999]).await,
+            [Some(2), Some(2_000)]
+        );
     }
-    fill(&store, WriteMode::Upsert, &[(1, 77)], 1, 3).await.unwrap();
+    fill(&store, WriteMode::Upsert, &[(1, 77)], 1, 3)
+        .await
+        .unwrap();
     let generation = pinned(&store).await.unwrap();
     assert_eq!(times(&store, &generation, &[1]).await, [Some(77)]);
 }
@@ -120,7 +157,9 @@ async fn a_replaced_file_is_gone_when_nobody_pins_it() {
     let folder = published().await;
     let store = open(folder.path());
     let first = pinned(&store).await.unwrap();
-    fill(&store, WriteMode::Create, &facts(10), 10, 2).await.unwrap();
+    fill(&store, WriteMode::Create, &facts(10), 10, 2)
+        .await
+        .unwrap();
     let left: Vec<_> = fs::read_dir(version_folder(folder.path()))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

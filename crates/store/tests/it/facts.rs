@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch};
 use arrow::array::TimestampMicrosecondArray;
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch};
 use arrow::datatypes::Float64Type;
 use granary_model::definitions::Column;
 use granary_model::types::UTC;
@@ -34,10 +34,10 @@ pub fn keys(ids: &[i64]) -> EntityKeys {
 }
 
 pub fn rows(times: &[i64]) -> EncodedRows {
-    let at: ArrayRef =
-        Arc::new(TimestampMicrosecondArray::from(times.to_vec()).with_timezone(UTC));
-    let amount: ArrayRef =
-        Arc::new(Float64Array::from_iter_values(times.iter().map(|t| *t as f64)));
+    let at: ArrayRef = Arc::new(TimestampMicrosecondArray::from(times.to_vec()).with_timezone(UTC));
+    let amount: ArrayRef = Arc::new(Float64Array::from_iter_values(
+        times.iter().map(|t| *t as f64),
+    ));
     let batch = RecordBatch::try_from_iter([("at", at), ("amount", amount)]).unwrap();
     layout().encode(&batch, Some("at"), None).unwrap()
 }

@@ -17,26 +17,44 @@ async fn what_another_process_writes_is_seen_after_a_refresh() {
     assert!(store.refresh().await.unwrap());
     assert!(!store.refresh().await.unwrap());
     let first = pinned(&store).await.unwrap();
-    assert_eq!(times(&store, &first, &[1, 2, 3]).await, [Some(10), Some(10), None]);
+    assert_eq!(
+        times(&store, &first, &[1, 2, 3]).await,
+        [Some(10), Some(10), None]
+    );
 
     let before = first.state();
     start("upsert", folder.path()).succeed();
-    assert_eq!(times(&store, &first, &[1, 2, 3]).await, [Some(10), Some(20), Some(20)]);
-    assert!(first.state().write_counter > before.write_counter, "caches are told");
+    assert_eq!(
+        times(&store, &first, &[1, 2, 3]).await,
+        [Some(10), Some(20), Some(20)]
+    );
+    assert!(
+        first.state().write_counter > before.write_counter,
+        "caches are told"
+    );
     assert!(store.refresh().await.unwrap());
     assert_eq!(first.state().coverage, coverage(2));
 
     start("publish", folder.path()).succeed();
     assert!(store.refresh().await.unwrap());
     let second = pinned(&store).await.unwrap();
-    assert_eq!(times(&store, &second, &[1, 2, 3]).await, [Some(10), Some(10), None]);
-    assert_eq!(times(&store, &first, &[1, 2, 3]).await, [Some(10), Some(20), Some(20)]);
+    assert_eq!(
+        times(&store, &second, &[1, 2, 3]).await,
+        [Some(10), Some(10), None]
+    );
+    assert_eq!(
+        times(&store, &first, &[1, 2, 3]).await,
+        [Some(10), Some(20), Some(20)]
+    );
 
     start("drop", folder.path()).succeed();
     assert!(store.refresh().await.unwrap());
     assert!(pinned(&store).await.is_none());
     assert_eq!(times(&store, &second, &[1]).await, [Some(10)]);
-    assert!(!file(folder.path(), 2).exists(), "unlinked, though mapped here");
+    assert!(
+        !file(folder.path(), 2).exists(),
+        "unlinked, though mapped here"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,16 +62,24 @@ async fn two_processes_read_beside_a_writer() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     let round = |at: i64| -> Vec<Fact> { (0..WATCHED).map(|id| (id, at)).collect() };
-    fill(&store, WriteMode::Create, &round(1), 64, 1).await.unwrap();
+    fill(&store, WriteMode::Create, &round(1), 64, 1)
+        .await
+        .unwrap();
     let mut readers: Vec<Started> = (0..2).map(|_| start("watch", folder.path())).collect();
     for reader in &mut readers {
         assert_eq!(reader.hear().as_deref(), Some("watching"));
     }
     for at in 2..20 {
-        let mode = if at % 5 == 0 { WriteMode::Create } else { WriteMode::Upsert };
+        let mode = if at % 5 == 0 {
+            WriteMode::Create
+        } else {
+            WriteMode::Upsert
+        };
         fill(&store, mode, &round(at), 64, at as u64).await.unwrap();
     }
-    fill(&store, WriteMode::Upsert, &round(LAST), 64, 99).await.unwrap();
+    fill(&store, WriteMode::Upsert, &round(LAST), 64, 99)
+        .await
+        .unwrap();
     for reader in readers {
         reader.succeed();
     }
@@ -81,11 +107,15 @@ async fn a_killed_reader_gives_its_space_back() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     let round = |at: i64| -> Vec<Fact> { (0..5_000).map(|id| (id, at)).collect() };
-    fill(&store, WriteMode::Create, &round(1), 1_000, 1).await.unwrap();
+    fill(&store, WriteMode::Create, &round(1), 1_000, 1)
+        .await
+        .unwrap();
     let size = || std::fs::metadata(file(folder.path(), 1)).unwrap().len();
     let rounds = async |from: i64| {
         for at in from..from + 5 {
-            fill(&store, WriteMode::Upsert, &round(at), 1_000, 2).await.unwrap();
+            fill(&store, WriteMode::Upsert, &round(at), 1_000, 2)
+                .await
+                .unwrap();
         }
         size()
     };
@@ -101,7 +131,10 @@ async fn a_killed_reader_gives_its_space_back() {
     let after = rounds(50).await;
     assert_eq!(rounds(60).await, after, "and nothing more once it is gone");
     let generation = pinned(&store).await.unwrap();
-    assert_eq!(times(&store, &generation, &[0, 4_999]).await, [Some(64), Some(64)]);
+    assert_eq!(
+        times(&store, &generation, &[0, 4_999]).await,
+        [Some(64), Some(64)]
+    );
 }
 
 /// What the script's step leaves, by brute force.
@@ -150,11 +183,16 @@ async fn a_writer_killed_anywhere_and_run_again_ends_the_same() {
             let step = generation.state().coverage.offline_version as usize - 1;
             let published = after_step(step);
             let next = after_step((step + 1).min(3));
-            let upserts = steps().get(step + 1).is_some_and(|s| s.0 == WriteMode::Upsert);
+            let upserts = steps()
+                .get(step + 1)
+                .is_some_and(|s| s.0 == WriteMode::Upsert);
             for (id, at) in content(&store).await {
                 let due = published.get(&id);
                 let may = upserts.then(|| next.get(&id)).flatten();
-                assert!(due == Some(&at) || may == Some(&at), "key {id} at {at}, step {step}");
+                assert!(
+                    due == Some(&at) || may == Some(&at),
+                    "key {id} at {at}, step {step}"
+                );
             }
         }
         start("script", folder.path()).succeed();
