@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use futures::future::join_all;
 use granary_catalog::{Catalog, Snapshot};
 use granary_engine::Engine;
-use granary_model::definitions::Grant;
+use granary_model::definitions::{Column, Grant};
 use granary_model::{Caller, Clock, UtcMicros};
 use granary_store::OnlineStore;
 use serde::{Deserialize, Serialize};
@@ -164,6 +164,17 @@ impl Reader {
     /// The newest snapshot of the catalog as last seen.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.state().newest)
+    }
+
+    /// The key columns that a read of the target takes, in order of first use:
+    /// what typed keys are made from where only their text is known.
+    pub async fn request_keys(&self, target: &ReadTarget) -> Result<Vec<Column>, ServingError> {
+        if let ReadTarget::Features(list) = target {
+            self.check_list(list)?;
+        }
+        let state = self.state();
+        let plan = state.plan(target, &self.history, &self.queries).await?;
+        Ok(plan.request_keys.clone())
     }
 
     pub fn counts(&self) -> ReaderCounts {

@@ -5,8 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use granary_model::definitions::{BoundView, Column, KeySource};
-use granary_model::{Caller, Definitions, UtcMicros};
+use granary_model::{Caller, UtcMicros};
 use granary_serving::{ReadRequest, ReadTarget};
 
 use crate::environment;
@@ -109,7 +108,7 @@ async fn read(project: &Project, args: &Args) -> anyhow::Result<Answer> {
     let reader = project.reader(&engine, &store).await?;
     let definitions = &reader.snapshot().definitions;
     let target = args.target();
-    let keys = keys::batch(&args.keys, &request_keys(definitions, &target))?;
+    let keys = keys::batch(&args.keys, &reader.request_keys(&target).await?)?;
     let roles = definitions.grants.iter().map(|g| g.role.clone());
     let caller = Caller {
         name: environment::user(),
@@ -135,38 +134,4 @@ async fn read(project: &Project, args: &Args) -> anyhow::Result<Answer> {
         keys,
         features: features.collect(),
     })
-}
-
-/// The key columns that a read takes. Empty for what does not exist: the
-/// reader says so.
-fn request_keys(definitions: &Definitions, target: &ReadTarget) -> Vec<Column> {
-    let mut keys: Vec<Column> = Vec::new();
-    let mut add = |name: &str, key: &Column| {
-        if !keys.iter().any(|k| k.name == name) {
-            keys.push(Column::new(name, key.data_type.clone()));
-        }
-    };
-    let mut bind = |from: &[BoundView]| {
-        for binding in from.iter().flat_map(|bound| &bound.keys) {
-            if let KeySource::Request(name) = &binding.source {
-                add(name, &binding.key);
-            }
-        }
-    };
-    match target {
-        ReadTarget::Service(name) => {
-            if let Some(service) = definitions.services.get(name) {
-                bind(&service.from);
-            }
-        }
-        ReadTarget::Features(features) => {
-            for view in features.iter().filter_map(|f| f.split_once('.')) {
-                let view = definitions.feature_views.get(view.0);
-                for key in view.iter().flat_map(|v| &v.keys) {
-                    add(&key.name, key);
-                }
-            }
-        }
-    }
-    keys
 }
