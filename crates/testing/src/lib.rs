@@ -1,1 +1,5 @@
-//! stub
+//! What end-to-end tests and benchmarks stand on: a whole project in one process.
+
+pub mod project;
+
+pub use project::TestProject;
