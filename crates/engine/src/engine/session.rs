@@ -18,14 +18,16 @@ use datafusion::logical_expr::{DdlStatement, LogicalPlan, LogicalPlanBuilder, Sc
 use datafusion::optimizer::analyzer::Analyzer;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use granary_model::definitions::{Column, ExternalTable, PlainView, Stream};
+use datafusion::sql::parser::Statement;
+use granary_model::definitions::{Column, EventTime, ExternalTable, PlainView, Stream};
 use granary_model::types::UTC;
-use granary_model::{Definitions, UtcMicros};
+use granary_model::{Definitions, FeatureView, UtcMicros, ViewKind};
 use tracing::instrument;
 
 use super::functions::AsOf;
 use super::planner::GranaryPlanner;
 use super::{Engine, no_later_than};
+use crate::check::event_time_origins;
 use crate::error::EngineError;
 use crate::offline::table::FeatureViewTable;
 use crate::source::{Source, recorded_schema};
@@ -77,7 +79,7 @@ impl Engine {
             register(&context, &view.name, Arc::new(table))?;
         }
         for view in in_order(definitions) {
-            let plan = plan_view(&context.state(), &view.sql)
+            let plan = plan_sql(&context.state(), &view.sql)
                 .await
                 .map_err(|error| EngineError::from_query(&view.name, error))?;
             let provider = Arc::new(ViewTable::new(plan, Some(view.sql.clone())));
@@ -86,6 +88,46 @@ impl Engine {
             cut(&context, &view.name, time, as_of)?;
         }
         Ok(context)
+    }
+
+    /// [`Self::session_with`] in which the view's own event time cuts too: the
+    /// relation that it is a plain column of, of a windowed view the one in FROM,
+    /// needs no `EVENT TIME OF`.
+    pub async fn session_for(
+        &self,
+        definitions: &Definitions,
+        view: &FeatureView,
+        as_of: UtcMicros,
+        joins: Joins,
+    ) -> Result<SessionContext, EngineError> {
+        let Some(event_time) = &view.event_time else {
+            return self.session_with(definitions, Some(as_of), joins).await;
+        };
+        let reads: BTreeSet<String> = view.depends_on.iter().cloned().collect();
+        let origins = if view.kind == ViewKind::Windowed {
+            reads
+                .iter()
+                .map(|r| (r.clone(), event_time.clone()))
+                .collect()
+        } else {
+            let uncut = self.session(definitions, None).await?;
+            let plan = plan_sql(&uncut.state(), &view.query)
+                .await
+                .map_err(|error| EngineError::from_query(&view.name, error))?;
+            event_time_origins(&plan, event_time, &reads)
+        };
+        let mut cut = definitions.clone();
+        for (relation, event_time) in origins {
+            let table = cut.tables.get_mut(&relation).map(|t| &mut t.event_time);
+            let of_view = cut.views.get_mut(&relation).map(|v| &mut v.event_time);
+            if let Some(time @ None) = table.or(of_view) {
+                *time = Some(EventTime {
+                    event_time,
+                    created_time: None,
+                });
+            }
+        }
+        self.session_with(&cut, Some(as_of), joins).await
     }
 
     /// A session without any names but functions; `as_of()` is T, else the time now.
@@ -197,19 +239,23 @@ fn cut(
     register(context, name, Arc::new(ViewTable::new(plan, None)))
 }
 
-/// The plan of the query of a `CREATE VIEW`, with its types settled.
-pub(crate) async fn plan_view(
+/// The plan of a query, or of the query of a `CREATE VIEW`, with its types settled.
+pub(crate) async fn plan_sql(
     state: &SessionState,
     sql: &str,
 ) -> Result<LogicalPlan, DataFusionError> {
-    let plan = match state.create_logical_plan(sql).await? {
+    let dialect = state.config_options().sql_parser.dialect;
+    plan_statement(state, state.sql_to_statement(sql, &dialect)?).await
+}
+
+/// [`plan_sql`] of a parsed statement.
+pub(crate) async fn plan_statement(
+    state: &SessionState,
+    statement: Statement,
+) -> Result<LogicalPlan, DataFusionError> {
+    let plan = match state.statement_to_plan(statement).await? {
         LogicalPlan::Ddl(DdlStatement::CreateView(view)) => Arc::unwrap_or_clone(view.input),
-        other => {
-            return Err(DataFusionError::Plan(format!(
-                "a CREATE VIEW was expected, not {}",
-                other.display()
-            )));
-        }
+        query => query,
     };
     settle_types(state, plan)
 }

@@ -1,0 +1,449 @@
+//! Feature services: what is selected from which views, under which names, by
+//! which keys of the request.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use granary_model::definitions::{
+    BoundView, Column, FeatureService, KeyBinding, KeySource, ServeMode, ServiceFeature,
+};
+use granary_model::statement::{
+    CreateService, FromItem, Ident, KeyClause, KeyExpression, ObjectSort, ServiceItem,
+    StatementKind,
+};
+use granary_model::{Diagnostic, FeatureType, Span};
+
+use super::Check;
+use super::entities::annotations;
+use super::translate::instead;
+
+/// A FROM whose views are known.
+#[derive(Debug, Default)]
+pub(super) struct Bound {
+    pub(super) views: Vec<BoundView>,
+    /// Whether something in it is wrong or unknown.
+    pub(super) broken: bool,
+    pub(super) errors: Vec<Diagnostic>,
+    pub(super) unserved: Vec<Diagnostic>,
+    /// Key columns of the request with the place that first asked for them.
+    pub(super) request: BTreeMap<String, (FeatureType, Span)>,
+}
+
+impl Bound {
+    fn add_request(&mut self, name: &str, data_type: &FeatureType, span: &Span) {
+        match self.request.get(name) {
+            None => {
+                let asked = (data_type.clone(), span.clone());
+                self.request.insert(name.to_owned(), asked);
+            }
+            Some((other, _)) if other == data_type => {}
+            Some((other, _)) => {
+                let message = format!("the request's {name:?} would be {other} and {data_type}");
+                let help = format!(
+                    "one name is one column of one type: rename one, as with KEY ({name} => other_{name})"
+                );
+                self.errors.push(Diagnostic::new(span, message).help(help));
+            }
+        }
+    }
+}
+
+impl Check<'_> {
+    pub(super) fn services(&mut self) {
+        for statement in self.statements {
+            if let StatementKind::CreateService(create) = &statement.kind
+                && self.names.is_first(&create.name)
+            {
+                self.service(create);
+            }
+        }
+    }
+
+    fn service(&mut self, create: &CreateService) {
+        let mut bound = self.bind(&create.from);
+        for item in &create.from {
+            self.refuse_offline(item, &mut bound);
+        }
+        let features = self.service_features(create, &mut bound);
+        self.unserved.append(&mut bound.unserved);
+        let failed = bound.broken || !bound.errors.is_empty();
+        self.tell(bound.errors);
+        if failed {
+            self.breaks(&create.name.value);
+        }
+        let service = FeatureService {
+            name: create.name.value.clone(),
+            from: bound.views,
+            features,
+            annotations: annotations(&create.annotations),
+        };
+        self.definitions
+            .services
+            .insert(service.name.clone(), service);
+    }
+
+    /// Resolves a FROM: views, aliases and where each key comes from.
+    pub(super) fn bind(&self, from: &[FromItem]) -> Bound {
+        let mut bound = Bound::default();
+        let mut aliases = BTreeSet::new();
+        let sorts = [ObjectSort::FeatureView, ObjectSort::OnDemandView];
+        for item in from {
+            let alias = item.alias.as_ref().unwrap_or(&item.view);
+            if !aliases.insert(alias.value.as_str()) {
+                let message = format!("{:?} is in FROM twice", alias.value);
+                bound.errors.push(
+                    Diagnostic::new(&alias.span, message)
+                        .help("give one of them another name: view AS name"),
+                );
+                continue;
+            }
+            if let Some(wrong) = self.names.wrong(&item.view, &sorts, "feature view") {
+                bound.errors.push(wrong);
+                bound.broken = true;
+                continue;
+            }
+            let keys = self.view_keys(&item.view.value);
+            let (false, Some(keys)) = (self.broken.contains(&item.view.value), keys) else {
+                bound.broken = true;
+                continue;
+            };
+            let keys = self.bind_keys(item, alias, &keys, from, &mut bound);
+            bound.views.push(BoundView {
+                alias: alias.value.clone(),
+                view: item.view.value.clone(),
+                keys,
+            });
+        }
+        self.refuse_key_cycles(from, &mut bound);
+        bound
+    }
+
+    fn bind_keys(
+        &self,
+        item: &FromItem,
+        alias: &Ident,
+        keys: &[Column],
+        from: &[FromItem],
+        bound: &mut Bound,
+    ) -> Vec<KeyBinding> {
+        let mut clauses: BTreeMap<&str, &KeyClause> = BTreeMap::new();
+        for clause in &item.keys {
+            let name = clause.key.value.as_str();
+            if !keys.iter().any(|key| key.name == name) {
+                let message = format!("{} has no key {name:?}", item.view.value);
+                let names = keys.iter().map(|key| key.name.as_str());
+                bound
+                    .errors
+                    .push(Diagnostic::new(&clause.key.span, message).help_if(instead(name, names)));
+            } else if clauses.insert(name, clause).is_some() {
+                let message = format!("key {name:?} is bound twice");
+                bound.errors.push(
+                    Diagnostic::new(&clause.key.span, message).help("keep one of the bindings"),
+                );
+            }
+        }
+        let binding = |key: &Column| KeyBinding {
+            key: key.clone(),
+            source: match clauses.get(key.name.as_str()) {
+                None => {
+                    bound.add_request(&key.name, &key.data_type, &alias.span);
+                    KeySource::Request(key.name.clone())
+                }
+                Some(clause) => self.key_source(clause, key, from, bound),
+            },
+        };
+        keys.iter().map(binding).collect()
+    }
+
+    fn key_source(
+        &self,
+        clause: &KeyClause,
+        key: &Column,
+        from: &[FromItem],
+        bound: &mut Bound,
+    ) -> KeySource {
+        let mut unserved = |span: &Span, what: &str| {
+            let message = format!("keys from {what} are not served by this version");
+            bound.unserved.push(Diagnostic::new(span, message));
+        };
+        match &clause.source {
+            KeyExpression::Name(name) if clause.each => {
+                unserved(&name.span, "EACH of a list");
+                KeySource::Each(name.value.clone())
+            }
+            KeyExpression::Name(name) => {
+                bound.add_request(&name.value, &key.data_type, &name.span);
+                KeySource::Request(name.value.clone())
+            }
+            KeyExpression::Feature { alias, feature } => {
+                unserved(
+                    &alias.span.to(&feature.span),
+                    if clause.each {
+                        "EACH of a list"
+                    } else {
+                        "another feature"
+                    },
+                );
+                bound
+                    .errors
+                    .extend(self.wrong_key_feature(clause, key, alias, feature, from));
+                if clause.each {
+                    KeySource::Each(format!("{}.{}", alias.value, feature.value))
+                } else {
+                    KeySource::Feature {
+                        alias: alias.value.clone(),
+                        feature: feature.value.clone(),
+                    }
+                }
+            }
+            KeyExpression::Sql(sql) if clause.each => {
+                unserved(&sql.span, "EACH of a list");
+                KeySource::Each(sql.text.clone())
+            }
+            KeyExpression::Sql(sql) => {
+                unserved(&sql.span, "an expression");
+                KeySource::Expression(sql.text.clone())
+            }
+        }
+    }
+
+    /// What is wrong with a feature that a key is to be taken from.
+    fn wrong_key_feature(
+        &self,
+        clause: &KeyClause,
+        key: &Column,
+        alias: &Ident,
+        feature: &Ident,
+        from: &[FromItem],
+    ) -> Option<Diagnostic> {
+        let view = match view_of(alias, from) {
+            Ok(view) => view,
+            Err(error) => return Some(error),
+        };
+        let column = match self.feature_of(view, feature)? {
+            Ok(column) => column,
+            Err(error) => return Some(error),
+        };
+        let given = match (&column.data_type, clause.each) {
+            (FeatureType::List(item), true) => item.as_ref(),
+            (other, true) => {
+                let message = format!("EACH takes a list, and {:?} is {other}", feature.value);
+                return Some(Diagnostic::new(&feature.span, message).help("leave EACH out"));
+            }
+            (given, false) => given,
+        };
+        (!key.data_type.accepts_key(given)).then(|| {
+            let message = format!(
+                "key {:?} is {}, and {:?} is {given}",
+                key.name, key.data_type, feature.value
+            );
+            Diagnostic::new(&feature.span, message)
+                .help("integers widen; nothing else is converted")
+        })
+    }
+
+    /// Keys that are taken from views whose keys are taken from them.
+    fn refuse_key_cycles(&self, from: &[FromItem], bound: &mut Bound) {
+        let next = |alias: &str| -> Vec<&Ident> {
+            let item = from
+                .iter()
+                .find(|item| item.alias.as_ref().unwrap_or(&item.view).value == alias);
+            let clauses = item.map(|item| item.keys.as_slice()).unwrap_or_default();
+            clauses
+                .iter()
+                .filter_map(|clause| match &clause.source {
+                    KeyExpression::Feature { alias, .. } => Some(alias),
+                    _ => None,
+                })
+                .collect()
+        };
+        for item in from {
+            let start = item.alias.as_ref().unwrap_or(&item.view);
+            let mut seen = BTreeSet::new();
+            let mut open = next(&start.value);
+            while let Some(alias) = open.pop() {
+                if alias.value == start.value {
+                    let message = format!("the key of {:?} depends on itself", start.value);
+                    bound.errors.push(
+                        Diagnostic::new(&start.span, message)
+                            .help("take one of the keys from the request"),
+                    );
+                    return;
+                }
+                if seen.insert(alias.value.clone()) {
+                    open.extend(next(&alias.value));
+                }
+            }
+        }
+    }
+
+    fn refuse_offline(&self, item: &FromItem, bound: &mut Bound) {
+        let view = self.definitions.feature_views.get(&item.view.value);
+        if view.is_some_and(|view| view.serve == ServeMode::Offline) {
+            let message = format!(
+                "{:?} is SERVE OFFLINE: no service can read it",
+                item.view.value
+            );
+            bound.errors.push(
+                Diagnostic::new(&item.view.span, message)
+                    .help("leave SERVE OFFLINE out of the view, or the view out of the service"),
+            );
+        }
+    }
+
+    /// The features in SELECT order, `*` expanded, their names checked.
+    fn service_features(
+        &mut self,
+        create: &CreateService,
+        bound: &mut Bound,
+    ) -> Vec<ServiceFeature> {
+        let mut features: Vec<(ServiceFeature, Span)> = Vec::new();
+        for item in &create.items {
+            match item {
+                ServiceItem::Feature {
+                    view,
+                    feature,
+                    alias,
+                } => match self.selected(view, feature, &create.from) {
+                    Some(Ok(column)) => {
+                        let named = alias.as_ref().unwrap_or(feature);
+                        let selected = ServiceFeature {
+                            name: named.value.clone(),
+                            view_alias: view.value.clone(),
+                            feature: column.name,
+                        };
+                        features.push((selected, named.span.clone()));
+                    }
+                    Some(Err(error)) => bound.errors.push(error),
+                    None => bound.broken = true,
+                },
+                ServiceItem::All { view } => match view_of(view, &create.from) {
+                    Ok(named) => {
+                        let all = self.view_features(&named.value).unwrap_or_default();
+                        features.extend(all.into_iter().map(|column| {
+                            let selected = ServiceFeature {
+                                name: column.name.clone(),
+                                view_alias: view.value.clone(),
+                                feature: column.name,
+                            };
+                            (selected, view.span.clone())
+                        }));
+                    }
+                    Err(error) => bound.errors.push(error),
+                },
+                ServiceItem::Expression { sql, .. } => {
+                    let message = "aggregates over EACH are not served by this version";
+                    bound.unserved.push(Diagnostic::new(&sql.span, message));
+                }
+            }
+        }
+        bound.errors.extend(clashes(&features, &bound.request));
+        features.into_iter().map(|(feature, _)| feature).collect()
+    }
+
+    fn selected(
+        &self,
+        view: &Ident,
+        feature: &Ident,
+        from: &[FromItem],
+    ) -> Option<Result<Column, Diagnostic>> {
+        match view_of(view, from) {
+            Ok(view) => self.feature_of(view, feature),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// A feature of a view; `None` where the view's features are unknown.
+    pub(super) fn feature_of(
+        &self,
+        view: &Ident,
+        feature: &Ident,
+    ) -> Option<Result<Column, Diagnostic>> {
+        let features = self.view_features(&view.value)?;
+        let found = features.iter().find(|column| column.name == feature.value);
+        Some(found.cloned().ok_or_else(|| {
+            let keys = self.view_keys(&view.value).unwrap_or_default();
+            if keys.iter().any(|key| key.name == feature.value) {
+                let message = format!(
+                    "{:?} is a key of {}, not a feature",
+                    feature.value, view.value
+                );
+                return Diagnostic::new(&feature.span, message)
+                    .help("leave it out: keys come back beside the features");
+            }
+            let message = format!("{} has no feature {:?}", view.value, feature.value);
+            let names = features.iter().map(|column| column.name.as_str());
+            Diagnostic::new(&feature.span, message).help_if(instead(&feature.value, names))
+        }))
+    }
+
+    pub(super) fn view_features(&self, view: &str) -> Option<Vec<Column>> {
+        if self.broken.contains(view) {
+            return None;
+        }
+        let of_view = self.definitions.feature_views.get(view);
+        let on_demand = self.definitions.on_demand_views.get(view);
+        of_view
+            .map(|view| view.features.clone())
+            .or_else(|| on_demand.map(|view| view.features.clone()))
+    }
+
+    /// The keys of a view; of an on-demand view none.
+    fn view_keys(&self, view: &str) -> Option<Vec<Column>> {
+        if self.definitions.on_demand_views.contains_key(view) {
+            return Some(Vec::new());
+        }
+        let view = self.definitions.feature_views.get(view)?;
+        Some(view.keys.clone())
+    }
+}
+
+/// The view that an alias of FROM stands for.
+pub(super) fn view_of<'f>(alias: &Ident, from: &'f [FromItem]) -> Result<&'f Ident, Diagnostic> {
+    let named = |item: &&FromItem| item.alias.as_ref().unwrap_or(&item.view).value == alias.value;
+    from.iter()
+        .find(named)
+        .map(|item| &item.view)
+        .ok_or_else(|| {
+            let names = from
+                .iter()
+                .map(|item| item.alias.as_ref().unwrap_or(&item.view).value.as_str());
+            let message = format!("{:?} is not in FROM", alias.value);
+            let help = instead(&alias.value, names).unwrap_or_default();
+            let help = if help.starts_with("did") {
+                help
+            } else {
+                format!("add it: FROM .., {}", alias.value)
+            };
+            Diagnostic::new(&alias.span, message).help(help)
+        })
+}
+
+/// Names that are twice in the answer of a service.
+fn clashes(
+    features: &[(ServiceFeature, Span)],
+    request: &BTreeMap<String, (FeatureType, Span)>,
+) -> Vec<Diagnostic> {
+    let mut seen: BTreeMap<&str, &ServiceFeature> = BTreeMap::new();
+    let mut errors = Vec::new();
+    for (feature, span) in features {
+        let name = feature.name.as_str();
+        if request.contains_key(name) {
+            let message = format!("feature {name:?} has the name of a key of the request");
+            errors.push(Diagnostic::new(span, message).help(format!(
+                "give it another: {}.{} AS ..",
+                feature.view_alias, feature.feature
+            )));
+        }
+        if let Some(first) = seen.insert(name, feature) {
+            let message = format!(
+                "two features are named {name:?}: of {} and of {}",
+                first.view_alias, feature.view_alias
+            );
+            errors.push(Diagnostic::new(span, message).help(format!(
+                "give one another name: {}.{} AS ..",
+                feature.view_alias, feature.feature
+            )));
+        }
+    }
+    errors
+}
