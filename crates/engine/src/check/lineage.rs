@@ -9,7 +9,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 
 /// Whether each row comes from one row of one relation: projection, WHERE,
 /// UNNEST and UNION ALL only.
-pub(super) fn is_row_wise(plan: &LogicalPlan) -> bool {
+pub(crate) fn is_row_wise(plan: &LogicalPlan) -> bool {
     let mut row_wise = true;
     let walked = plan.apply_with_subqueries(|node| {
         row_wise &= match node {

@@ -27,7 +27,7 @@ use tracing::instrument;
 use super::functions::AsOf;
 use super::planner::GranaryPlanner;
 use super::{Engine, no_later_than};
-use crate::check::event_time_origins;
+use crate::check::{event_time_origins, is_row_wise};
 use crate::error::EngineError;
 use crate::offline::table::FeatureViewTable;
 use crate::source::{Source, recorded_schema};
@@ -103,24 +103,35 @@ impl Engine {
         let Some(event_time) = &view.event_time else {
             return self.session_with(definitions, Some(as_of), joins).await;
         };
-        let reads: BTreeSet<String> = view.depends_on.iter().cloned().collect();
-        let origins = if view.kind == ViewKind::Windowed {
-            reads
-                .iter()
-                .map(|r| (r.clone(), event_time.clone()))
-                .collect()
+        let uncut = self.session(definitions, None).await?.state();
+        let failed = |error| EngineError::from_query(&view.name, error);
+        let dialect = uncut.config_options().sql_parser.dialect;
+        let statement = uncut
+            .sql_to_statement(&view.query, &dialect)
+            .map_err(failed)?;
+        let reads = uncut.resolve_table_references(&statement).map_err(failed)?;
+        let reads: BTreeSet<String> = reads.iter().map(|r| r.table().to_owned()).collect();
+        let (origins, row_wise) = if view.kind == ViewKind::Windowed {
+            let origins = reads.into_iter().map(|r| (r, event_time.clone()));
+            (origins.collect(), false)
         } else {
-            let uncut = self.session(definitions, None).await?;
-            let plan = plan_sql(&uncut.state(), &view.query)
-                .await
-                .map_err(|error| EngineError::from_query(&view.name, error))?;
-            event_time_origins(&plan, event_time, &reads)
+            let plan = plan_statement(&uncut, statement).await.map_err(failed)?;
+            let origins = event_time_origins(&plan, event_time, &reads);
+            let row_wise = reads.len() == 1 && is_row_wise(&plan);
+            (origins, row_wise)
         };
         let mut cut = definitions.clone();
         for (relation, event_time) in origins {
             let table = cut.tables.get_mut(&relation).map(|t| &mut t.event_time);
             let of_view = cut.views.get_mut(&relation).map(|v| &mut v.event_time);
-            if let Some(time @ None) = table.or(of_view) {
+            let Some(time) = table.or(of_view) else {
+                continue;
+            };
+            if row_wise {
+                // The run cuts the rows that come out, which is the same, and
+                // counts those whose event time is NULL.
+                time.take_if(|time| time.event_time == event_time);
+            } else if time.is_none() {
                 *time = Some(EventTime {
                     event_time,
                     created_time: None,

@@ -39,7 +39,7 @@ impl RunPlan {
         from: Option<UtcMicros>,
     ) -> Result<Self, EngineError> {
         let context = engine
-            .session_with(definitions, Some(as_of), Joins::Spilling)
+            .session_for(definitions, view, as_of, Joins::Spilling)
             .await?;
         let rows = view_rows(&context, view, Some((from, as_of))).await?;
         let failed = |e| EngineError::from_query(&view.name, e);

@@ -1,0 +1,1 @@
+CREATE VIEW v AS SELECT q.amount FROM payments p;
