@@ -1,1 +1,23 @@
-//! stub
+//! Granary over the wire: gRPC, and HTTP beside it.
+//!
+//! An rpc is decode, call, encode. What it calls is in `granary-serving`,
+//! `granary-ingest` and `granary-catalog`; this crate makes the caller, keeps
+//! the bounds, counts, and turns errors into statuses in one table
+//! ([`status`]). It constructs no component and reads no environment: see
+//! [`serve()`] for what it is given.
+
+mod background;
+mod catalog;
+mod edge;
+mod features;
+mod http;
+mod materialization;
+mod metrics;
+mod runs;
+mod serve;
+pub mod settings;
+pub mod status;
+mod wire;
+
+pub use serve::{Components, Listeners, ServerError, serve};
+pub use settings::ServerSettings;

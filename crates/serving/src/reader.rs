@@ -177,6 +177,11 @@ impl Reader {
         Ok(plan.request_keys.clone())
     }
 
+    /// Whether every service can be read as far as online data goes.
+    pub fn is_complete(&self) -> bool {
+        self.state().has_all_plans()
+    }
+
     pub fn counts(&self) -> ReaderCounts {
         let counts = self.cache.counts();
         ReaderCounts {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use granary_catalog::{Catalog, Snapshot};
 use granary_model::definitions::ServeMode;
-use granary_model::did_you_mean;
+use granary_model::{ErrorKind, did_you_mean};
 use granary_store::{GenerationState, OnlineStore};
 
 use crate::error::ServingError;
@@ -71,6 +71,16 @@ impl ReadState {
         plans
             .filter_map(|plan| plan.as_ref().err())
             .any(|error| matches!(**error, ServingError::Catalog(_)))
+    }
+
+    /// Whether no service waits for online data or for the catalog.
+    pub fn has_all_plans(&self) -> bool {
+        let errors = self
+            .services
+            .values()
+            .filter_map(|plan| plan.as_ref().err());
+        let mut kinds = errors.map(|error| error.kind());
+        !kinds.any(|kind| matches!(kind, ErrorKind::FailedPrecondition | ErrorKind::Unavailable))
     }
 
     /// The plan of a target; plans of lists are compiled at their first use.

@@ -29,7 +29,11 @@ pub struct TestProject {
 
 impl TestProject {
     /// Opens, or begins, a project.
-    pub fn open(folder: &Path, settings: EngineSettings, clock: Arc<dyn Clock>) -> Result<Self, BoxError> {
+    pub fn open(
+        folder: &Path,
+        settings: EngineSettings,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, BoxError> {
         let folder = folder.canonicalize()?;
         let root = folder.join(".granary");
         std::fs::create_dir_all(&root)?;
@@ -43,7 +47,10 @@ impl TestProject {
         Ok(Self {
             engine: Engine::new(settings, url, folder.clone(), stores, clock.clone())?,
             catalog: Catalog::new(local, path, clock.clone()),
-            store: Arc::new(EmbeddedStore::open(&root.join("online"), EmbeddedSettings::default())?),
+            store: Arc::new(EmbeddedStore::open(
+                &root.join("online"),
+                EmbeddedSettings::default(),
+            )?),
             folder,
             clock,
         })
@@ -54,14 +61,21 @@ impl TestProject {
     pub async fn apply(&self, files: &[(&str, &str)]) -> Result<Arc<Snapshot>, BoxError> {
         let mut statements = Vec::new();
         for (path, text) in files {
-            let file = Arc::new(SourceFile { path: (*path).to_owned(), text: (*text).to_owned() });
+            let file = Arc::new(SourceFile {
+                path: (*path).to_owned(),
+                text: (*text).to_owned(),
+            });
             let (parsed, diagnostics) = parse_file(&file);
             if !diagnostics.0.is_empty() {
                 return Err(diagnostics.to_string().into());
             }
             statements.extend(parsed);
         }
-        let checked = self.engine.check(&statements).await.map_err(|d| d.to_string())?;
+        let checked = self
+            .engine
+            .check(&statements)
+            .await
+            .map_err(|d| d.to_string())?;
         if let Some(unserved) = checked.unserved.first() {
             return Err(unserved.message.clone().into());
         }
@@ -84,13 +98,20 @@ impl TestProject {
     }
 
     /// Materialises against the newest snapshot; fails if any run did.
-    pub async fn materialize(&self, request: MaterializeRequest) -> Result<Vec<RunOutcome>, BoxError> {
+    pub async fn materialize(
+        &self,
+        request: MaterializeRequest,
+    ) -> Result<Vec<RunOutcome>, BoxError> {
         let snapshot = self.catalog.latest().await?.ok_or("nothing was applied")?;
         let materializer = self.materializer(MaterializerSettings::default());
-        let outcomes = materializer.materialize(&snapshot, request, Arc::new(Silent)).await?;
+        let outcomes = materializer
+            .materialize(&snapshot, request, Arc::new(Silent))
+            .await?;
         for outcome in &outcomes {
             match outcome {
-                RunOutcome::Failed { view, error, .. } => return Err(format!("{view}: {error}").into()),
+                RunOutcome::Failed { view, error, .. } => {
+                    return Err(format!("{view}: {error}").into());
+                }
                 RunOutcome::NotStarted { view, because_of } => {
                     return Err(format!("{view} was not started because of {because_of}").into());
                 }

@@ -1,0 +1,137 @@
+//! What a server does beside answering: looking for news, sweeping, catching
+//! up, making the runs that are due. Each task ends when the server closes; a
+//! failure is logged, counted and tried again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use granary_ingest::{Materializer, Progress, Silent, sweep};
+use granary_model::Clock;
+use granary_serving::Reader;
+use granary_store::OnlineStore;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::metrics::Metrics;
+use crate::settings::ServerSettings;
+
+/// What the tasks work with.
+#[derive(Debug, Clone)]
+pub(crate) struct Background {
+    pub reader: Arc<Reader>,
+    pub materializer: Materializer,
+    pub store: Arc<dyn OnlineStore>,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Arc<Metrics>,
+    pub settings: Arc<ServerSettings>,
+    pub closing: CancellationToken,
+}
+
+impl Background {
+    /// Starts all tasks. `ready` is set once reads can be answered: at once if
+    /// every service can be read, else when what is committed offline has been
+    /// brought online as far as it goes.
+    pub fn start(&self, tasks: &TaskTracker, ready: watch::Sender<bool>) {
+        let settings = &self.settings;
+        let this = self.clone();
+        tasks.spawn(async move { this.until_closing(this.look_for_news()).await });
+        let this = self.clone();
+        tasks.spawn(async move { this.until_closing(this.catch_up(ready)).await });
+        if settings.sweep_seconds > 0 {
+            let this = self.clone();
+            tasks.spawn(async move { this.until_closing(this.sweep()).await });
+        }
+        if settings.refresh_views {
+            let this = self.clone();
+            tasks.spawn(async move { this.until_closing(this.refresh_views()).await });
+        }
+    }
+
+    async fn until_closing(&self, task: impl Future<Output = ()>) {
+        self.closing.run_until_cancelled(task).await;
+    }
+
+    async fn look_for_news(&self) {
+        let mut ticks = every(Duration::from_millis(self.settings.refresh_millis.max(1)));
+        let mut failing = String::new();
+        loop {
+            ticks.tick().await;
+            match self.reader.refresh().await {
+                Ok(_) => failing.clear(),
+                Err(error) => {
+                    self.metrics.refresh_failures.inc();
+                    let told = error.to_string();
+                    // Several times a second: told once, not every time.
+                    if told != failing {
+                        tracing::warn!(%error, "catalog or store cannot be looked at; serving what is known");
+                        failing = told;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn catch_up(&self, ready: watch::Sender<bool>) {
+        ready.send_replace(self.reader.is_complete());
+        let snapshot = self.reader.snapshot();
+        for (view, filled) in self.materializer.catch_up(&snapshot).await {
+            if let Err(error) = filled {
+                tracing::warn!(view, %error, "committed rows could not be brought online");
+            }
+        }
+        // Told before anyone is told to come.
+        if let Err(error) = self.reader.refresh().await {
+            tracing::warn!(%error, "new generations are not seen yet");
+        }
+        ready.send_replace(true);
+    }
+
+    async fn sweep(&self) {
+        let mut ticks = every(Duration::from_secs(self.settings.sweep_seconds));
+        loop {
+            ticks.tick().await;
+            let snapshot = self.reader.snapshot();
+            match sweep(self.store.as_ref(), &snapshot, self.clock.now()).await {
+                Ok(0) => {}
+                Ok(rows) => {
+                    self.metrics.swept_rows.inc_by(rows);
+                    tracing::info!(rows, "swept expired rows");
+                }
+                Err(error) => tracing::warn!(%error, "expired rows cannot be swept"),
+            }
+        }
+    }
+
+    async fn refresh_views(&self) {
+        let seconds = self.settings.refresh_views_seconds.max(1);
+        let mut ticks = every(Duration::from_secs(seconds));
+        let progress: Arc<dyn Progress> = Arc::new(Silent);
+        loop {
+            ticks.tick().await;
+            let snapshot = self.reader.snapshot();
+            match self.materializer.refresh(&snapshot, &progress).await {
+                Ok(outcomes) => {
+                    for outcome in outcomes {
+                        self.metrics.materializations.inc();
+                        let view = outcome.view();
+                        if outcome.is_good() {
+                            tracing::info!(view, "refreshed as REFRESH EVERY says");
+                        } else {
+                            self.metrics.failed_materializations.inc();
+                            tracing::warn!(view, ?outcome, "a refresh failed");
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "what is due cannot be told"),
+            }
+        }
+    }
+}
+
+fn every(period: Duration) -> tokio::time::Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}

@@ -1,0 +1,216 @@
+//! What a server counts, for Prometheus.
+//!
+//! Names are `granary_<noun>_<unit>`, labels are closed sets: the rpcs and the
+//! gRPC codes. Everything is registered once and counted without a look-up.
+
+use granary_serving::{ReadResponse, Reader};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
+};
+use tonic::Code;
+
+/// Every rpc that is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rpc {
+    GetFeatures,
+    StreamFeatures,
+    ListObjects,
+    DescribeObject,
+    Materialize,
+    FollowMaterialization,
+}
+
+impl Rpc {
+    const ALL: [Self; 6] = [
+        Self::GetFeatures,
+        Self::StreamFeatures,
+        Self::ListObjects,
+        Self::DescribeObject,
+        Self::Materialize,
+        Self::FollowMaterialization,
+    ];
+
+    /// `None` for what is not Granary's own: health, reflection, unknown paths.
+    pub fn of(path: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rpc| rpc.path() == path)
+    }
+
+    fn path(self) -> &'static str {
+        match self {
+            Self::GetFeatures => "/granary.v1.Features/GetFeatures",
+            Self::StreamFeatures => "/granary.v1.Features/StreamFeatures",
+            Self::ListObjects => "/granary.v1.Catalog/ListObjects",
+            Self::DescribeObject => "/granary.v1.Catalog/DescribeObject",
+            Self::Materialize => "/granary.v1.Materialization/Materialize",
+            Self::FollowMaterialization => "/granary.v1.Materialization/FollowMaterialization",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self.path().rsplit_once('/') {
+            Some((_, name)) => name,
+            None => self.path(),
+        }
+    }
+}
+
+/// Codes in the order of their numbers, 0 to 16.
+const CODES: usize = 17;
+
+#[derive(Debug)]
+struct RpcMetrics {
+    by_code: Vec<IntCounter>,
+    seconds: Histogram,
+}
+
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    rpcs: Vec<RpcMetrics>,
+    stream_items: Vec<IntCounter>,
+    pub in_flight: IntGauge,
+    pub open_streams: IntGauge,
+    entities: IntCounter,
+    values: IntCounter,
+    pub refresh_failures: IntCounter,
+    pub swept_rows: IntCounter,
+    pub materializations: IntCounter,
+    pub failed_materializations: IntCounter,
+    snapshot: IntGauge,
+    query_cache_hits: IntGauge,
+    query_keys_computed: IntGauge,
+    query_keys_shared: IntGauge,
+}
+
+impl Metrics {
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let r = &registry;
+        let requests = IntCounterVec::new(
+            Opts::new(
+                "granary_requests_total",
+                "requests that ended, by rpc and gRPC code",
+            ),
+            &["rpc", "code"],
+        )?;
+        r.register(Box::new(requests.clone()))?;
+        let seconds = HistogramVec::new(
+            HistogramOpts::new("granary_request_seconds", "time until the answer, by rpc")
+                .buckets(prometheus::exponential_buckets(50e-6, 2.0, 20)?),
+            &["rpc"],
+        )?;
+        r.register(Box::new(seconds.clone()))?;
+        let items = IntCounterVec::new(
+            Opts::new(
+                "granary_stream_items_total",
+                "requests within streams, by gRPC code",
+            ),
+            &["code"],
+        )?;
+        r.register(Box::new(items.clone()))?;
+        let codes = || (0..CODES as i32).map(|code| format!("{:?}", Code::from_i32(code)));
+        let rpcs = Rpc::ALL.map(|rpc| RpcMetrics {
+            by_code: codes()
+                .map(|code| requests.with_label_values(&[rpc.name(), code.as_str()]))
+                .collect(),
+            seconds: seconds.with_label_values(&[rpc.name()]),
+        });
+        Ok(Self {
+            rpcs: rpcs.into(),
+            stream_items: codes()
+                .map(|code| items.with_label_values(&[code]))
+                .collect(),
+            in_flight: gauge(r, "granary_requests_in_flight", "requests being answered")?,
+            open_streams: gauge(r, "granary_streams_open", "streams that are open")?,
+            entities: counter(r, "granary_entities_total", "entities that were read")?,
+            values: counter(r, "granary_values_total", "feature values that were read")?,
+            refresh_failures: counter(
+                r,
+                "granary_refresh_failures_total",
+                "looks at the catalog or the store that failed",
+            )?,
+            swept_rows: counter(
+                r,
+                "granary_swept_rows_total",
+                "expired rows that were removed",
+            )?,
+            materializations: counter(
+                r,
+                "granary_materializations_total",
+                "materialisations that this server made",
+            )?,
+            failed_materializations: counter(
+                r,
+                "granary_failed_materializations_total",
+                "materialisations of this server in which a view failed",
+            )?,
+            snapshot: gauge(
+                r,
+                "granary_catalog_snapshot",
+                "the newest catalog snapshot seen",
+            )?,
+            query_cache_hits: gauge(
+                r,
+                "granary_query_cache_hits",
+                "keys of SERVE QUERY views answered from the cache since the start",
+            )?,
+            query_keys_computed: gauge(
+                r,
+                "granary_query_keys_computed",
+                "keys of SERVE QUERY views computed since the start",
+            )?,
+            query_keys_shared: gauge(
+                r,
+                "granary_query_keys_shared",
+                "keys of SERVE QUERY views that waited for another request's computation",
+            )?,
+            registry,
+        })
+    }
+
+    pub fn request(&self, rpc: Rpc, code: Code, seconds: f64) {
+        let rpc = &self.rpcs[rpc as usize];
+        rpc.seconds.observe(seconds);
+        if let Some(counter) = rpc.by_code.get(code as usize) {
+            counter.inc();
+        }
+    }
+
+    pub fn stream_item(&self, code: Code) {
+        if let Some(counter) = self.stream_items.get(code as usize) {
+            counter.inc();
+        }
+    }
+
+    pub fn read(&self, response: &ReadResponse) {
+        let values = response.entities * response.features.len();
+        self.entities.inc_by(response.entities as u64);
+        self.values.inc_by(values as u64);
+    }
+
+    /// Everything in Prometheus's text format.
+    pub fn render(&self, reader: &Reader) -> Result<Vec<u8>, prometheus::Error> {
+        let counts = reader.counts();
+        self.snapshot.set(reader.snapshot().number as i64);
+        self.query_cache_hits.set(counts.query_cache_hits as i64);
+        self.query_keys_computed
+            .set(counts.query_keys_computed as i64);
+        self.query_keys_shared.set(counts.query_keys_shared as i64);
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    let counter = IntCounter::new(name, help)?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    let gauge = IntGauge::new(name, help)?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
+}

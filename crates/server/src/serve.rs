@@ -1,0 +1,259 @@
+//! A server from the first connection to the last answer.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use granary_engine::Engine;
+use granary_ingest::Materializer;
+use granary_model::{Clock, ErrorKind};
+use granary_proto as pb;
+use granary_proto::catalog_server::CatalogServer;
+use granary_proto::features_server::FeaturesServer;
+use granary_proto::materialization_server::MaterializationServer;
+use granary_serving::Reader;
+use granary_store::OnlineStore;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Server;
+use tonic::transport::server::{Router, TcpIncoming};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tower::layer::util::{Identity, Stack};
+use tracing::info;
+
+use crate::background::Background;
+use crate::catalog::CatalogRpc;
+use crate::edge::EdgeLayer;
+use crate::features::FeaturesRpc;
+use crate::http::{HttpState, router};
+use crate::materialization::MaterializationRpc;
+use crate::metrics::Metrics;
+use crate::runs::Materializations;
+use crate::settings::ServerSettings;
+
+/// What a stream may have under way before it waits for the reader: a large
+/// answer fits, a slow reader does not hold more.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
+/// Connections whose peer is gone are noticed within two of these.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// What health checks name: "" is the whole server.
+const HEALTH_NAMES: [&str; 4] = [
+    "",
+    "granary.v1.Features",
+    "granary.v1.Catalog",
+    "granary.v1.Materialization",
+];
+
+/// What a server works with; the binary picks and makes them.
+#[derive(Debug, Clone)]
+pub struct Components {
+    pub reader: Arc<Reader>,
+    pub materializer: Materializer,
+    pub engine: Engine,
+    pub store: Arc<dyn OnlineStore>,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Sockets that are bound already, so that whoever binds them knows the ports.
+#[derive(Debug)]
+pub struct Listeners {
+    pub grpc: TcpListener,
+    pub http: Option<TcpListener>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    #[error("gRPC: {0}")]
+    Grpc(#[from] tonic::transport::Error),
+    #[error("HTTP: {0}")]
+    Http(#[from] std::io::Error),
+    #[error("{0}")]
+    Setup(String),
+}
+
+impl ServerError {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Grpc(_) | Self::Http(_) => ErrorKind::Unavailable,
+            Self::Setup(_) => ErrorKind::Internal,
+        }
+    }
+}
+
+/// Serves until `shutdown` resolves, then stops accepting, reports NOT_SERVING,
+/// lets streams end after the requests that they have, finishes the reads under
+/// way for at most `shutdown_seconds_max`, and stops materialisations, which
+/// are as safe to stop as to kill.
+pub async fn serve(
+    components: Components,
+    settings: ServerSettings,
+    listeners: Listeners,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServerError> {
+    let settings = Arc::new(settings);
+    let metrics = Metrics::new().map_err(|e| ServerError::Setup(e.to_string()))?;
+    let metrics = Arc::new(metrics);
+    let closing = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let (ready_sender, ready) = watch::channel(false);
+    let health = HealthReporter::new();
+    report(&health, false).await;
+
+    let router = grpc(&components, &settings, &metrics, &health, &closing)?;
+    let incoming = TcpIncoming::from(listeners.grpc).with_nodelay(Some(true));
+    let grpc = router.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned());
+    let http = http(
+        listeners.http,
+        HttpState {
+            metrics: Arc::clone(&metrics),
+            reader: Arc::clone(&components.reader),
+            ready: ready.clone(),
+        },
+        closing.clone(),
+    );
+
+    Background {
+        reader: Arc::clone(&components.reader),
+        materializer: components.materializer,
+        store: components.store,
+        clock: components.clock,
+        metrics,
+        settings: Arc::clone(&settings),
+        closing: closing.clone(),
+    }
+    .start(&tasks, ready_sender);
+    let readiness = health.clone();
+    let closed = closing.clone();
+    tasks.spawn(async move {
+        closed
+            .run_until_cancelled(watch_ready(readiness, ready))
+            .await
+    });
+
+    let bound = Duration::from_secs(settings.shutdown_seconds_max);
+    let close = async {
+        shutdown.await;
+        info!("shutting down");
+        closing.cancel();
+        report(&health, false).await;
+        // Whoever watches the health hears of it and is let go.
+        for name in HEALTH_NAMES {
+            health.clone().clear_service_status(name).await;
+        }
+        tokio::time::sleep(bound).await;
+    };
+    let served = tokio::select! {
+        served = async { tokio::try_join!(async { Ok(grpc.await?) }, http) } => served.map(|_| ()),
+        () = close => {
+            tracing::warn!(?bound, "some reads did not end in time");
+            Ok(())
+        }
+    };
+    // A transport that failed ends the rest as well.
+    closing.cancel();
+    tasks.close();
+    tasks.wait().await;
+    served
+}
+
+/// The gRPC services behind the edge.
+fn grpc(
+    components: &Components,
+    settings: &Arc<ServerSettings>,
+    metrics: &Arc<Metrics>,
+    health: &HealthReporter,
+    closing: &CancellationToken,
+) -> Result<Router<Stack<EdgeLayer, Identity>>, ServerError> {
+    let permits = Arc::new(Semaphore::new(settings.concurrent_requests_max.max(1)));
+    let streams = Arc::new(Semaphore::new(settings.concurrent_streams_max.max(1)));
+    let features = FeaturesRpc {
+        reader: Arc::clone(&components.reader),
+        metrics: Arc::clone(metrics),
+        settings: Arc::clone(settings),
+        permits: Arc::clone(&permits),
+        streams: Arc::clone(&streams),
+        closing: closing.clone(),
+    };
+    let runs = Materializations::new(
+        (
+            components.materializer.clone(),
+            Arc::clone(&components.reader),
+            Arc::clone(&components.clock),
+        ),
+        Arc::clone(metrics),
+        Arc::clone(settings),
+        closing.clone(),
+    );
+    let materialization = MaterializationRpc {
+        runs: Arc::new(runs),
+        metrics: Arc::clone(metrics),
+        settings: Arc::clone(settings),
+        streams,
+        closing: closing.clone(),
+    };
+    let catalog = CatalogRpc {
+        reader: Arc::clone(&components.reader),
+        engine: components.engine.clone(),
+    };
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|e| ServerError::Setup(e.to_string()))?;
+    let health = tonic_health::server::HealthService::from_health_reporter(health.clone());
+    let edge = EdgeLayer::new(Arc::clone(settings), Arc::clone(metrics), permits);
+    Ok(Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .layer(edge)
+        .add_service(
+            FeaturesServer::new(features)
+                .max_decoding_message_size(settings.request_bytes_max)
+                .max_encoding_message_size(usize::MAX),
+        )
+        .add_service(CatalogServer::new(catalog))
+        .add_service(MaterializationServer::new(materialization))
+        .add_service(tonic_health::pb::health_server::HealthServer::new(health))
+        .add_service(reflection))
+}
+
+/// Serves HTTP until the server closes; nothing without a listener.
+async fn http(
+    listener: Option<TcpListener>,
+    state: HttpState,
+    closing: CancellationToken,
+) -> Result<(), ServerError> {
+    if let Some(listener) = listener {
+        axum::serve(listener, router(state))
+            .with_graceful_shutdown(closing.cancelled_owned())
+            .await?;
+    }
+    Ok(())
+}
+
+async fn report(health: &HealthReporter, serving: bool) {
+    let status = if serving {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    };
+    for name in HEALTH_NAMES {
+        health.set_service_status(name, status).await;
+    }
+}
+
+/// Reports SERVING when reads can be answered.
+async fn watch_ready(health: HealthReporter, mut ready: watch::Receiver<bool>) {
+    if ready.wait_for(|ready| *ready).await.is_ok() {
+        report(&health, true).await;
+        info!("ready");
+    }
+}

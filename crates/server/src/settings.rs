@@ -1,0 +1,63 @@
+//! What tunes a server.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSettings {
+    /// Requests at a time; one more is turned away with RESOURCE_EXHAUSTED.
+    pub concurrent_requests_max: usize,
+    /// Open streams at a time; one more is turned away with RESOURCE_EXHAUSTED.
+    pub concurrent_streams_max: usize,
+    /// Requests of one stream that are worked on at a time.
+    pub stream_requests_ahead: usize,
+    /// The longest that a request may take; a caller's own deadline may be shorter.
+    pub request_seconds_max: u64,
+    /// The largest request.
+    pub request_bytes_max: usize,
+    /// How often the catalog and the store are looked at for news.
+    pub refresh_millis: u64,
+    /// How often expired rows are swept from the online store; 0: never.
+    pub sweep_seconds: u64,
+    /// Whether the server itself makes the runs that REFRESH EVERY says are due.
+    pub refresh_views: bool,
+    /// How often it looks for such runs.
+    pub refresh_views_seconds: u64,
+    /// Materialisations at a time; one more is turned away with RESOURCE_EXHAUSTED.
+    pub concurrent_materializations_max: usize,
+    /// Ended materialisations that can still be followed.
+    pub materializations_kept: usize,
+    /// How long a shutdown waits for reads under way.
+    pub shutdown_seconds_max: u64,
+    /// The roles of each caller, by its name: what grants are compared with.
+    pub roles: BTreeMap<String, Vec<String>>,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            concurrent_requests_max: 1_024,
+            concurrent_streams_max: 256,
+            stream_requests_ahead: 8,
+            request_seconds_max: 30,
+            request_bytes_max: 64 << 20,
+            refresh_millis: 200,
+            sweep_seconds: 600,
+            refresh_views: false,
+            refresh_views_seconds: 10,
+            concurrent_materializations_max: 2,
+            materializations_kept: 100,
+            shutdown_seconds_max: 30,
+            roles: BTreeMap::new(),
+        }
+    }
+}
+
+impl ServerSettings {
+    pub(crate) fn request_time_max(&self) -> Duration {
+        Duration::from_secs(self.request_seconds_max.max(1))
+    }
+}

@@ -1,0 +1,196 @@
+//! Reads between the wire's messages and serving's: the only code that knows both.
+//!
+//! Columns themselves are converted in [`granary_proto::columns`].
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int8Array, RecordBatch, TimestampMicrosecondArray};
+use arrow::datatypes::{Field, Schema};
+use bytes::Bytes;
+use granary_model::types::UTC;
+use granary_model::{Caller, ErrorKind, FeatureStatus, UtcMicros};
+use granary_proto as pb;
+use granary_proto::columns;
+use granary_proto::get_features_request::Target;
+use granary_serving::{AsOf, FeatureColumn, ReadRequest, ReadResponse, ReadTarget};
+use tonic::Status;
+
+use crate::status::{IntoStatus, status};
+
+/// How an answer is to be written.
+#[derive(Debug)]
+pub(crate) struct Form {
+    arrow_ipc: bool,
+    event_times: bool,
+    as_of: bool,
+    statuses: bool,
+    /// The request's keys, where they are to come back.
+    keys: Option<RecordBatch>,
+}
+
+fn invalid(message: &str) -> Status {
+    status(ErrorKind::InvalidArgument, message.to_owned())
+}
+
+fn unserved(what: &str) -> Status {
+    let message = format!("{what} are not served by this version");
+    status(ErrorKind::Unimplemented, message)
+}
+
+pub(crate) fn decode(
+    request: pb::GetFeaturesRequest,
+    caller: Caller,
+) -> Result<(ReadRequest, Form), Status> {
+    if !request.inputs.is_empty() {
+        return Err(unserved("request inputs"));
+    }
+    if !request.request_events.is_empty() {
+        return Err(unserved("request events"));
+    }
+    let arrow_ipc = match pb::Encoding::try_from(request.encoding) {
+        Ok(pb::Encoding::Columns) => false,
+        Ok(pb::Encoding::ArrowIpc) => true,
+        Err(_) => return Err(invalid("unknown encoding")),
+    };
+    let target = match request.target {
+        Some(Target::Service(name)) if !name.is_empty() => ReadTarget::Service(name),
+        Some(Target::Features(list)) => ReadTarget::Features(list.features),
+        _ => return Err(invalid("name a feature service or a list of features")),
+    };
+    let keys = decode_keys(request.keys, &request.keys_arrow_ipc)?;
+    let form = Form {
+        arrow_ipc,
+        event_times: request.include_event_times,
+        as_of: request.include_as_of,
+        statuses: !request.omit_statuses,
+        keys: request.include_keys.then(|| keys.clone()),
+    };
+    let read = ReadRequest {
+        caller,
+        target,
+        keys,
+        as_of: request.as_of.map(UtcMicros),
+        strictly_before: request.strictly_before,
+        full_names: request.full_names,
+    };
+    Ok((read, form))
+}
+
+fn decode_keys(packed: Vec<pb::Column>, ipc: &Bytes) -> Result<RecordBatch, Status> {
+    if ipc.is_empty() {
+        return columns::decode_columns(packed).map_err(IntoStatus::into_status);
+    }
+    if !packed.is_empty() {
+        return Err(invalid("give keys or keys_arrow_ipc, not both"));
+    }
+    columns::decode_ipc(ipc).map_err(|error| invalid(&format!("keys_arrow_ipc: {error}")))
+}
+
+pub(crate) fn encode(
+    response: &ReadResponse,
+    form: &Form,
+) -> Result<pb::GetFeaturesResponse, Status> {
+    let mut answer = pb::GetFeaturesResponse {
+        snapshot: response.snapshot,
+        entities: u32::try_from(response.entities).unwrap_or(u32::MAX),
+        as_of: response.as_of.0,
+        ..pb::GetFeaturesResponse::default()
+    };
+    let encoded = if form.arrow_ipc {
+        let batch = batch(response, form);
+        batch
+            .and_then(|batch| columns::encode_ipc(&batch))
+            .map(|ipc| answer.arrow_ipc = ipc)
+    } else {
+        let keys = form.keys.as_ref().map(columns::encode_columns);
+        keys.unwrap_or_else(|| Ok(Vec::new())).and_then(|keys| {
+            answer.keys = keys;
+            answer.features = encode_features(&response.features, form)?;
+            Ok(())
+        })
+    };
+    match encoded {
+        Ok(()) => Ok(answer),
+        Err(error) => Err(status(ErrorKind::Internal, error.to_string())),
+    }
+}
+
+fn encode_features(
+    features: &[FeatureColumn],
+    form: &Form,
+) -> Result<Vec<pb::FeatureColumn>, pb::ColumnError> {
+    // Features of one view mostly share their statuses: encoded once.
+    let mut last: Option<(&Arc<Vec<FeatureStatus>>, Bytes)> = None;
+    let mut encoded = Vec::with_capacity(features.len());
+    for feature in features {
+        let statuses = match &last {
+            _ if !form.statuses => Bytes::new(),
+            Some((same, bytes)) if Arc::ptr_eq(same, &feature.statuses) => bytes.clone(),
+            _ => columns::encode_statuses(&feature.statuses),
+        };
+        last = Some((&feature.statuses, statuses.clone()));
+        encoded.push(pb::FeatureColumn {
+            name: feature.name.to_string(),
+            r#type: Some(columns::encode_type(&feature.data_type)),
+            view: feature.view.to_string(),
+            view_version: feature.view_version,
+            values: Some(columns::encode_values(&feature.values, &feature.data_type)?),
+            statuses,
+            event_times: match &feature.event_times {
+                Some(times) if form.event_times => micros_or_min(times),
+                _ => Vec::new(),
+            },
+            as_of: match &feature.as_of {
+                _ if !form.as_of => Vec::new(),
+                AsOf::All(t) => vec![t.0],
+                AsOf::Rows(times) => times.iter().map(|t| t.0).collect(),
+            },
+        });
+    }
+    Ok(encoded)
+}
+
+/// The wire's form of times that may be absent.
+fn micros_or_min(times: &[Option<UtcMicros>]) -> Vec<i64> {
+    let micros = times.iter().map(|t| t.map_or(i64::MIN, |t| t.0));
+    micros.collect()
+}
+
+/// The answer as one batch; see `GetFeaturesResponse.arrow_ipc` for its columns.
+fn batch(response: &ReadResponse, form: &Form) -> Result<RecordBatch, pb::ColumnError> {
+    let mut fields: Vec<Field> = Vec::new();
+    let mut arrays: Vec<ArrayRef> = Vec::new();
+    let mut add = |name: String, array: ArrayRef| {
+        fields.push(Field::new(name, array.data_type().clone(), true));
+        arrays.push(array);
+    };
+    if let Some(keys) = &form.keys {
+        for (field, array) in keys.schema_ref().fields().iter().zip(keys.columns()) {
+            add(field.name().clone(), Arc::clone(array));
+        }
+    }
+    for feature in &response.features {
+        let name = &feature.name;
+        add(name.to_string(), Arc::clone(&feature.values));
+        if form.statuses {
+            let codes = feature.statuses.iter().map(|s| *s as i8);
+            let codes = Int8Array::from_iter_values(codes);
+            add(format!("{name}__status"), Arc::new(codes));
+        }
+        if let (true, Some(times)) = (form.event_times, &feature.event_times) {
+            let times = times.iter().map(|t| t.map(|t| t.0));
+            add(format!("{name}__event_time"), timestamps(times));
+        }
+        if form.as_of {
+            let rows = 0..response.entities;
+            let times = rows.map(|row| Some(feature.as_of.of_row(row).0));
+            add(format!("{name}__as_of"), timestamps(times));
+        }
+    }
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
+}
+
+fn timestamps(times: impl Iterator<Item = Option<i64>>) -> ArrayRef {
+    let array: TimestampMicrosecondArray = times.collect();
+    Arc::new(array.with_timezone(UTC))
+}
