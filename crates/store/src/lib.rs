@@ -1,9 +1,10 @@
-//! Where online values live: the [`OnlineStore`] trait, the row codec and the
-//! embedded and in-memory stores.
+//! Where online values live: the [`OnlineStore`] trait, the row codec, the
+//! embedded and in-memory stores, and a cache for slow ones.
 //!
 //! This crate knows nothing of SQL, of catalogs or of who asks. It stores rows
 //! under encoded keys in generations and gives their bytes back.
 
+pub mod cache;
 pub mod codec;
 pub mod conformance;
 pub mod embedded;
@@ -13,6 +14,7 @@ pub mod memory;
 pub mod online;
 pub mod rows;
 
+pub use cache::{CachedStore, RowCacheCounts, RowCacheSettings};
 pub use codec::{DecodedRows, RowLayout, RowOrder, RowReader};
 pub use embedded::{EmbeddedSettings, EmbeddedStore};
 pub use error::StoreError;

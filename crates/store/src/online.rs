@@ -203,3 +203,54 @@ pub trait OnlineStore: Debug + Send + Sync {
     /// store. Cheap enough to be called several times a second.
     async fn refresh(&self) -> Result<bool, StoreError>;
 }
+
+#[async_trait]
+impl<S: OnlineStore + ?Sized> OnlineStore for Arc<S> {
+    async fn generation(
+        &self,
+        view: &str,
+        version: u32,
+    ) -> Result<Option<Arc<dyn Generation>>, StoreError> {
+        (**self).generation(view, version).await
+    }
+
+    async fn generations(&self) -> Result<Vec<GenerationState>, StoreError> {
+        (**self).generations().await
+    }
+
+    async fn read(
+        &self,
+        keys: &EntityKeys,
+        generations: &[Arc<dyn Generation>],
+        sink: &mut dyn RowSink,
+    ) -> Result<(), StoreError> {
+        (**self).read(keys, generations, sink).await
+    }
+
+    async fn writer(
+        &self,
+        view: &str,
+        version: u32,
+        layout: Arc<RowLayout>,
+        mode: WriteMode,
+    ) -> Result<Box<dyn GenerationWriter>, StoreError> {
+        (**self).writer(view, version, layout, mode).await
+    }
+
+    async fn sweep(
+        &self,
+        view: &str,
+        version: u32,
+        older_than: UtcMicros,
+    ) -> Result<u64, StoreError> {
+        (**self).sweep(view, version, older_than).await
+    }
+
+    async fn drop_version(&self, view: &str, version: u32) -> Result<(), StoreError> {
+        (**self).drop_version(view, version).await
+    }
+
+    async fn refresh(&self) -> Result<bool, StoreError> {
+        (**self).refresh().await
+    }
+}

@@ -36,3 +36,44 @@ mod embedded {
         }));
     }
 }
+
+mod cached {
+    use std::sync::Arc;
+
+    use granary_store::{CachedStore, MemoryStore, OnlineStore, RowCacheSettings};
+
+    fn over_memory(bytes_max: u64) -> (Arc<dyn OnlineStore>, ()) {
+        let settings = RowCacheSettings {
+            bytes_max,
+            ..RowCacheSettings::default()
+        };
+        (
+            Arc::new(CachedStore::new(MemoryStore::new(), &settings)),
+            (),
+        )
+    }
+
+    granary_store::online_store_conformance!(over_memory(64 << 20));
+
+    /// Nearly nothing stays.
+    mod tiny {
+        use super::*;
+
+        granary_store::online_store_conformance!(over_memory(500));
+    }
+
+    mod over_embedded {
+        use granary_store::{EmbeddedSettings, EmbeddedStore};
+
+        use super::*;
+
+        fn empty() -> (Arc<dyn OnlineStore>, tempfile::TempDir) {
+            let folder = tempfile::tempdir().unwrap();
+            let store = EmbeddedStore::open(folder.path(), EmbeddedSettings::default()).unwrap();
+            let cached = CachedStore::new(store, &RowCacheSettings::default());
+            (Arc::new(cached), folder)
+        }
+
+        granary_store::online_store_conformance!(empty());
+    }
+}

@@ -1,6 +1,8 @@
 //! The store's integration tests.
 
 #[cfg(test)]
+mod cache;
+#[cfg(test)]
 mod child;
 #[cfg(test)]
 mod conformance;
@@ -8,5 +10,7 @@ mod conformance;
 mod damage;
 #[cfg(test)]
 mod facts;
+#[cfg(test)]
+mod mutants;
 #[cfg(test)]
 mod processes;
