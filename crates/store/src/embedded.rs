@@ -16,6 +16,9 @@
 //! therefore leave the async threads, see
 //! [`EmbeddedSettings::blocking_reads_min`].
 //!
+//! LMDB knows a reader by its process id, so the processes that share a folder
+//! must share one space of process ids, and the folder must be on a local disk.
+//!
 //! This module knows nothing of the rows' content beyond their order.
 
 use std::collections::HashMap;

@@ -57,7 +57,7 @@ pub(super) fn encode(
         let created = created.as_primitive::<TimestampMicrosecondType>();
         let events = event_times
             .as_ref()
-            .map(|e| e.as_primitive::<TimestampMicrosecondType>());
+            .map(AsArray::as_primitive::<TimestampMicrosecondType>);
         frame.write_all(at, |row| {
             if created.is_valid(row) {
                 created.value(row)

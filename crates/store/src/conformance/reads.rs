@@ -305,10 +305,10 @@ pub(super) async fn values_of_every_type(store: Store) -> Outcome {
     Ok(())
 }
 
-/// Three rows of each feature type and of lists of each; the last is NULL.
-fn every_type() -> Result<(Vec<Column>, RecordBatch), crate::StoreError> {
+/// Three rows of each feature type; the last is NULL.
+fn every_scalar() -> Result<Vec<(FeatureType, ArrayRef)>, crate::StoreError> {
     let nan = f64::from_bits(0x7FF8_0000_0000_0001);
-    let scalars: Vec<(FeatureType, ArrayRef)> = vec![
+    Ok(vec![
         (
             FeatureType::Boolean,
             Arc::new(BooleanArray::from(vec![Some(true), Some(false), None])),
@@ -375,10 +375,14 @@ fn every_type() -> Result<(Vec<Column>, RecordBatch), crate::StoreError> {
                     .with_timezone(UTC),
             ),
         ),
-    ];
+    ])
+}
+
+/// Three rows of each feature type and of lists of each; the last is NULL.
+fn every_type() -> Result<(Vec<Column>, RecordBatch), crate::StoreError> {
     let mut columns = Vec::new();
     let mut arrays: Vec<(String, ArrayRef)> = Vec::new();
-    for (index, (data_type, array)) in scalars.into_iter().enumerate() {
+    for (index, (data_type, array)) in every_scalar()?.into_iter().enumerate() {
         // [value, NULL is one of them], [], NULL.
         let items = arrow::compute::concat(&[&array, &new_null_array(array.data_type(), 1)])
             .map_err(|e| crate::StoreError::Codec(e.to_string()))?;

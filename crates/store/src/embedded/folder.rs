@@ -146,14 +146,15 @@ impl VersionFolder {
     /// A file that is mapped stays readable for those who mapped it; its space
     /// is free when the last of them is done.
     pub(super) fn remove_generations_but(&self, keep: Option<u64>) -> Result<(), StoreError> {
-        for path in entries(&self.path)? {
-            let name = path.file_name().and_then(|name| name.to_str());
-            // The data first: who finds no data does not look for its lock.
-            if let Some(number) = name.and_then(generation_number)
-                && Some(number) != keep
-            {
-                remove(&path)?;
-                remove(&lmdb_lock_path(&path))?;
+        // The data first: who finds no data does not look for its lock.
+        for suffix in [DATA_SUFFIX, LMDB_LOCK_SUFFIX] {
+            for path in entries(&self.path)? {
+                let name = path.file_name().and_then(|name| name.to_str());
+                if let Some(number) = name.and_then(|name| generation_number(name, suffix))
+                    && Some(number) != keep
+                {
+                    remove(&path)?;
+                }
             }
         }
         Ok(())
@@ -184,12 +185,12 @@ fn lmdb_lock_path(data: &Path) -> PathBuf {
     data.with_extension("mdb-lock")
 }
 
-fn generation_number(file_name: &str) -> Option<u64> {
-    file_name
-        .strip_prefix('g')?
-        .strip_suffix(".mdb")?
-        .parse()
-        .ok()
+const DATA_SUFFIX: &str = ".mdb";
+const LMDB_LOCK_SUFFIX: &str = ".mdb-lock";
+
+fn generation_number(file_name: &str, suffix: &str) -> Option<u64> {
+    let number = file_name.strip_prefix('g')?.strip_suffix(suffix)?;
+    number.parse().ok()
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {

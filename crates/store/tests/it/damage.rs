@@ -91,14 +91,14 @@ async fn damaged_files_are_named() {
     type Damage = fn(&Path, Vec<u8>);
     let damages: [(&str, Damage); 5] = [
         ("cut short", |path, bytes| {
-            fs::write(path, &bytes[..bytes.len() - 1]).unwrap()
+            fs::write(path, &bytes[..bytes.len() - 1]).unwrap();
         }),
         ("cut to its head", |path, bytes| {
-            fs::write(path, &bytes[..8_192]).unwrap()
+            fs::write(path, &bytes[..8_192]).unwrap();
         }),
         ("emptied", |path, _| fs::write(path, b"").unwrap()),
         ("garbage", |path, bytes| {
-            fs::write(path, vec![0xA5; bytes.len()]).unwrap()
+            fs::write(path, vec![0xA5; bytes.len()]).unwrap();
         }),
         ("missing", |path, _| fs::remove_file(path).unwrap()),
     ];
