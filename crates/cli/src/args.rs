@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    apply, completions, describe, get, history, init, materialize, plan, sql, status,
+    apply, completions, describe, get, history, init, materialize, plan, serve, sql, status,
 };
 
 /// The feature store of a consumer lender: features defined in SQL,
@@ -53,6 +53,8 @@ pub enum Command {
     Status(status::Args),
     /// List the catalog's snapshots: who changed what, and when
     History(history::Args),
+    /// Serve features over gRPC, with metrics and health over HTTP
+    Serve(serve::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
 }

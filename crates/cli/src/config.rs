@@ -3,12 +3,12 @@
 //! Every section is the settings type of the crate that it tunes; this module
 //! adds where things are. Errors name the file, the line and the key.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use granary_engine::EngineSettings;
 use granary_ingest::MaterializerSettings;
+use granary_server::ServerSettings;
 use granary_serving::ServingSettings;
 use granary_store::EmbeddedSettings;
 use serde::Deserialize;
@@ -58,8 +58,8 @@ pub struct ServeConfig {
     pub http: String,
     /// Bounds of reads.
     pub limits: ServingSettings,
-    /// The roles of each caller, by the name that it gives of itself.
-    pub callers: BTreeMap<String, Vec<String>>,
+    /// Bounds of the server, and the roles of callers.
+    pub server: ServerSettings,
 }
 
 impl Default for ServeConfig {
@@ -68,7 +68,7 @@ impl Default for ServeConfig {
             grpc: "127.0.0.1:7420".into(),
             http: "127.0.0.1:7421".into(),
             limits: ServingSettings::default(),
-            callers: BTreeMap::new(),
+            server: ServerSettings::default(),
         }
     }
 }
@@ -129,11 +129,11 @@ mod tests {
         let config = parse(
             "root = 's3://features/lender'\n[engine]\nmemory_bytes_max = '1GiB'\n\
              [online]\nfolder = 'online'\n[online.embedded]\nmap_bytes_max = 1000000\n\
-             [serve.callers]\npricing = ['risk']\n[serve.limits]\nrequest_rows_max = 7\n",
+             [serve.server.roles]\npricing = ['risk']\n[serve.limits]\nrequest_rows_max = 7\n",
         )
         .unwrap();
         assert_eq!(config.engine.memory_bytes_max, 1 << 30);
-        assert_eq!(config.serve.callers["pricing"], ["risk"]);
+        assert_eq!(config.serve.server.roles["pricing"], ["risk"]);
         assert_eq!(config.serve.limits.request_rows_max, 7);
     }
 

@@ -7,7 +7,9 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
+use arrow::error::ArrowError;
 use granary_catalog::CatalogError;
+use granary_client::ClientError;
 use granary_engine::EngineError;
 use granary_ingest::IngestError;
 use granary_model::ErrorKind;
@@ -82,14 +84,18 @@ fn kind(error: &anyhow::Error) -> Option<ErrorKind> {
             .or_else(|| e.downcast_ref::<IngestError>().map(IngestError::kind))
             .or_else(|| e.downcast_ref::<EngineError>().map(EngineError::kind))
             .or_else(|| e.downcast_ref::<ServingError>().map(ServingError::kind))
+            .or_else(|| e.downcast_ref::<ClientError>().map(ClientError::kind))
     })
 }
 
 /// Whoever read our output went away (`granary .. | head`): no failure.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|e| {
-        e.downcast_ref::<io::Error>()
-            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+        let io = match e.downcast_ref::<ArrowError>() {
+            Some(ArrowError::IoError(_, io)) => Some(io),
+            _ => e.downcast_ref::<io::Error>(),
+        };
+        io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
     })
 }
 

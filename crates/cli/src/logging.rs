@@ -10,7 +10,7 @@ use crate::environment;
 
 /// Starts logging as `-v` and `GRANARY_LOG` say.
 pub fn start(cli: &Cli) {
-    let serves = false;
+    let serves = matches!(cli.command, Command::Serve(_));
     let default = match (cli.verbose, serves) {
         (0, false) => "off",
         (0, true) => "warn,granary=info",

@@ -19,16 +19,25 @@ pub fn on_stderr() -> Arc<dyn Progress> {
     if std::io::stderr().is_terminal() {
         Arc::new(Bars::default())
     } else {
-        Arc::new(Lines)
+        Arc::new(Lines::default())
     }
 }
 
 /// One line a step; rows under way are not told, a log has no use for them.
-struct Lines;
+#[derive(Default)]
+struct Lines {
+    /// The last line of each run under way: a step may come twice.
+    told: Mutex<HashMap<(String, UtcMicros), String>>,
+}
 
 impl Progress for Lines {
     fn stage(&self, view: &str, as_of: UtcMicros, stage: Stage) {
-        if let Some(text) = step(&stage) {
+        let Some(text) = step(&stage) else {
+            return;
+        };
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = told.insert((view.to_owned(), as_of), text.clone());
+        if before.as_ref() != Some(&text) {
             eprintln!("{view} as of {as_of}: {text}");
         }
     }
@@ -44,9 +53,10 @@ fn step(stage: &Stage) -> Option<String> {
         Stage::Committed { rows: n } => format!("committed {} offline", rows(*n)),
         Stage::Publishing { rows: 0 } => "publishing online".into(),
         Stage::Publishing { .. } => return None,
-        Stage::Done { rows: n } => format!("done, {} online", rows(*n)),
+        Stage::Done { rows: n } => format!("done, {} written online", rows(*n)),
         Stage::Skipped { reason } => format!("skipped: {reason}"),
-        Stage::Failed { message } => format!("failed: {message}"),
+        // The summary tells why.
+        Stage::Failed { .. } => "failed".into(),
     })
 }
 

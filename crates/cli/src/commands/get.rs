@@ -1,11 +1,15 @@
 //! `granary get`: reads features of some entities, from the project in this
 //! process or from a server.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::ValueEnum;
-use granary_model::{Caller, UtcMicros};
+use granary_client::{Client, GetFeatures, Target};
+use granary_model::definitions::Column;
+use granary_model::{Caller, FeatureType, UtcMicros};
 use granary_serving::{ReadRequest, ReadTarget};
 
 use crate::environment;
@@ -84,7 +88,7 @@ impl Args {
 
 pub async fn run(folder: Option<&Path>, args: Args) -> Outcome {
     let answer = match &args.endpoint {
-        Some(_) => anyhow::bail!("--endpoint: not yet"),
+        Some(endpoint) => ask(endpoint, &args).await?,
         None => read(&Project::open(folder)?, &args).await?,
     };
     let answer = answer.checked()?;
@@ -94,7 +98,7 @@ pub async fn run(folder: Option<&Path>, args: Args) -> Outcome {
             let entities = human::count(answer.keys.num_rows() as u64);
             output::print(format!("({entities} × {} features)", answer.features.len()))?;
         }
-        AnswerFormat::Json => output::print_json(&answer.json())?,
+        AnswerFormat::Json => answer.write_json(output::stdout())?,
         AnswerFormat::Arrow => answer.write_arrow(output::stdout())?,
     }
     Ok(ExitCode::SUCCESS)
@@ -134,4 +138,48 @@ async fn read(project: &Project, args: &Args) -> anyhow::Result<Answer> {
         keys,
         features: features.collect(),
     })
+}
+
+/// Asks a server.
+async fn ask(endpoint: &str, args: &Args) -> anyhow::Result<Answer> {
+    let name = args.client.clone().unwrap_or_else(environment::user);
+    let client = Client::connect(endpoint).await?.with_name(&name);
+    let (target, described) = match &args.service {
+        Some(service) => (Target::Service(service.clone()), vec![service.as_str()]),
+        None => {
+            let views = args.features.iter().filter_map(|f| f.split_once('.'));
+            let views: BTreeSet<&str> = views.map(|(view, _)| view).collect();
+            let target = Target::Features(args.features.clone());
+            (target, views.into_iter().collect())
+        }
+    };
+    let mut expected = Vec::new();
+    for name in described {
+        let columns = client.describe(name).await?.columns.into_iter();
+        let keys = columns.filter(|column| column.role == "key");
+        expected.extend(keys.filter_map(|k| Some(Column::new(k.name, key_type(&k.data_type)?))));
+    }
+    let keys = keys::batch(&args.keys, &expected)?;
+    let mut request = GetFeatures::new(target, keys.clone());
+    request.as_of = args.as_of;
+    request.full_names = args.full_names;
+    request.event_times = true;
+    let answer = client.get_features(&request).await?;
+    let features = answer.features.into_iter().map(|feature| AnswerColumn {
+        name: feature.name,
+        values: feature.values,
+        statuses: feature.statuses,
+        event_times: feature.event_times.map(Arc::new),
+    });
+    Ok(Answer {
+        keys,
+        features: features.collect(),
+    })
+}
+
+/// The types that a key may have, by their SQL names.
+fn key_type(name: &str) -> Option<FeatureType> {
+    use FeatureType::{BigInt, Date, Int, SmallInt, Varbinary, Varchar};
+    let types = [SmallInt, Int, BigInt, Varchar, Varbinary, Date];
+    types.into_iter().find(|t| t.to_string() == name)
 }

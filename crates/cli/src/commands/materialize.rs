@@ -1,6 +1,7 @@
 //! `granary materialize`: computes views and fills the online store.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use granary_engine::{RunMode, RunRecord};
@@ -9,7 +10,7 @@ use granary_model::{Interval, UtcMicros, bytes};
 use serde::Serialize;
 
 use crate::args::Listing;
-use crate::failure::{FAILED, Outcome};
+use crate::failure::{FAILED, Outcome, with_causes};
 use crate::output::{self, human, table};
 use crate::progress;
 use crate::project::Project;
@@ -160,24 +161,25 @@ fn in_words(outcomes: &[RunOutcome]) -> String {
 }
 
 fn summary(outcomes: &[RunOutcome]) -> comfy_table::Table {
-    let mut shown = table::table(["view", "as of", "result", "rows", "from"]);
+    let mut shown = table::table(["view", "after", "as of", "result", "rows"]);
     for outcome in outcomes {
         let row = RunJson::new(outcome);
         shown.add_row([
             row.view,
+            row.run
+                .and_then(|r| r.from)
+                .map_or(String::new(), |t| t.to_string()),
             row.as_of.unwrap_or_default(),
             match row.reason {
-                Some(reason) => format!("{}: {reason}", row.result),
-                None => row.result.to_owned(),
+                Some(reason) if !matches!(outcome, RunOutcome::Failed { .. }) => {
+                    format!("{}: {reason}", row.result)
+                }
+                _ => row.result.to_owned(),
             },
             row.run.map(|r| human::count(r.rows)).unwrap_or_default(),
-            match row.run {
-                Some(r) => r.from.map_or("the beginning".into(), |t| t.to_string()),
-                None => String::new(),
-            },
         ]);
     }
-    table::align_right(&mut shown, [3]);
+    table::align_right(&mut shown, [4]);
     shown
 }
 
@@ -186,8 +188,13 @@ fn print_notices(outcome: &RunOutcome) {
     let run = match outcome {
         RunOutcome::Committed(run) => run,
         RunOutcome::Failed { view, error, .. } => {
-            let error = anyhow::Error::msg(error.to_string());
-            eprintln!("error: {view}: {}", crate::failure::with_causes(&error));
+            let error = anyhow::Error::from(Arc::clone(error));
+            let told = with_causes(&error);
+            if told.starts_with(view.as_str()) {
+                eprintln!("error: {told}");
+            } else {
+                eprintln!("error: {view}: {told}");
+            }
             return;
         }
         RunOutcome::Skipped { .. } | RunOutcome::NotStarted { .. } => return,

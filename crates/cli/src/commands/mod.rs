@@ -8,6 +8,7 @@ pub mod history;
 pub mod init;
 pub mod materialize;
 pub mod plan;
+pub mod serve;
 pub mod sql;
 pub mod status;
 
@@ -30,5 +31,6 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Describe(args) => describe::run(&project()?, &args).await,
         Command::Status(args) => status::run(&project()?, &args).await,
         Command::History(args) => history::run(&project()?, &args).await,
+        Command::Serve(args) => serve::run(project()?, args).await,
     }
 }

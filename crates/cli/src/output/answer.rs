@@ -1,5 +1,6 @@
 //! The answer of a read, whoever gave it: as a table, as JSON, as Arrow.
 
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use anyhow::bail;
@@ -29,13 +30,7 @@ pub struct AnswerColumn {
     pub event_times: Option<Arc<Vec<Option<UtcMicros>>>>,
 }
 
-/// `{"columns": [{"name", "values", "statuses", "event_times"}]}`, keys first.
-/// Keys have names and values only; an entity without an event time has `null`.
-#[derive(Serialize)]
-struct AnswerJson<'a> {
-    columns: Vec<ColumnJson<'a>>,
-}
-
+/// A column of the JSON form.
 #[derive(Serialize)]
 struct ColumnJson<'a> {
     name: &'a str,
@@ -72,7 +67,20 @@ impl Answer {
         Ok(self)
     }
 
-    pub fn json(&self) -> impl Serialize {
+    /// `{"columns": [{"name", "values", "statuses", "event_times"}]}`, keys
+    /// first, a column a line. Keys have names and values only; an entity
+    /// without an event time has `null`.
+    pub fn write_json(&self, mut out: impl Write) -> io::Result<()> {
+        write!(out, "{{\"columns\": [")?;
+        for (i, column) in self.columns_json().enumerate() {
+            write!(out, "{}\n  ", if i == 0 { "" } else { "," })?;
+            serde_json::to_writer(&mut out, &column)?;
+        }
+        writeln!(out, "\n]}}")?;
+        out.flush()
+    }
+
+    fn columns_json(&self) -> impl Iterator<Item = ColumnJson<'_>> {
         let schema = self.keys.schema_ref();
         let keys = schema.fields().iter().zip(self.keys.columns());
         let keys = keys.map(|(field, array)| ColumnJson {
@@ -90,9 +98,7 @@ impl Answer {
                 None => vec![None; self.entities()],
             }),
         });
-        AnswerJson {
-            columns: keys.chain(features).collect(),
-        }
+        keys.chain(features)
     }
 
     /// One row an entity; of many features, one row a feature.
@@ -142,7 +148,7 @@ impl Answer {
     /// One Arrow IPC stream: keys, then each feature, its status
     /// (`<feature>__status`, the numbers of `granary.v1`) and, where it has
     /// one, its event time (`<feature>__event_time`).
-    pub fn write_arrow(&self, out: impl std::io::Write) -> anyhow::Result<()> {
+    pub fn write_arrow(&self, out: impl Write) -> anyhow::Result<()> {
         let mut columns: Vec<(String, ArrayRef)> = Vec::new();
         let schema = self.keys.schema();
         for (field, array) in schema.fields().iter().zip(self.keys.columns()) {

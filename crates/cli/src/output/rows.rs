@@ -39,7 +39,7 @@ pub struct RowWriter<W: Write> {
 enum Form<W: Write> {
     Table { out: W, kept: Vec<RecordBatch> },
     Json { out: W },
-    Csv(Box<csv::Writer<W>>),
+    Csv { out: W },
     Arrow(Box<StreamWriter<W>>),
 }
 
@@ -57,7 +57,7 @@ impl<W: Write> RowWriter<W> {
                 kept: Vec::new(),
             },
             RowFormat::Json => Form::Json { out },
-            RowFormat::Csv => Form::Csv(Box::new(csv::WriterBuilder::new().build(out))),
+            RowFormat::Csv => Form::Csv { out },
             RowFormat::Arrow => Form::Arrow(Box::new(StreamWriter::try_new(out, &schema)?)),
         };
         Ok(Self {
@@ -70,6 +70,9 @@ impl<W: Write> RowWriter<W> {
 
     /// Writes a batch; false once nothing more would be shown.
     pub fn write(&mut self, batch: &RecordBatch) -> anyhow::Result<bool> {
+        if batch.num_rows() == 0 {
+            return Ok(true);
+        }
         let before = self.rows;
         self.rows += batch.num_rows();
         match &mut self.form {
@@ -79,7 +82,7 @@ impl<W: Write> RowWriter<W> {
                 return Ok(self.rows <= self.rows_max);
             }
             Form::Json { out } => write_objects(out, batch, before == 0)?,
-            Form::Csv(writer) => writer.write(&flat(batch)?)?,
+            Form::Csv { out } => write_csv(out, batch, before == 0)?,
             Form::Arrow(writer) => writer.write(batch)?,
         }
         Ok(true)
@@ -102,12 +105,12 @@ impl<W: Write> RowWriter<W> {
                 writeln!(out, "{}]", if self.rows == 0 { "[" } else { "\n" })?;
                 out.flush()?;
             }
-            Form::Csv(mut writer) => {
+            Form::Csv { mut out } => {
                 // The header of an empty result too.
                 if self.rows == 0 {
-                    writer.write(&flat(&RecordBatch::new_empty(self.schema))?)?;
+                    write_csv(&mut out, &RecordBatch::new_empty(self.schema), true)?;
                 }
-                writer.into_inner().flush()?;
+                out.flush()?;
             }
             Form::Arrow(mut writer) => {
                 writer.finish()?;
@@ -137,6 +140,18 @@ fn write_objects(out: &mut impl Write, batch: &RecordBatch, first: bool) -> io::
         }
         write!(out, "}}")?;
     }
+    Ok(())
+}
+
+/// Through a buffer: the CSV writer turns errors of the stream into text.
+fn write_csv(out: &mut impl Write, batch: &RecordBatch, header: bool) -> anyhow::Result<()> {
+    let mut text = Vec::new();
+    let mut writer = csv::WriterBuilder::new()
+        .with_header(header)
+        .build(&mut text);
+    writer.write(&flat(batch)?)?;
+    drop(writer);
+    out.write_all(&text)?;
     Ok(())
 }
 

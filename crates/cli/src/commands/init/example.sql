@@ -8,7 +8,7 @@ CREATE EXTERNAL TABLE profiles (
 ) STORED AS CSV LOCATION 'data/profiles.csv' OPTIONS ('format.has_header' 'true');
 
 CREATE EXTERNAL TABLE payments (
-  payment_id BIGINT, customer_id BIGINT, at TIMESTAMP, amount DOUBLE, shop VARCHAR
+  payment_id BIGINT, customer_id BIGINT, at TIMESTAMP, amount DECIMAL(12, 2), shop VARCHAR
 ) STORED AS CSV LOCATION 'data/payments.csv' OPTIONS ('format.has_header' 'true');
 
 -- Since it is known when a payment happened, a run as of last month does not

@@ -1,0 +1,94 @@
+//! `granary serve`: gRPC and HTTP until a signal says stop.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use granary_server::{Components, Listeners};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::failure::Outcome;
+use crate::output;
+use crate::project::Project;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A new catalog snapshot or a finished materialisation is picked up without a restart. SIGTERM or Ctrl-C
+stops accepting and finishes the reads under way; a second one stops at once. HTTP has /metrics,
+/healthz and /readyz.
+
+Examples:
+  granary serve
+  granary serve --grpc 0.0.0.0:7420 --http 0.0.0.0:7421 --refresh
+  granary get --service risk_admission --key customer_id=1 --endpoint http://127.0.0.1:7420")]
+pub struct Args {
+    /// Address and port of gRPC; port 0 takes a free one [default: 127.0.0.1:7420]
+    #[arg(long, value_name = "ADDRESS")]
+    pub grpc: Option<String>,
+
+    /// Address and port of HTTP; port 0 takes a free one [default: 127.0.0.1:7421]
+    #[arg(long, value_name = "ADDRESS")]
+    pub http: Option<String>,
+
+    /// Also run what REFRESH EVERY says is due
+    #[arg(long)]
+    pub refresh: bool,
+}
+
+pub async fn run(project: Project, args: Args) -> Outcome {
+    let config = &project.config.serve;
+    let grpc = bind(args.grpc.as_ref().unwrap_or(&config.grpc), "gRPC").await?;
+    let http = bind(args.http.as_ref().unwrap_or(&config.http), "HTTP").await?;
+    let mut settings = config.server.clone();
+    settings.refresh_views |= args.refresh;
+
+    let engine = project.engine()?;
+    let store = project.online_store()?;
+    let components = Components {
+        reader: Arc::new(project.reader(&engine, &store).await?),
+        materializer: project.materializer(&engine, &store)?,
+        engine,
+        store,
+        clock: Arc::clone(&project.clock),
+    };
+    // Before the addresses are told: whoever reads them may stop us.
+    let stop = stop_signal()?;
+    output::print(format!(
+        "gRPC http://{}\nHTTP http://{}",
+        grpc.local_addr()?,
+        http.local_addr()?
+    ))?;
+    let listeners = Listeners {
+        grpc,
+        http: Some(http),
+    };
+    granary_server::serve(components, settings, listeners, stop).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn bind(address: &str, what: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot serve {what} on {address}"))
+}
+
+/// Resolves at the first SIGTERM or Ctrl-C; the second ends the process.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut next = async move || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    Ok(async move {
+        next().await;
+        eprintln!("stopping; again to stop at once");
+        tokio::spawn(async move {
+            next().await;
+            std::process::exit(i32::from(crate::failure::FAILED));
+        });
+    })
+}

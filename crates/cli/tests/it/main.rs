@@ -1,0 +1,10 @@
+//! Runs the built binary in folders of its own, as a person or a script would.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod golden;
+mod options;
+mod project;
+mod races;
+mod refusals;
+mod serve;
