@@ -68,12 +68,13 @@ impl EngineError {
                 object: object.clone(),
                 difference: difference.clone(),
             },
+            // A scan knows the file only: the object is what was asked for.
             Some(Self::Source {
-                object,
+                object: of,
                 path,
                 reason,
             }) => Self::Source {
-                object: object.clone(),
+                object: if of.is_empty() { object } else { of }.to_owned(),
                 path: path.clone(),
                 reason: reason.clone(),
             },

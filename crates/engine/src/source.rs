@@ -6,6 +6,7 @@
 //! our own object stores. A source with a recorded schema opens its files when
 //! it is scanned and says so when they are gone, broken or of another shape.
 
+mod bad_row;
 mod delta;
 mod fault;
 mod files;
@@ -24,6 +25,7 @@ use granary_model::definitions::SourceColumn;
 use crate::engine::{Engine, Stores};
 use crate::error::EngineError;
 
+pub(crate) use bad_row::NameBadRows;
 pub(crate) use fault::SourceFault;
 pub(crate) use files::VerifiedSources;
 pub(crate) use scan::RecordedSource;

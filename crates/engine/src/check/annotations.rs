@@ -142,7 +142,10 @@ impl Check<'_> {
         }
         if !found {
             let message = format!("{name} has no column {:?}", column.value);
-            let near = instead(&column.value, names.iter().map(String::as_str));
+            let near = match self.is_sort(name, ObjectSort::FeatureService) {
+                true => Some("comment on the column of the view that it comes from".to_owned()),
+                false => instead(&column.value, names.iter().map(String::as_str)),
+            };
             self.tell([Diagnostic::new(&column.span, message).help_if(near)]);
         }
     }

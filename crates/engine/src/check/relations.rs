@@ -84,7 +84,11 @@ impl<'a> Check<'a> {
             Ok(source) => source,
             Err(error) => {
                 self.breaks(name);
-                self.tell([syntax(&create.sql, &error)]);
+                let mut error = syntax(&create.sql, &error);
+                if error.message.starts_with("unknown format") {
+                    error.span = format_span(&create.sql).or(error.span);
+                }
+                self.tell([error]);
                 return;
             }
         };
@@ -137,6 +141,13 @@ impl<'a> Check<'a> {
             .path
             .strip_prefix(project.as_ref())
             .map_or(fault.path.as_str(), |path| path.trim_start_matches('/'));
+        if let Some(option) = unknown_option(&fault.reason) {
+            let place = create.sql.text.find(option);
+            let place = place.map(|at| create.sql.span_of(at..at + option.len()));
+            let span = place.unwrap_or_else(|| create.name.span.clone());
+            return Diagnostic::new(&span, format!("unknown option {option:?}"))
+                .help("options are DataFusion's, as 'format.has_header' or 'format.delimiter'");
+        }
         let message = format!(
             "{}: cannot read {path}: {}",
             create.name.value, fault.reason
@@ -395,6 +406,23 @@ pub(super) fn time_column(
 pub(super) fn names_of(reads: &[Read]) -> Vec<String> {
     let names: BTreeSet<String> = reads.iter().map(|read| read.name.clone()).collect();
     names.into_iter().collect()
+}
+
+/// The word after STORED AS.
+fn format_span(sql: &SqlText) -> Option<Span> {
+    let lower = sql.text.to_ascii_lowercase();
+    let stored = lower.find("stored")?;
+    let after_as = stored + lower[stored..].find(" as ")? + " as ".len();
+    let start = after_as + lower[after_as..].find(|c: char| !c.is_whitespace())?;
+    let length = lower[start..].find(char::is_whitespace)?;
+    Some(sql.span_of(start..start + length))
+}
+
+/// The option that DataFusion does not know.
+fn unknown_option(reason: &str) -> Option<&str> {
+    let (_, rest) = reason.split_once("Config value \"")?;
+    let (option, rest) = rest.split_once('"')?;
+    rest.starts_with(" not found").then_some(option)
 }
 
 /// The first string after LOCATION.

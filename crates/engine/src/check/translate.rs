@@ -56,9 +56,18 @@ pub(super) fn syntax(
     let (message, place) = split_place(&message);
     let span = match place {
         Some((line, column)) => text.span_between((line, column), (line, column + 1)),
+        None if message.ends_with("EOF") => text.span_of(last_character(&text.text)),
         None => text.span.clone(),
     };
-    Diagnostic::new(&span, clean(&message))
+    Diagnostic::new(&span, expected(&clean(&message)))
+}
+
+fn last_character(text: &str) -> std::ops::Range<usize> {
+    let start = text
+        .char_indices()
+        .next_back()
+        .map_or(0, |(start, _)| start);
+    start..text.len()
 }
 
 fn of_parser(query: &Query<'_>, text: &str) -> Diagnostic {
@@ -67,7 +76,15 @@ fn of_parser(query: &Query<'_>, text: &str) -> Diagnostic {
         Some((line, column)) => query.span_between((line, column), (line, column + 1)),
         None => query.text.span.clone(),
     };
-    Diagnostic::new(&span, clean(&message))
+    Diagnostic::new(&span, expected(&clean(&message)))
+}
+
+/// sqlparser's `Expected: x, found: EOF`, less stiff.
+fn expected(message: &str) -> String {
+    message
+        .replace("Expected: ", "expected ")
+        .replace(", found: ", ", found ")
+        .replace("found EOF", "found the end")
 }
 
 fn of_schema(error: &SchemaError, named: impl Fn(&str) -> Span) -> Diagnostic {
@@ -123,11 +140,13 @@ pub(super) fn instead<'a>(
             names.push(name);
         }
     }
-    if let Some(near) = closest(wrong, names.iter().copied()) {
-        let quotes = near
-            .chars()
-            .any(|c| !c.is_ascii_lowercase() && c != '_' && !c.is_ascii_digit());
-        let hint = if quotes && near.to_ascii_lowercase() == wrong {
+    let begun = |name: &&str| {
+        let name = name.to_lowercase();
+        name == wrong || name.starts_with(&format!("{wrong} "))
+    };
+    let begun = names.iter().copied().find(begun);
+    if let Some(near) = begun.or_else(|| closest(wrong, names.iter().copied())) {
+        let hint = if begun.is_some() && near != wrong {
             " (names with capitals or blanks need the double quotes)"
         } else {
             ""
@@ -136,6 +155,7 @@ pub(super) fn instead<'a>(
     }
     match names.len() {
         0 => None,
+        1 => Some(format!("there is only {}", names[0])),
         n if n <= NAMES_LISTED => Some(format!("there are {}", names.join(", "))),
         n => Some(format!(
             "there are {} and {} more",
@@ -175,7 +195,50 @@ fn of_text(
         let help = format!("add it to GROUP BY, or pick one value, as with max({name})");
         return Diagnostic::new(here, message).help(help);
     }
-    Diagnostic::new(here, in_sql_words(&text))
+    if let Some(names) = between(
+        &text,
+        "Projections require unique expression names but the expression \"",
+        "\" at position",
+    ) {
+        let name = names.rsplit(" AS ").next().unwrap_or(names);
+        let name = name.rsplit('.').next().unwrap_or(name);
+        return Diagnostic::new(&named(name), format!("two columns are named {name:?}"))
+            .help("give one of them another name with AS");
+    }
+    of_types(&in_sql_words(&text), here)
+}
+
+/// Errors of types that do not go together.
+fn of_types(text: &str, here: &Span) -> Diagnostic {
+    let cast = "convert one side, as with CAST(.. AS BIGINT)";
+    let operation = between(
+        text,
+        "Cannot coerce arithmetic expression ",
+        " to valid types",
+    )
+    .or_else(|| text.strip_prefix("Cannot infer common argument type for comparison operation "))
+    .or_else(|| {
+        text.strip_prefix("Cannot infer common argument type for logical boolean operation ")
+    });
+    if let Some(operation) = operation {
+        return Diagnostic::new(here, format!("there is no {operation}")).help(cast);
+    }
+    if let Some(call) = between(
+        text,
+        "No function matches the given name and argument types '",
+        "'",
+    ) {
+        return Diagnostic::new(here, format!("there is no {call}"))
+            .help("give it other arguments, or convert them, as with CAST(.. AS DOUBLE)");
+    }
+    if text.contains("queries have different number of columns") {
+        return Diagnostic::new(
+            here,
+            "the parts of a UNION have different numbers of columns",
+        )
+        .help("select the same columns in each part");
+    }
+    Diagnostic::new(here, text)
 }
 
 /// The first telling line, without the layers that DataFusion wraps around it.

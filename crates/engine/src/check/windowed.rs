@@ -7,8 +7,8 @@ use std::ops::ControlFlow;
 use datafusion::execution::SessionState;
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, GroupByExpr, NamedWindowDefinition, NamedWindowExpr, Select, SelectItem,
-    SetExpr, Spanned, TableFactor, WindowFrameBound, WindowFrameUnits, WindowSpec, WindowType,
-    visit_expressions,
+    SetExpr, Spanned, TableFactor, Visit, Visitor, WindowFrameBound, WindowFrameUnits, WindowSpec,
+    WindowType, visit_expressions,
 };
 use datafusion::sql::sqlparser::tokenizer;
 use granary_model::Diagnostic;
@@ -63,7 +63,7 @@ impl Windowed<'_> {
             return Vec::new();
         };
         let SetExpr::Select(select) = ast.body.as_ref() else {
-            return vec![self.rule(ast.body.span(), "it is not one SELECT", "write one SELECT")];
+            return vec![self.rule(ast.body.span(), "UNION and the like", "write one SELECT")];
         };
         let mut errors = Vec::new();
         if let Some(with) = &ast.with {
@@ -86,7 +86,7 @@ impl Windowed<'_> {
 
     fn rule(&self, span: tokenizer::Span, what: &str, help: &str) -> Diagnostic {
         let name = &self.create.name.value;
-        let message = format!("{name} would be a windowed view, and there {what} has no place");
+        let message = format!("{name} would be a windowed view, which allows no {what}");
         Diagnostic::new(&self.query.span(span), message).help(help)
     }
 
@@ -117,17 +117,17 @@ impl Windowed<'_> {
     fn from(&self, select: &Select, check: &Check<'_>) -> Vec<Diagnostic> {
         let help = "join and combine in a plain view, and read that";
         let [from] = select.from.as_slice() else {
-            return vec![self.rule(select.span(), "a FROM of several tables", help)];
+            return vec![self.rule(select.span(), "FROM of several tables", help)];
         };
         if !from.joins.is_empty() {
-            return vec![self.rule(from.span(), "a join", help)];
+            return vec![self.rule(from.span(), "join", help)];
         }
         let TableFactor::Table { name, .. } = &from.relation else {
-            return vec![self.rule(from.span(), "a subquery", help)];
+            return vec![self.rule(from.span(), "subquery", help)];
         };
         let relation = last_part(name).unwrap_or_default();
         if check.is_sort(&relation, ObjectSort::FeatureView) {
-            return vec![self.rule(from.span(), "a feature view in FROM", "read its sources")];
+            return vec![self.rule(from.span(), "feature view in FROM", "read its sources")];
         }
         let Some(schema) = check.relations.get(&relation).map(|table| table.schema()) else {
             return Vec::new();
@@ -196,44 +196,32 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Looks at every function with a window, and for columns outside of all of them.
     fn expression(&mut self, expression: &Expr) {
-        let mut windows: Vec<Function> = Vec::new();
-        let mut columns: Vec<Expr> = Vec::new();
-        let _ = visit_expressions(expression, |e: &Expr| {
-            match e {
-                Expr::Function(function) if function.over.is_some() => {
-                    windows.push(function.clone());
-                }
-                Expr::Function(function) if self.is_aggregate(function) => {
-                    columns.push(e.clone());
-                }
-                Expr::Identifier(_) | Expr::CompoundIdentifier(_) => columns.push(e.clone()),
-                _ => {}
-            }
-            ControlFlow::<()>::Continue(())
-        });
-        for column in columns {
-            let span = column.span();
-            let inside = windows.iter().any(|window| contains(window.span(), span));
-            if inside {
-                continue;
-            }
-            let error = match &column {
-                Expr::Function(function) => {
-                    let what = format!("{} without OVER", function.name);
-                    let help = "say over which window: OVER (PARTITION BY .. ORDER BY ..)";
-                    self.view.rule(span, &what, help)
-                }
-                _ => {
-                    let what = format!("the bare column {column}");
-                    let help = "aggregate it OVER a window, as with last_value(..)";
-                    self.view.rule(span, &what, help)
-                }
-            };
-            self.errors.push(error);
-        }
-        for window in windows {
+        let mut found = Found {
+            walk: self,
+            windows: Vec::new(),
+            inside: 0,
+        };
+        let _ = expression.visit(&mut found);
+        for window in found.windows {
             self.window(&window);
         }
+    }
+
+    fn outside(&mut self, expression: &Expr) {
+        let error = match expression {
+            Expr::Function(function) if self.is_aggregate(function) => {
+                let what = format!("{} without OVER", function.name);
+                let help = "say over which window: OVER (PARTITION BY .. ORDER BY ..)";
+                self.view.rule(expression.span(), &what, help)
+            }
+            Expr::Identifier(_) | Expr::CompoundIdentifier(_) => {
+                let what = format!("bare column {expression}");
+                let help = "aggregate it OVER a window, as with last_value(..)";
+                self.view.rule(expression.span(), &what, help)
+            }
+            _ => return,
+        };
+        self.errors.push(error);
     }
 
     fn is_aggregate(&self, function: &Function) -> bool {
@@ -281,7 +269,7 @@ impl Walk<'_> {
         let mut given: Vec<String> = spec.partition_by.iter().map(without_qualifier).collect();
         given.sort();
         if given != self.partition {
-            let what = "a window that is not partitioned by exactly the keys";
+            let what = "window that is not partitioned by exactly the keys";
             let help = format!("write PARTITION BY {keys}");
             self.errors.push(self.view.rule(span, what, &help));
         }
@@ -294,9 +282,9 @@ impl Walk<'_> {
         };
         if !ordered {
             let what = if spec.order_by.is_empty() {
-                "a window without ORDER BY"
+                "window without ORDER BY"
             } else {
-                "a window that is not ordered by the event time alone"
+                "window that is not ordered by the event time alone"
             };
             let help = format!("write ORDER BY {time}");
             self.errors.push(self.view.rule(span, what, &help));
@@ -318,8 +306,42 @@ impl Walk<'_> {
     }
 }
 
-fn contains(outer: tokenizer::Span, inner: tokenizer::Span) -> bool {
-    outer.start <= inner.start && inner.end <= outer.end
+/// Tells what is inside of a windowed function from what is not.
+struct Found<'w, 'a> {
+    walk: &'w mut Walk<'a>,
+    windows: Vec<Function>,
+    /// Windowed functions, and aggregates that lack a window, around here.
+    inside: usize,
+}
+
+impl Found<'_, '_> {
+    fn encloses(&self, expression: &Expr) -> bool {
+        match expression {
+            Expr::Function(function) => function.over.is_some() || self.walk.is_aggregate(function),
+            _ => false,
+        }
+    }
+}
+
+impl Visitor for Found<'_, '_> {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
+        match expression {
+            Expr::Function(function) if function.over.is_some() => {
+                self.windows.push(function.clone());
+            }
+            other if self.inside == 0 => self.walk.outside(other),
+            _ => {}
+        }
+        self.inside += usize::from(self.encloses(expression));
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
+        self.inside -= usize::from(self.encloses(expression));
+        ControlFlow::Continue(())
+    }
 }
 
 fn expression_of(item: &SelectItem) -> Option<&Expr> {

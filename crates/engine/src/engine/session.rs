@@ -30,7 +30,7 @@ use super::{Engine, no_later_than};
 use crate::check::{event_time_origins, is_row_wise};
 use crate::error::EngineError;
 use crate::offline::table::FeatureViewTable;
-use crate::source::{Source, recorded_schema};
+use crate::source::{NameBadRows, Source, recorded_schema};
 
 /// How equi-joins are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -147,6 +147,7 @@ impl Engine {
             .with_config(self.config(joins))
             .with_runtime_env(self.runtime().clone())
             .with_default_features()
+            .with_physical_optimizer_rule(Arc::new(NameBadRows))
             .with_query_planner(Arc::new(GranaryPlanner))
             .build();
         let context = SessionContext::new_with_state(state);

@@ -34,6 +34,9 @@ pub(super) async fn open(
     let mut table = DeltaTable::new(log_store);
     table.load().await.map_err(|error| match error {
         DeltaTableError::NotATable(_) => SourceFault::new(location, "no Delta table is there"),
+        other if other.to_string().contains("does not exist") => {
+            SourceFault::new(location, "no such folder")
+        }
         other => fault(&other),
     })?;
     table

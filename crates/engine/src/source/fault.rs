@@ -28,13 +28,15 @@ impl SourceFault {
                 object_store::Error::NotFound { .. } => "no such file".to_owned(),
                 other => other.to_string(),
             },
-            DataFusionError::ParquetError(error) => {
-                format!("cannot be read as Parquet: {error}")
-            }
-            DataFusionError::ArrowError(error, _) => error.to_string(),
-            other => other.strip_backtrace(),
+            other => last_cause(&other.strip_backtrace()).to_owned(),
         };
         Self::new(path, first_line(&reason))
+    }
+
+    pub(super) fn not_readable_as(self, format: &str) -> Self {
+        let format = format.to_uppercase();
+        let reason = format!("it is no whole {format} file: {}", self.reason);
+        Self { reason, ..self }
     }
 
     pub(crate) fn into_engine(self, object: &str) -> EngineError {
@@ -48,6 +50,12 @@ impl SourceFault {
     pub(crate) fn into_datafusion(self, object: &str) -> DataFusionError {
         DataFusionError::External(Box::new(self.into_engine(object)))
     }
+}
+
+/// `Arrow error: Parser error: x` says x.
+fn last_cause(text: &str) -> &str {
+    let text = text.split(" Stream format error").next().unwrap_or(text);
+    text.rsplit("error: ").next().unwrap_or(text)
 }
 
 fn first_line(text: &str) -> String {

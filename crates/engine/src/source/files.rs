@@ -207,7 +207,8 @@ async fn blame(source: &Source, state: &SessionState, error: &DataFusionError) -
                 .infer_schema(state, &store, std::slice::from_ref(&file))
                 .await;
             if let Err(error) = of_file {
-                return SourceFault::of(in_store(&path, &file), &error);
+                let fault = SourceFault::of(in_store(&path, &file), &error);
+                return fault.not_readable_as(&source.command.file_type);
             }
         }
     }
@@ -239,7 +240,9 @@ async fn file_schemas(
                 .await;
             match schema {
                 Ok(schema) => Ok((named, schema)),
-                Err(error) => Err(SourceFault::of(named, &error)),
+                Err(error) => {
+                    Err(SourceFault::of(named, &error).not_readable_as(&source.command.file_type))
+                }
             }
         };
         let found: Vec<_> = futures::stream::iter(files.into_iter().filter(|f| f.size > 0))

@@ -1,1 +1,354 @@
+//! Every format of source files: read as DataFusion reads it, and a clear word
+//! when the files are not what they were.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::ipc::writer::FileWriter;
+use deltalake_core::DeltaTable;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use granary_engine::{Engine, EngineError};
+use granary_model::Definitions;
+use parquet::arrow::ArrowWriter;
+
+use super::{check, engine};
+use crate::project::lines;
+
+fn sample() -> RecordBatch {
+    let columns: [(&str, ArrayRef); 4] = [
+        ("Customer ID", Arc::new(Int64Array::from(vec![1, 2, 3]))),
+        (
+            "amount",
+            Arc::new(Float64Array::from(vec![Some(1.5), None, Some(-2.0)])),
+        ),
+        (
+            "note",
+            Arc::new(StringArray::from(vec!["a;b", "q\"x", "č"])),
+        ),
+        (
+            "at",
+            Arc::new(TimestampMicrosecondArray::from(vec![0, 1, 2_000_000]).with_timezone("UTC")),
+        ),
+    ];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+fn parquet(path: &Path, rows: &RecordBatch) {
+    let mut writer =
+        ArrowWriter::try_new(File::create(path).unwrap(), rows.schema(), None).unwrap();
+    writer.write(rows).unwrap();
+    writer.close().unwrap();
+}
+
+async fn definitions(engine: &Engine, sql: &str) -> Definitions {
+    let checked = check(engine, &[("sources", sql)]).await;
+    checked
+        .unwrap_or_else(|errors| panic!("{errors}"))
+        .definitions
+}
+
+/// The rows of table t, sorted.
+async fn rows(engine: &Engine, definitions: &Definitions) -> Result<Vec<String>, EngineError> {
+    let context = engine.session(definitions, None).await?;
+    let failed = |error| EngineError::from_query("query", error);
+    let frame = context.sql("SELECT * FROM t").await.map_err(failed)?;
+    let mut rows = lines(&frame.collect().await.map_err(failed)?);
+    rows.sort();
+    Ok(rows)
+}
+
+async fn expect(folder: &Path, sql: &str, expected: &[&str]) {
+    let engine = engine(folder);
+    let definitions = definitions(&engine, sql).await;
+    assert_eq!(
+        rows(&engine, &definitions).await.unwrap(),
+        expected,
+        "{sql}"
+    );
+}
+
+const SAMPLE: [&str; 3] = [
+    "1|1.5|a;b|1970-01-01T00:00:00Z",
+    "2|NULL|q\"x|1970-01-01T00:00:00.000001Z",
+    "3|-2.0|č|1970-01-01T00:00:02Z",
+];
+
+#[tokio::test]
+async fn parquet_files_and_folders() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    std::fs::create_dir_all(path.join("parts/day=2025-01-01")).unwrap();
+    parquet(&path.join("one.parquet"), &sample());
+    parquet(
+        &path.join("parts/day=2025-01-01/a.parquet"),
+        &sample().slice(0, 1),
+    );
+    parquet(
+        &path.join("parts/day=2025-01-01/b.parquet"),
+        &sample().slice(1, 2),
+    );
+    expect(
+        path,
+        "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'one.parquet'",
+        &SAMPLE,
+    )
+    .await;
+    let partitioned = SAMPLE.map(|row| format!("{row}|2025-01-01"));
+    let partitioned = partitioned.each_ref().map(String::as_str);
+    expect(
+        path,
+        "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'parts/'",
+        &partitioned,
+    )
+    .await;
+    let absolute = format!(
+        "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'file://{}/one.parquet'",
+        path.display()
+    );
+    expect(path, &absolute, &SAMPLE).await;
+}
+
+#[tokio::test]
+async fn csv_with_header_delimiter_quotes_and_gzip() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let text = "\"Customer ID\";amount;note;at\n1;1.5;\"a;b\";1970-01-01T00:00:00Z\n2;;\"q\"\"x\";1970-01-01T00:00:00.000001Z\n3;-2.0;č;1970-01-01T00:00:02Z\n";
+    std::fs::write(path.join("plain.csv"), text).unwrap();
+    let mut gzip = GzEncoder::new(
+        File::create(path.join("t.csv.gz")).unwrap(),
+        Compression::fast(),
+    );
+    gzip.write_all(text.as_bytes()).unwrap();
+    gzip.finish().unwrap();
+    let headless = text
+        .split_once('\n')
+        .unwrap()
+        .1
+        .replace(';', "\t")
+        .replace("a\tb", "a;b");
+    std::fs::write(path.join("headless.tsv"), headless).unwrap();
+    let options = "'format.has_header' 'true', 'format.delimiter' ';'";
+    expect(
+        path,
+        &format!("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'plain.csv' OPTIONS ({options})"),
+        &SAMPLE,
+    )
+    .await;
+    expect(
+        path,
+        &format!("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 't.csv.gz' OPTIONS ({options}, 'format.compression' 'gzip')"),
+        &SAMPLE,
+    )
+    .await;
+    expect(
+        path,
+        "CREATE EXTERNAL TABLE t (id BIGINT, amount DOUBLE, note VARCHAR, at TIMESTAMP) STORED AS CSV LOCATION 'headless.tsv' \
+         OPTIONS ('format.has_header' 'false', 'format.delimiter' '\t')",
+        &SAMPLE,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn json_and_arrow_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    std::fs::write(
+        path.join("t.json"),
+        "{\"id\": 1, \"amount\": 1.5, \"tags\": [\"a\", \"b\"]}\n{\"id\": 2, \"tags\": []}\n",
+    )
+    .unwrap();
+    let file = File::create(path.join("t.arrow")).unwrap();
+    let mut writer = FileWriter::try_new(file, &sample().schema()).unwrap();
+    writer.write(&sample()).unwrap();
+    writer.finish().unwrap();
+    expect(
+        path,
+        "CREATE EXTERNAL TABLE t STORED AS ARROW LOCATION 't.arrow'",
+        &SAMPLE,
+    )
+    .await;
+    let engine = engine(path);
+    let json = "CREATE EXTERNAL TABLE t STORED AS JSON LOCATION 't.json'";
+    let definitions = definitions(&engine, json).await;
+    let context = engine.session(&definitions, None).await.unwrap();
+    let frame = context
+        .sql("SELECT id, amount, tags[1] FROM t ORDER BY id")
+        .await
+        .unwrap();
+    assert_eq!(
+        lines(&frame.collect().await.unwrap()),
+        ["1|1.5|a", "2|NULL|NULL"]
+    );
+}
+
+async fn write_delta(engine: &Engine, rows: RecordBatch) {
+    let location = url::Url::from_directory_path(engine.project().join("delta")).unwrap();
+    std::fs::create_dir_all(engine.project().join("delta")).unwrap();
+    let mut table = DeltaTable::new(engine.log_store(&location).unwrap());
+    let _ = table.load().await;
+    table.write(vec![rows]).await.unwrap();
+}
+
+#[tokio::test]
+async fn delta_tables_at_their_newest_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine(folder.path());
+    write_delta(&engine, sample().slice(0, 1)).await;
+    let sql =
+        "CREATE EXTERNAL TABLE t STORED AS DELTATABLE LOCATION 'delta'; EVENT TIME OF t IS at;";
+    let definitions = definitions(&engine, sql).await;
+    assert_eq!(rows(&engine, &definitions).await.unwrap(), SAMPLE[..1]);
+    write_delta(&engine, sample().slice(1, 2)).await;
+    assert_eq!(rows(&engine, &definitions).await.unwrap(), SAMPLE);
+    let context = engine
+        .session(&definitions, Some(granary_model::UtcMicros(1)))
+        .await
+        .unwrap();
+    let frame = context
+        .sql("SELECT note, \"Customer ID\" FROM t WHERE amount IS NULL")
+        .await
+        .unwrap();
+    assert_eq!(lines(&frame.collect().await.unwrap()), ["q\"x|2"]);
+}
+
+#[tokio::test]
+async fn a_changed_schema_is_told_by_its_column() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let engine = engine(path);
+    parquet(&path.join("t.parquet"), &sample());
+    let sql = "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 't.parquet'";
+    let of_parquet = definitions(&engine, sql).await;
+    assert_eq!(rows(&engine, &of_parquet).await.unwrap(), SAMPLE);
+    parquet(
+        &path.join("t.parquet"),
+        &sample().project(&[0, 1, 3]).unwrap(),
+    );
+    let told = rows(&engine, &of_parquet).await.unwrap_err().to_string();
+    assert_eq!(
+        told,
+        "t: its schema changed since apply: column note is gone; apply again"
+    );
+    let amount: ArrayRef = Arc::new(StringArray::from(vec!["x", "y", "z"]));
+    let mut columns: Vec<(String, ArrayRef)> = Vec::new();
+    for (field, column) in sample().schema().fields().iter().zip(sample().columns()) {
+        let column = if field.name() == "amount" {
+            amount.clone()
+        } else {
+            column.clone()
+        };
+        columns.push((field.name().clone(), column));
+    }
+    parquet(
+        &path.join("t.parquet"),
+        &RecordBatch::try_from_iter(columns).unwrap(),
+    );
+    let told = rows(&engine, &of_parquet).await.unwrap_err().to_string();
+    assert_eq!(
+        told,
+        "t: its schema changed since apply: column amount was DOUBLE, is VARCHAR; apply again"
+    );
+    std::fs::write(path.join("t.csv"), "a,b\n1,2\n").unwrap();
+    let of_csv = definitions(
+        &engine,
+        "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 't.csv'",
+    )
+    .await;
+    std::fs::write(path.join("t.csv"), "b,a\n1,2\n").unwrap();
+    let told = rows(&engine, &of_csv).await.unwrap_err().to_string();
+    assert_eq!(
+        told,
+        "t: its schema changed since apply: column 1 was a, is b; apply again"
+    );
+}
+
+#[tokio::test]
+async fn files_that_went_away_or_broke_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let engine = engine(path);
+    let file = path.join("t.parquet");
+    parquet(&file, &sample());
+    let sql = "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 't.parquet'";
+    let definitions = definitions(&engine, sql).await;
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    let told = rows(&engine, &definitions).await.unwrap_err();
+    assert!(
+        matches!(&told, EngineError::Source { path, .. } if path.ends_with("t.parquet")),
+        "{told}"
+    );
+    std::fs::remove_file(&file).unwrap();
+    let told = rows(&engine, &definitions).await.unwrap_err().to_string();
+    assert!(told.ends_with("t.parquet: no such file"), "{told}");
+}
+
+#[tokio::test]
+async fn a_new_file_of_a_folder_is_seen_by_the_next_query() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let engine = engine(path);
+    std::fs::create_dir(path.join("parts")).unwrap();
+    parquet(&path.join("parts/a.parquet"), &sample().slice(0, 1));
+    let sql = "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'parts/'";
+    let definitions = definitions(&engine, sql).await;
+    assert_eq!(rows(&engine, &definitions).await.unwrap().len(), 1);
+    parquet(&path.join("parts/b.parquet"), &sample().slice(1, 2));
+    assert_eq!(rows(&engine, &definitions).await.unwrap(), SAMPLE);
+}
+
+#[tokio::test]
+async fn a_row_that_does_not_parse_is_named_by_file_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let engine = engine(path);
+    std::fs::create_dir(path.join("parts")).unwrap();
+    let good = |from: i64| -> String {
+        (from..from + 50_000)
+            .map(|n| format!("{n},x{n}\n"))
+            .collect()
+    };
+    let write =
+        |name: &str, text: String| std::fs::write(path.join("parts").join(name), text).unwrap();
+    write("a.csv", format!("id,note\n{}", good(0)));
+    let sql = "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'parts/' OPTIONS ('format.has_header' 'true')";
+    let of_csv = definitions(&engine, sql).await;
+    assert_eq!(rows(&engine, &of_csv).await.unwrap().len(), 50_000);
+    for (bad, told) in [
+        (
+            "oops,x",
+            "line 50002: Error while parsing value 'oops' as type 'Int64' for column 0",
+        ),
+        ("1,x,y", "line 50002: incorrect number of fields"),
+    ] {
+        write("b.csv", format!("id,note\n{}{bad}\n{}", good(0), good(0)));
+        let error = rows(&engine, &of_csv).await.unwrap_err().to_string();
+        let place = path.join("parts/b.csv").display().to_string();
+        assert!(
+            error.starts_with(&format!("query: {place}: {told}")),
+            "{error}"
+        );
+    }
+    write("c.json", "{\"n\": 1}\n{\"n\": 2}\n".into());
+    let json = "CREATE EXTERNAL TABLE t STORED AS JSON LOCATION 'parts/c.json'";
+    let of_json = definitions(&engine, json).await;
+    write("c.json", "{\"n\": 1}\n{\"n\": 2}\n{\"n\": \"x\"}\n".into());
+    let error = rows(&engine, &of_json).await.unwrap_err().to_string();
+    assert!(error.contains("/parts/c.json: line 3: "), "{error}");
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(format!("id,note\n{}", good(0)).as_bytes())
+        .unwrap();
+    let whole = gzip.finish().unwrap();
+    std::fs::write(path.join("t.csv.gz"), &whole[..whole.len() / 2]).unwrap();
+    let cut = "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 't.csv.gz' OPTIONS ('format.compression' 'gzip')";
+    let of_gzip = definitions(&engine, cut).await;
+    let error = rows(&engine, &of_gzip).await.unwrap_err().to_string();
+    assert!(error.contains("/t.csv.gz: "), "{error}");
+}

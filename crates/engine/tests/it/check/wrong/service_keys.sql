@@ -1,5 +1,4 @@
-CREATE FEATURE SERVICE s AS SELECT customer_spend.amount, device_use.last_amount
-FROM customer_spend KEY (custmer_id => x), device_use KEY (device_id => a, device_id => b);
+CREATE FEATURE SERVICE s AS SELECT customer_spend.amount FROM customer_spend KEY (custmer_id => x);
 CREATE FEATURE SERVICE t AS SELECT customer_spend.amount, device_use.last_amount
 FROM customer_spend KEY (customer_id => id), device_use KEY (device_id => id);
 CREATE FEATURE SERVICE u AS SELECT device_use.last_amount, customer_profile.income

@@ -1,3 +1,2 @@
 CREATE EXTERNAL TABLE a STORED AS EXCEL LOCATION 'data/payments.csv';
 CREATE EXTERNAL TABLE b STORED AS CSV LOCATION 'data/payments.csv' OPTIONS ('format.delimeter' ';');
-CREATE EXTERNAL TABLE c STORED AS CSV LOCATON 'data/payments.csv';
