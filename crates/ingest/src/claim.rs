@@ -27,6 +27,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::instrument;
@@ -123,8 +124,8 @@ impl Claims {
                         holder: holder.clone(),
                         number,
                     };
-                    if lease.write(number, false).await? {
-                        return Ok(Claim::start(lease));
+                    if let Some(claim) = lease.open().await? {
+                        return Ok(claim);
                     }
                 }
             }
@@ -222,6 +223,19 @@ struct Lease {
 }
 
 impl Lease {
+    /// Writes the first record; `None` if another holder's came first. Runs on
+    /// when the caller is cancelled, so that a claim that nobody waits for any
+    /// more is given back like every other that is dropped.
+    async fn open(self) -> Result<Option<Claim>, IngestError> {
+        let opened = tokio::spawn(async move {
+            let won = self.write(self.number, false).await?;
+            Ok(won.then(|| Claim::start(self)))
+        });
+        opened
+            .await
+            .map_err(|e| IngestError::Stopped(e.to_string()))?
+    }
+
     /// Writes the record `number`; false if another holder's came first.
     async fn write(&self, number: u64, released: bool) -> Result<bool, IngestError> {
         let claims = &self.claims;
@@ -354,12 +368,19 @@ impl Claim {
         }
     }
 
-    /// Gives the claim back. Where that fails it expires by itself.
+    /// Gives the claim back, even if the caller is cancelled. Where that fails
+    /// it expires by itself.
     pub async fn release(mut self) {
-        if let Some(renewal) = self.renewal.take() {
-            self.done.send_replace(true);
-            give_back(renewal, self.lost.clone()).await;
+        if let Some(giving_back) = self.give_back() {
+            let _ = giving_back.await;
         }
+    }
+
+    fn give_back(&mut self) -> Option<JoinHandle<()>> {
+        let renewal = self.renewal.take()?;
+        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        self.done.send_replace(true);
+        Some(runtime.spawn(give_back(renewal, self.lost.clone())))
     }
 }
 
@@ -378,12 +399,6 @@ async fn give_back(renewal: AbortOnDropHandle<Lease>, lost: watch::Receiver<Opti
 /// A materialisation that is cancelled gives its claims back as well.
 impl Drop for Claim {
     fn drop(&mut self) {
-        let Some(renewal) = self.renewal.take() else {
-            return;
-        };
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            self.done.send_replace(true);
-            runtime.spawn(give_back(renewal, self.lost.clone()));
-        }
+        drop(self.give_back());
     }
 }

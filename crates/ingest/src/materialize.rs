@@ -161,7 +161,7 @@ impl Materializer {
         let reads = chosen
             .iter()
             .map(|view| (view.name.as_str(), dependencies(&definitions, view)));
-        let queue = Queue::new(reads.collect());
+        let queue = Queue::new(&reads.collect());
         let mut runs: BTreeMap<String, ViewRuns> = chosen
             .iter()
             .map(|view| {
@@ -274,7 +274,7 @@ struct Queue {
 
 impl Queue {
     /// `reads`: the feature views that each reads; those not in the list count as there.
-    fn new(reads: BTreeMap<&str, BTreeSet<&str>>) -> Self {
+    fn new(reads: &BTreeMap<&str, BTreeSet<&str>>) -> Self {
         let chosen: BTreeSet<&str> = reads.keys().copied().collect();
         let waiting = reads.iter().map(|(name, reads)| {
             let reads = reads.intersection(&chosen).map(|r| (*r).to_owned());
@@ -328,7 +328,7 @@ mod tests {
     /// c reads b, b reads a; d reads a and something that is not asked for.
     fn queue() -> Queue {
         Queue::new(
-            [
+            &[
                 ("a", vec![]),
                 ("b", vec!["a"]),
                 ("c", vec!["b"]),

@@ -3,3 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod claims;
+mod crash;
+mod online;
+mod project;
+mod refresh;
+mod runs;
