@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    apply, completions, describe, get, history, init, materialize, plan, serve, sql, status,
+    apply, completions, demo, describe, get, history, init, materialize, plan, serve, sql, status,
 };
 
 /// The feature store of a consumer lender: features defined in SQL,
@@ -35,6 +35,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make a lender's data, materialise, serve and read it
+    Demo(demo::Args),
     /// Make a project that works at once
     Init(init::Args),
     /// Show what apply would change, and what that costs

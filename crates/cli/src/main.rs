@@ -14,6 +14,7 @@ mod args;
 mod commands;
 mod config;
 mod definitions;
+mod demo;
 mod environment;
 mod failure;
 mod keys;

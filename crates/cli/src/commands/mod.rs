@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod completions;
+pub mod demo;
 pub mod describe;
 pub mod get;
 pub mod history;
@@ -21,6 +22,7 @@ pub async fn run(cli: Cli) -> Outcome {
     let folder = cli.project.as_deref();
     let project = || Project::open(folder);
     match cli.command {
+        Command::Demo(args) => demo::run(args).await,
         Command::Init(args) => init::run(folder, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Plan(args) => plan::run(&project()?, &args).await,

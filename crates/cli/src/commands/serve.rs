@@ -4,7 +4,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use granary_engine::Engine;
 use granary_server::{Components, Listeners};
+use granary_store::OnlineStore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -45,13 +47,7 @@ pub async fn run(project: Project, args: Args) -> Outcome {
 
     let engine = project.engine()?;
     let store = project.online_store()?;
-    let components = Components {
-        reader: Arc::new(project.reader(&engine, &store).await?),
-        materializer: project.materializer(&engine, &store)?,
-        engine,
-        store,
-        clock: Arc::clone(&project.clock),
-    };
+    let components = components(&project, &engine, &store).await?;
     // Before the addresses are told: whoever reads them may stop us.
     let stop = stop_signal()?;
     output::print(format!(
@@ -67,14 +63,29 @@ pub async fn run(project: Project, args: Args) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn bind(address: &str, what: &str) -> anyhow::Result<TcpListener> {
+/// What a server of this project works with.
+pub async fn components(
+    project: &Project,
+    engine: &Engine,
+    store: &Arc<dyn OnlineStore>,
+) -> anyhow::Result<Components> {
+    Ok(Components {
+        reader: Arc::new(project.reader(engine, store).await?),
+        materializer: project.materializer(engine, store)?,
+        engine: engine.clone(),
+        store: Arc::clone(store),
+        clock: Arc::clone(&project.clock),
+    })
+}
+
+pub async fn bind(address: &str, what: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot serve {what} on {address}"))
 }
 
 /// Resolves at the first SIGTERM or Ctrl-C; the second ends the process.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut next = async move || {
