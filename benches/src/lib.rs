@@ -1,1 +1,20 @@
-//! stub
+//! Benchmarks of whole jobs, each against a named peer or bound in the same run.
+//!
+//! Machines are shared and noisy, so the two sides alternate, in processes of
+//! their own, and the medians and their ratio are what counts. The binaries:
+//!
+//! - `materialize`: a view of 10 M rows, against reading, sorting and writing
+//!   the same Parquet;
+//! - `read`: online reads over gRPC, against a bare tonic service;
+//! - `restart`: time until ready with 5 M entities, and the first cold reads.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "benchmarks report on standard output"
+)]
+
+pub mod data;
+pub mod load;
+pub mod process;
+pub mod raw;

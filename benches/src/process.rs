@@ -1,0 +1,155 @@
+//! Child processes and what the operating system says of them.
+
+use std::io::{self, BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// What one finished process took.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    pub wall: Duration,
+    pub user: Duration,
+    pub system: Duration,
+    /// Peak resident set, bytes; counts file pages that were mapped.
+    pub peak_rss_bytes: u64,
+    /// Peak of the anonymous memory seen in samples 20 ms apart, bytes.
+    pub peak_anon_bytes: u64,
+}
+
+/// Runs a command to its end; fails if it does.
+pub fn run(command: &mut Command) -> io::Result<Usage> {
+    let started = Instant::now();
+    let child = command.stdout(Stdio::inherit()).spawn()?;
+    let pid = child.id();
+    let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let sampler = std::thread::spawn({
+        let done = done.clone();
+        move || {
+            let mut peak = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                peak = peak.max(status_bytes(pid, "RssAnon:").unwrap_or(0));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            peak
+        }
+    });
+    let (status, usage) = wait4(pid)?;
+    let wall = started.elapsed();
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    let peak_anon_bytes = sampler.join().unwrap_or(0);
+    if !status.success() {
+        return Err(io::Error::other(format!("{command:?} ended with {status}")));
+    }
+    Ok(Usage {
+        wall,
+        user: duration(usage.ru_utime),
+        system: duration(usage.ru_stime),
+        peak_rss_bytes: usage.ru_maxrss as u64 * 1024,
+        peak_anon_bytes,
+    })
+}
+
+#[allow(
+    unsafe_code,
+    reason = "wait4 gives the child's own usage; std has no such call"
+)]
+fn wait4(pid: u32) -> io::Result<(ExitStatus, libc::rusage)> {
+    use std::os::unix::process::ExitStatusExt;
+    let mut status = 0;
+    // SAFETY: rusage is plain data, for which zeroes are a valid value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `pid` is a child of this process that was not waited for, and
+    // both pointers are to live values of the types that wait4 writes.
+    let got = unsafe { libc::wait4(pid as libc::pid_t, &raw mut status, 0, &raw mut usage) };
+    if got < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((ExitStatus::from_raw(status), usage))
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
+}
+
+fn status_bytes(pid: u32, field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with(field))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// CPU time of a running process so far, user and system.
+pub fn cpu_time(pid: u32) -> io::Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The command's name is in parentheses and may hold spaces: count from behind it.
+    let fields: Vec<&str> = match stat.rsplit_once(')') {
+        Some((_, rest)) => rest.split_whitespace().collect(),
+        None => Vec::new(),
+    };
+    let ticks = |at: usize| {
+        fields
+            .get(at)
+            .and_then(|f| f.parse::<u64>().ok())
+            .unwrap_or(0)
+    };
+    // The kernel counts in USER_HZ, which Linux fixes at 100 for user space.
+    Ok(Duration::from_millis((ticks(11) + ticks(12)) * 10))
+}
+
+/// A server in a process of its own, stopped when dropped.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    /// `host:port`.
+    pub address: String,
+    /// From the start of the process to the line with its address.
+    pub ready_after: Duration,
+}
+
+impl Server {
+    /// Starts a command that prints `ready <host:port>` once it answers.
+    pub fn start(command: &mut Command) -> io::Result<Self> {
+        let started = Instant::now();
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let stdout = child
+            .stdout
+            .take()
+            .ok_or_else(|| io::Error::other("no stdout"))?;
+        for line in BufReader::new(stdout).lines() {
+            if let Some(address) = line?.strip_prefix("ready ") {
+                let ready_after = started.elapsed();
+                return Ok(Self {
+                    child,
+                    address: address.to_owned(),
+                    ready_after,
+                });
+            }
+        }
+        Err(io::Error::other(format!(
+            "{command:?} ended before it was ready"
+        )))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The middle of the values, of the two middle ones the mean; 0 of none.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+    }
+}
