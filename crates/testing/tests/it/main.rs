@@ -1,0 +1,3 @@
+//! Tests of the whole: the repository's own rules, and real data from files to gRPC.
+
+mod repository;
