@@ -98,9 +98,7 @@ impl Bars {
         }
         drop(running);
         // The line stays above the bars that still run.
-        if self.screen.println(text).is_err() {
-            eprintln!("{text}");
-        }
+        self.screen.suspend(|| eprintln!("{text}"));
     }
 }
 

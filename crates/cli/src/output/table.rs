@@ -12,16 +12,26 @@ use granary_model::json;
 /// How NULL is shown.
 pub const NULL: &str = "NULL";
 
+/// What a column needs to be read, its border included.
+const COLUMN_WIDTH_MIN: usize = 12;
+
 /// An empty table with these column names.
 pub fn table<T: Into<String>>(header: impl IntoIterator<Item = T>) -> Table {
+    let header: Vec<Cell> = header
+        .into_iter()
+        .map(|name| Cell::new(name.into()))
+        .collect();
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED);
-    table.set_header(header.into_iter().map(|name| Cell::new(name.into())));
-    table.set_content_arrangement(if io::stdout().is_terminal() {
+    // Squeezed into columns of a few letters a table is worse than broken lines.
+    let readable = header.len() * COLUMN_WIDTH_MIN;
+    let fits = table.width().is_some_and(|w| usize::from(w) >= readable);
+    table.set_content_arrangement(if io::stdout().is_terminal() && fits {
         ContentArrangement::Dynamic
     } else {
         ContentArrangement::Disabled
     });
+    table.set_header(header);
     table
 }
 
