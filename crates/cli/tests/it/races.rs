@@ -36,3 +36,29 @@ fn of_two_applies_at_once_one_wins() {
     }
     panic!("no two applies overlapped in 20 rounds");
 }
+
+#[test]
+fn materialisations_of_one_view_wait_or_are_refused() {
+    let project = Project::small().applied();
+    let run = |more: &[&str]| {
+        let mut arguments = vec!["materialize", "customer_balance"];
+        arguments.extend_from_slice(more);
+        let mut command = project.command(&arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let waiting: Vec<_> = (0..3).map(|_| run(&["--wait"])).collect();
+    for child in waiting {
+        let ended = child.wait_with_output().unwrap();
+        assert!(ended.status.success(), "{ended:?}");
+    }
+    let refused: Vec<_> = (0..3).map(|_| run(&[])).collect();
+    for child in refused {
+        let ended = child.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&ended.stderr).into_owned();
+        let is_refusal = ended.status.code() == Some(1) && told.contains("is being materialised");
+        assert!(ended.status.success() || is_refusal, "{ended:?}");
+    }
+    let rows = project.query("SELECT customer_id, at FROM customer_balance");
+    assert_eq!(rows.as_array().unwrap().len(), 4, "{rows}");
+}

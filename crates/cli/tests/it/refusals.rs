@@ -250,3 +250,77 @@ fn a_parquet_file_cut_short_is_named() {
     fs::write(project.path("data/balances.parquet"), &whole).unwrap();
     project.granary(&["materialize", "cut"]).succeeded();
 }
+
+#[test]
+fn a_broken_statement_does_not_hide_behind_what_it_would_have_defined() {
+    let project = Project::small();
+    let broken = crate::project::SMALL.replace("(customer_id BIGINT);", "(customer_id BIGNT);");
+    project.write("sql/balances.sql", broken);
+    project.write("sql/wrong.sql", "CREATE ENTITY flag KEY (is_set BOOLEAN);");
+    let plan = project.granary(&["plan"]);
+    plan.failed(
+        1,
+        &["sql/balances.sql:1", "BIGNT", "sql/wrong.sql:1", "BOOLEAN"],
+    );
+    assert!(!plan.stderr.contains("unknown entity"), "{plan:#?}");
+}
+
+#[test]
+fn sources_are_looked_at_before_anything_is_applied() {
+    let project = Project::small();
+    fs::remove_file(project.path("data/balances.csv")).unwrap();
+    let parts = ["sql/balances.sql:4", "data/balances.csv"];
+    project.granary(&["plan"]).failed(1, &parts);
+    project.granary(&["apply", "--yes"]).failed(1, &parts);
+}
+
+#[test]
+fn a_source_that_changed_its_columns_is_named() {
+    let project = Project::small();
+    let inferred = crate::project::SMALL.replace(
+        "balances (customer_id BIGINT, at TIMESTAMP, balance DOUBLE, phone VARCHAR)",
+        "balances",
+    );
+    project.write("sql/balances.sql", inferred);
+    let project = project.applied().materialized();
+    let renamed = crate::project::BALANCES.replace("at,balance", "at,amount");
+    project.write("data/balances.csv", renamed);
+    let run = project.granary(&["materialize", "--force"]);
+    run.failed(1, &["balances", "schema changed", "column balance is gone"]);
+    // What was served before is served still.
+    let arguments = ["get", "--service", "limits", "--key", "customer_id=1"];
+    assert!(
+        project
+            .granary(&arguments)
+            .succeeded()
+            .stdout
+            .contains("20.5")
+    );
+}
+
+#[test]
+fn a_catalog_of_a_newer_version_is_left_alone() {
+    let project = Project::small().applied();
+    let path = project.path(".granary/catalog/00000000000000000001.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let newer = text.replacen("\"format\": 1,", "\"format\": 99,", 1);
+    assert_ne!(text, newer);
+    fs::write(&path, newer).unwrap();
+    for command in [
+        &["plan"][..],
+        &["apply", "--yes"],
+        &["status"],
+        &["materialize"],
+    ] {
+        project.granary(command).failed(1, &["newer version", "99"]);
+    }
+}
+
+#[test]
+fn nothing_is_served_before_the_first_apply() {
+    let project = Project::small();
+    let run = project.granary(&["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    run.failed(1, &["apply"]);
+    let run = project.granary(&["get", "--service", "limits", "--key", "customer_id=1"]);
+    run.failed(1, &["apply"]);
+}
