@@ -217,7 +217,7 @@ fn missing_and_broken_sources_are_named() {
         "customer_id,at,balance,phone\n1,2026-01-01T00:00:00Z,10.5,a\n2,2026-01-01T00:00:00Z,ten,b\n",
     );
     let run = project.granary(&["materialize", "customer_balance"]);
-    run.failed(1, &["customer_balance", "ten"]);
+    run.failed(1, &["customer_balance", "balances.csv", "line 3", "ten"]);
 
     fs::remove_file(project.path("data/balances.csv")).unwrap();
     let run = project.granary(&["materialize", "customer_balance"]);
