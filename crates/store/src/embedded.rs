@@ -22,7 +22,7 @@
 //! This module knows nothing of the rows' content beyond their order.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use async_trait::async_trait;
@@ -44,7 +44,7 @@ mod manifest;
 mod writer;
 
 use file::RowFile;
-use folder::{Folder, VersionFolder};
+use folder::{Folder, Glance, VersionFolder};
 use generation::EmbeddedGeneration;
 use manifest::{Manifest, Published};
 use writer::EmbeddedWriter;
@@ -105,8 +105,10 @@ struct Shelf {
     open: RwLock<OpenGenerations>,
     /// Held from reading or writing a manifest until `open` agrees with it.
     turn: Mutex<()>,
-    /// `Folder::changes` as of the last refresh.
-    changes_seen: Mutex<u64>,
+    /// What the last refresh saw.
+    seen: Mutex<Glance>,
+    /// What the folder looked like when everything published was opened last.
+    listed: Mutex<Option<Glance>>,
 }
 
 /// By view, then version.
@@ -117,14 +119,15 @@ impl EmbeddedStore {
     /// are first asked for.
     pub fn open(folder: &Path, settings: EmbeddedSettings) -> Result<Self, StoreError> {
         let folder = Folder::open(folder)?;
-        let changes_seen = Mutex::new(folder.changes()?);
+        let seen = Mutex::new(folder.glance()?);
         Ok(Self {
             shelf: Arc::new(Shelf {
                 folder,
                 settings,
                 open: RwLock::default(),
                 turn: Mutex::default(),
-                changes_seen,
+                seen,
+                listed: Mutex::default(),
             }),
         })
     }
@@ -209,12 +212,9 @@ impl Shelf {
     }
 
     fn refresh(&self) -> Result<bool, StoreError> {
-        let mut seen = self
-            .changes_seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let changes = self.folder.changes()?;
-        let mut changed = changes != *seen;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.folder.glance()?;
+        let mut changed = now != *seen;
         let mut outcome = Ok(());
         if changed {
             for generation in self.all() {
@@ -227,8 +227,29 @@ impl Shelf {
             changed |= generation.notice_writes()?;
         }
         outcome?;
-        *seen = changes;
+        *seen = now;
         Ok(changed)
+    }
+
+    /// States of everything that is published, in order of their ids.
+    fn list(&self) -> Result<Vec<GenerationState>, StoreError> {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.folder.glance()?;
+        if listed.as_ref() != Some(&now) {
+            for path in now.manifests() {
+                if let Some(manifest) = Manifest::read(&path)? {
+                    self.load(&manifest.view, manifest.version)?;
+                }
+            }
+            // Those whose manifest is gone.
+            for generation in self.all() {
+                self.load(&generation.id().view, generation.id().version)?;
+            }
+            *listed = Some(now);
+        }
+        let mut states: Vec<_> = self.all().iter().map(|open| open.state()).collect();
+        states.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(states)
     }
 
     fn sweep(&self, view: &str, version: u32, older_than: UtcMicros) -> Result<u64, StoreError> {
@@ -336,19 +357,7 @@ impl OnlineStore for EmbeddedStore {
     }
 
     async fn generations(&self) -> Result<Vec<GenerationState>, StoreError> {
-        blocking(|| {
-            let mut states = Vec::new();
-            for folder in self.shelf.folder.versions()? {
-                let path: PathBuf = folder::manifest_in(&folder);
-                if let Some(manifest) = Manifest::read(&path)?
-                    && let Some(generation) = self.shelf.load(&manifest.view, manifest.version)?
-                {
-                    states.push(generation.state());
-                }
-            }
-            states.sort_by(|a, b| a.id.cmp(&b.id));
-            Ok(states)
-        })
+        blocking(|| self.shelf.list())
     }
 
     async fn read(

@@ -9,9 +9,11 @@
 //!
 //! This module knows nothing of what the files hold.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::collections::BTreeMap;
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
@@ -29,6 +31,31 @@ pub(super) struct VersionFolder {
     pub(super) view: String,
     pub(super) version: u32,
     path: PathBuf,
+}
+
+/// What a glance at the folder sees. Two that are equal saw the same manifests.
+///
+/// The count of changes tells publications apart that are too close for the
+/// file system's clock; the stamps tell of those whose writer was killed before
+/// it counted them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Glance {
+    changes: u64,
+    /// By version folder.
+    manifests: BTreeMap<PathBuf, Stamp>,
+}
+
+impl Glance {
+    pub(super) fn manifests(&self) -> impl Iterator<Item = PathBuf> {
+        self.manifests.keys().map(|folder| folder.join(MANIFEST))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    bytes: u64,
+    inode: u64,
 }
 
 /// Held by the one writer of a version, in all processes; freed when dropped
@@ -72,14 +99,25 @@ impl Folder {
         self.root.join("changes")
     }
 
-    /// Grows with every publication and drop, by whatever process.
-    pub(super) fn changes(&self) -> Result<u64, StoreError> {
-        let path = self.changes_path();
-        match std::fs::metadata(&path) {
-            Ok(metadata) => Ok(metadata.len()),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(0),
-            Err(e) => Err(io_error(&path, "the count of changes", e)),
+    /// Cheap: a few system calls a version, no file is read.
+    pub(super) fn glance(&self) -> Result<Glance, StoreError> {
+        // The count first: what is published after it makes the next glance differ.
+        let changes = metadata(&self.changes_path())?.map_or(0, |file| file.len());
+        let mut manifests = BTreeMap::new();
+        for view in entries(&self.root)? {
+            // Files beside the views' folders have no entries.
+            for version in entries(&view)? {
+                if let Some(manifest) = metadata(&version.join(MANIFEST))? {
+                    let stamp = Stamp {
+                        modified: manifest.modified().ok(),
+                        bytes: manifest.len(),
+                        inode: inode(&manifest),
+                    };
+                    manifests.insert(version, stamp);
+                }
+            }
         }
+        Ok(Glance { changes, manifests })
     }
 
     /// Tells the other processes. Appending a byte needs no lock and no read;
@@ -93,17 +131,6 @@ impl Folder {
             .and_then(|mut file| file.write_all(b"."))
             .map_err(|e| io_error(&path, "the count of changes", e))
     }
-
-    /// Every version folder, in no order.
-    pub(super) fn versions(&self) -> Result<Vec<PathBuf>, StoreError> {
-        let mut versions = Vec::new();
-        for view in entries(&self.root)? {
-            if view.is_dir() {
-                versions.extend(entries(&view)?.into_iter().filter(|path| path.is_dir()));
-            }
-        }
-        Ok(versions)
-    }
 }
 
 impl VersionFolder {
@@ -112,7 +139,7 @@ impl VersionFolder {
     }
 
     pub(super) fn manifest_path(&self) -> PathBuf {
-        manifest_in(&self.path)
+        self.path.join(MANIFEST)
     }
 
     pub(super) fn generation_path(&self, number: u64) -> PathBuf {
@@ -177,8 +204,25 @@ impl VersionFolder {
     }
 }
 
-pub(super) fn manifest_in(version_folder: &Path) -> PathBuf {
-    version_folder.join("manifest.json")
+const MANIFEST: &str = "manifest.json";
+
+/// `None` where there is no such file.
+fn metadata(path: &Path) -> Result<Option<Metadata>, StoreError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(e) => Err(io_error(path, "a file", e)),
+    }
+}
+
+#[cfg(unix)]
+fn inode(metadata: &Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(metadata)
+}
+
+#[cfg(not(unix))]
+fn inode(_metadata: &Metadata) -> u64 {
+    0
 }
 
 fn lmdb_lock_path(data: &Path) -> PathBuf {
@@ -198,7 +242,9 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
         .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
     match listed {
         Ok(paths) => Ok(paths),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(Vec::new())
+        }
         Err(e) => Err(io_error(folder, "a folder", e)),
     }
 }

@@ -229,3 +229,32 @@ async fn two_stores_in_one_process_share_the_files() {
     a.refresh().await.unwrap();
     assert!(pinned(&a).await.is_none());
 }
+
+/// A writer that is killed between the manifest and the count of changes has
+/// published all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publications_that_were_not_counted_are_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    fill(&store, WriteMode::Create, &[(1, 1)], 10, 1)
+        .await
+        .unwrap();
+    assert!(store.refresh().await.unwrap());
+    let counted = std::fs::read(folder.path().join("changes")).unwrap();
+    assert_eq!(store.generations().await.unwrap().len(), 1);
+    start("publish", folder.path()).succeed();
+    std::fs::write(folder.path().join("changes"), counted).unwrap();
+    assert_eq!(store.generations().await.unwrap()[0].id.number, 2);
+    assert!(store.refresh().await.unwrap());
+    assert!(!store.refresh().await.unwrap());
+    let generation = pinned(&store).await.unwrap();
+    assert_eq!(
+        times(&store, &generation, &[1, 2]).await,
+        [Some(10), Some(10)]
+    );
+    // A folder that somebody removed is not there either.
+    std::fs::remove_dir_all(folder.path().join(VIEW)).unwrap();
+    assert!(store.generations().await.unwrap().is_empty());
+    assert!(store.refresh().await.unwrap());
+    assert!(pinned(&store).await.is_none());
+}
