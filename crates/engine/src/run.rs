@@ -20,6 +20,7 @@ use tracing::instrument;
 
 use self::gate::{Gate, Passed};
 use self::plan::RunPlan;
+pub(crate) use self::plan::view_rows;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::offline::log::{LogState, NewFile, TableLog};

@@ -20,7 +20,6 @@ use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
 use granary_model::definitions::{Column, EventTime, ExternalTable, PlainView, Stream};
-use granary_model::types::UTC;
 use granary_model::{Definitions, FeatureView, UtcMicros, ViewKind};
 use tracing::instrument;
 
@@ -166,7 +165,8 @@ impl Engine {
         }
         let partitions = config.target_partitions();
         let options = config.options_mut();
-        options.execution.time_zone = Some(UTC.to_owned());
+        // No time zone is set: a timestamp without one is UTC anyway, and with
+        // one DataFusion 55 fails on to_timestamp() over a column of text.
         options.sql_parser.collect_spans = true;
         options.execution.parquet.pushdown_filters = true;
         options.execution.parquet.reorder_filters = true;

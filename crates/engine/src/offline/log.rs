@@ -31,10 +31,14 @@ use granary_model::types::UTC;
 use granary_model::{FeatureType, FeatureView, UtcMicros};
 use object_store::path::Path;
 use url::Url;
+use uuid::Uuid;
 
 use super::{AS_OF_COLUMN, CREATED_COLUMN, RunMode, RunRecord};
 use crate::engine::Engine;
 use crate::error::EngineError;
+
+/// Tells one writer's commit from another's.
+const COMMIT_ID: &str = "granaryCommit";
 
 /// A checkpoint after so many commits, so that opening stays fast.
 const CHECKPOINT_COMMITS: u64 = 20;
@@ -268,11 +272,15 @@ impl TableLog {
         actions.extend(removals.map(Action::Remove));
         actions.extend(added.iter().map(|f| Action::Add(f.to_add(record))));
         let text = serde_json::to_string(record).map_err(|e| self.foreign(e.to_string()))?;
+        let commit_id = Uuid::new_v4().to_string();
         let properties = CommitProperties::default()
             .with_max_retries(0)
             .with_create_checkpoint(false)
             .with_cleanup_expired_logs(Some(false))
-            .with_metadata([("userMetadata".to_owned(), text.clone().into())])
+            .with_metadata([
+                ("userMetadata".to_owned(), text.into()),
+                (COMMIT_ID.to_owned(), commit_id.clone().into()),
+            ])
             .with_application_transaction(Transaction::new(&self.transaction, watermark.0));
         let operation = DeltaOperation::Write {
             mode: match record.mode {
@@ -300,7 +308,10 @@ impl TableLog {
                     committed.version, record.offline_version
                 )));
             }
-            Err(error) => self.settle(error, record, &text).await?,
+            Err(error) => {
+                self.settle(error, record.offline_version, &commit_id)
+                    .await?
+            }
         }
         self.checkpoint(record.offline_version).await;
         Ok(())
@@ -326,19 +337,16 @@ impl TableLog {
     async fn settle(
         &self,
         error: DeltaTableError,
-        record: &RunRecord,
-        text: &str,
+        version: u64,
+        commit_id: &str,
     ) -> Result<(), EngineError> {
-        let winner = self.commit_entry(record.offline_version).await?;
-        match winner.as_deref().and_then(user_metadata) {
-            Some(theirs) if theirs == text => return Ok(()),
-            Some(_) => {}
-            None if winner.is_some() || is_conflict(&error) => {}
-            None => return Err(self.error(error)),
+        match self.commit_entry(version).await? {
+            Some(entry) if commit_info(&entry, COMMIT_ID).as_deref() == Some(commit_id) => Ok(()),
+            None if !is_conflict(&error) => Err(self.error(error)),
+            _ => Err(EngineError::Conflict {
+                view: self.view.clone(),
+            }),
         }
-        Err(EngineError::Conflict {
-            view: self.view.clone(),
-        })
     }
 
     /// A checkpoint only makes opening faster: failing to write one is no error.
@@ -366,7 +374,7 @@ impl TableLog {
         let entry = self.commit_entry(version).await?;
         Ok(entry
             .as_deref()
-            .and_then(user_metadata)
+            .and_then(|entry| commit_info(entry, "userMetadata"))
             .and_then(|text| serde_json::from_str(&text).ok()))
     }
 
@@ -410,9 +418,8 @@ fn actions(entry: &[u8]) -> impl Iterator<Item = serde_json::Value> {
         .filter_map(|line| serde_json::from_slice(line).ok())
 }
 
-fn user_metadata(entry: &[u8]) -> Option<String> {
-    actions(entry)
-        .find_map(|action| Some(action["commitInfo"]["userMetadata"].as_str()?.to_owned()))
+fn commit_info(entry: &[u8], name: &str) -> Option<String> {
+    actions(entry).find_map(|action| Some(action["commitInfo"][name].as_str()?.to_owned()))
 }
 
 /// `_as_of` and `_created`.
