@@ -2,9 +2,10 @@
 //!
 //! `offline/<view>/v<version>/` under the root. Columns: those of
 //! [`FeatureView::row_schema`], then `_as_of` (T of the run) and `_created`
-//! (when it was committed), both TIMESTAMP and both partition columns. Any
-//! engine that knows Delta Lake reads the tables; Granary alone writes them:
-//! see `log` for commits and `write` for the files.
+//! (when the run began to write them; the record of the run tells when it was
+//! committed), both TIMESTAMP. Any engine that knows Delta Lake reads the
+//! tables; Granary alone writes them: see `log` for commits and `write` for
+//! the files.
 
 mod distinct;
 pub(crate) mod log;
@@ -170,7 +171,7 @@ impl OfflineTable {
         let mut files = self.state.files.clone();
         if self.view.kind == ViewKind::Snapshot {
             let newest = snapshot_times(&files).pop_last();
-            files.retain(|f| Some(f.as_of) == newest);
+            files.retain(|f| Some(f.stamp.as_of) == newest);
         } else if let Some(since) = since
             && let Some(added) = self.log.added_after(since, self.state.version).await?
         {
@@ -181,5 +182,5 @@ impl OfflineTable {
 }
 
 fn snapshot_times(files: &[DataFile]) -> BTreeSet<UtcMicros> {
-    files.iter().map(|f| f.as_of).collect()
+    files.iter().map(|f| f.stamp.as_of).collect()
 }

@@ -23,7 +23,7 @@ use self::plan::RunPlan;
 pub(crate) use self::plan::view_rows;
 use crate::engine::Engine;
 use crate::error::EngineError;
-use crate::offline::log::{LogState, NewFile, TableLog};
+use crate::offline::log::{LogState, NewFile, Stamp, TableLog};
 use crate::offline::write::{PartitionWriter, RunFiles, Written};
 use crate::offline::{RunMode, RunRecord};
 
@@ -74,15 +74,17 @@ impl Engine {
         let plan = RunPlan::new(self, definitions, view, scope.as_of, from).await?;
         let keys = view.keys.len();
         let by_time = view.kind == ViewKind::Timestamped;
-        let schema = view.row_schema();
         let store = self.root_store().clone();
-        let files = RunFiles::new(store, log.clone(), schema, keys, by_time);
-        let files = Arc::new(files);
+        let files = Arc::new(RunFiles::new(store, log.clone(), keys, by_time));
         let run = Run {
             engine: self,
             view,
             scope,
             from,
+            stamp: Stamp {
+                as_of: scope.as_of,
+                created: self.clock().now(),
+            },
             log,
             base,
             files: files.clone(),
@@ -130,7 +132,7 @@ fn start(
         return Ok(from);
     };
     let committed = match view.kind {
-        ViewKind::Snapshot => base.files.iter().any(|f| f.as_of == scope.as_of),
+        ViewKind::Snapshot => base.files.iter().any(|f| f.stamp.as_of == scope.as_of),
         _ => scope.as_of <= base.watermark,
     };
     if committed {
@@ -148,6 +150,7 @@ struct Run<'a> {
     view: &'a FeatureView,
     scope: RunScope,
     from: Option<UtcMicros>,
+    stamp: Stamp,
     log: TableLog,
     base: Option<LogState>,
     files: Arc<RunFiles>,
@@ -172,7 +175,7 @@ impl Run<'_> {
             .passed
             .refuse_duplicates(self.view, self.scope.as_of)?;
         if self.view.kind == ViewKind::Snapshot && outcome.new.is_empty() {
-            let mut empty = PartitionWriter::new(self.files.clone(), 0);
+            let mut empty = PartitionWriter::new(self.files.clone(), self.stamp, 0);
             empty.write_empty().await?;
             outcome.take(empty.finish().await?, Passed::default());
         }
@@ -183,10 +186,9 @@ impl Run<'_> {
             outcome.new.extend(replaced.kept);
         }
         let record = self.record(&outcome);
-        let schema = self.view.row_schema();
         let base = self.base.as_ref();
         self.log
-            .commit(base, &schema, &outcome.new, &removed, &record)
+            .commit(base, &outcome.new, &removed, &record)
             .await?;
         Ok(record)
     }
@@ -204,7 +206,7 @@ impl Run<'_> {
                 .execute(partition)
                 .map_err(|e| EngineError::from_query(&self.view.name, e))?;
             let gate = Gate::new(self.view, self.scope.as_of);
-            let writer = PartitionWriter::new(self.files.clone(), partition);
+            let writer = PartitionWriter::new(self.files.clone(), self.stamp, partition);
             tasks.spawn(partition_task(stream, gate, writer, rows.clone()));
         }
         let mut outcome = Outcome::default();

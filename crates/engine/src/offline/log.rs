@@ -7,16 +7,18 @@
 //! engine shows it. The transaction `granary/<view>/<version>` carries the
 //! watermark in microseconds.
 //!
-//! `_as_of` and `_created` are partition columns: they are the same in all
-//! rows of a run, cost nothing, are known at the commit and not before, and
-//! every engine skips files by them.
+//! Each file holds rows of one run, whose T its name tells (see [`Stamp`]):
+//! reading the newest run of a snapshot view touches no other file. The tables
+//! are not partitioned, since not every reader of Delta Lake knows partitions
+//! by TIMESTAMP.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use bytes::Bytes;
-use datafusion::scalar::ScalarValue;
 use deltalake_core::checkpoints::create_checkpoint;
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
@@ -27,12 +29,12 @@ use deltalake_core::logstore::LogStoreRef;
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use deltalake_core::table::state::DeltaTableState;
 use deltalake_core::{DeltaTable, DeltaTableError};
-use granary_model::types::UTC;
 use granary_model::{FeatureType, FeatureView, UtcMicros};
 use object_store::path::Path;
 use url::Url;
 use uuid::Uuid;
 
+use super::write::sorted_file;
 use super::{AS_OF_COLUMN, CREATED_COLUMN, RunMode, RunRecord};
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -49,6 +51,34 @@ const PROPERTIES: [(&str, &str); 2] = [
     ("delta.logRetentionDuration", "interval 36500 days"),
 ];
 
+/// Which run wrote the rows of a file: all of them have these values in the
+/// bookkeeping columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) as_of: UtcMicros,
+    pub(crate) created: UtcMicros,
+}
+
+/// In the names of files: `<as_of>-<created>`, microseconds in hex.
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{:016x}", self.as_of.0, self.created.0)
+    }
+}
+
+impl FromStr for Stamp {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (as_of, created) = text.split_once('-').unwrap_or((text, ""));
+        let time = |hex| u64::from_str_radix(hex, 16).map(|t| UtcMicros(t as i64));
+        Ok(Self {
+            as_of: time(as_of)?,
+            created: time(created)?,
+        })
+    }
+}
+
 /// A file of the table.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct DataFile {
@@ -56,34 +86,29 @@ pub(crate) struct DataFile {
     pub(crate) path: Path,
     pub(crate) bytes: u64,
     pub(crate) rows: Option<u64>,
-    pub(crate) as_of: UtcMicros,
-    pub(crate) created: UtcMicros,
+    pub(crate) stamp: Stamp,
     /// Statistics as the log has them.
     statistics: Option<String>,
 }
 
 impl DataFile {
     fn new(view: &LogicalFileView) -> Result<Self, String> {
-        if view.deletion_vector_descriptor().is_some() {
-            return Err(format!(
-                "{} has a deletion vector, written by another engine; \
-                 rewrite the table there without deletion vectors",
-                view.path()
-            ));
-        }
-        let values = view.partition_values_map();
-        let time = |column: &str| {
-            values
-                .get(column)
-                .and_then(|v| v.as_deref()?.parse::<UtcMicros>().ok())
-                .ok_or_else(|| format!("{} has no {column} in the log", view.path()))
+        let path = view.object_store_path();
+        let stamp = match sorted_file(&path) {
+            Some((stamp, _)) if view.deletion_vector_descriptor().is_none() => stamp,
+            _ => {
+                return Err(format!(
+                    "{path} was written or changed by another engine; offline tables are \
+                     written by Granary alone: restore its last version, or force the runs again \
+                     after deleting the table"
+                ));
+            }
         };
         Ok(Self {
-            path: view.object_store_path(),
+            path,
             bytes: view.size().unsigned_abs(),
             rows: view.num_records().map(|n| n as u64),
-            as_of: time(AS_OF_COLUMN)?,
-            created: time(CREATED_COLUMN)?,
+            stamp,
             statistics: view.stats(),
         })
     }
@@ -97,20 +122,13 @@ impl DataFile {
         Some((bound("minValues")?, bound("maxValues")?))
     }
 
-    /// As the values of the partition columns.
-    pub(crate) fn partition_scalars(&self) -> Vec<ScalarValue> {
-        [self.as_of, self.created]
-            .map(|t| ScalarValue::TimestampMicrosecond(Some(t.0), Some(UTC.into())))
-            .to_vec()
-    }
-
-    pub(crate) fn to_remove(&self, now: UtcMicros) -> Remove {
+    fn to_remove(&self, now: UtcMicros) -> Remove {
         Remove {
             path: self.path.to_string(),
             data_change: true,
             deletion_timestamp: Some(now.0.div_euclid(1000)),
             extended_file_metadata: Some(true),
-            partition_values: Some(partition_values(self.as_of, self.created)),
+            partition_values: Some(HashMap::new()),
             size: Some(self.bytes as i64),
             ..Remove::default()
         }
@@ -125,18 +143,13 @@ pub(crate) struct NewFile {
     pub(crate) bytes: u64,
     /// As Delta Lake wants them.
     pub(crate) statistics: String,
-    /// Of rows that were kept when their file was replaced: the run that wrote them.
-    pub(crate) written_by: Option<(UtcMicros, UtcMicros)>,
 }
 
 impl NewFile {
     fn to_add(&self, record: &RunRecord) -> Add {
-        let (as_of, created) = self
-            .written_by
-            .unwrap_or((record.as_of, record.committed_at));
         Add {
             path: self.path.to_string(),
-            partition_values: partition_values(as_of, created),
+            partition_values: HashMap::new(),
             size: self.bytes as i64,
             modification_time: record.committed_at.0.div_euclid(1000),
             data_change: true,
@@ -150,24 +163,11 @@ impl NewFile {
     }
 }
 
-fn partition_values(as_of: UtcMicros, created: UtcMicros) -> HashMap<String, Option<String>> {
-    HashMap::from([
-        (AS_OF_COLUMN.to_owned(), Some(partition_time(as_of))),
-        (CREATED_COLUMN.to_owned(), Some(partition_time(created))),
-    ])
-}
-
-/// `2026-01-31 00:00:00.000000`: the form that every reader of Delta Lake knows.
-fn partition_time(t: UtcMicros) -> String {
-    let text = t.to_string();
-    let seconds = text.get(..19).unwrap_or(&text).replace('T', " ");
-    format!("{seconds}.{:06}", t.0.rem_euclid(1_000_000))
-}
-
 /// The log of the table of one view version.
 #[derive(Debug, Clone)]
 pub(crate) struct TableLog {
     view: String,
+    schema: SchemaRef,
     transaction: String,
     location: Url,
     /// Of the table's folder within the store of the root.
@@ -194,11 +194,17 @@ impl TableLog {
         let folder = Path::from_url_path(location.path()).map_err(object_store::Error::from)?;
         Ok(Self {
             view: view.name.clone(),
+            schema: table_schema(view),
             transaction: format!("granary/{}/{}", view.name, view.version),
             log_store: engine.log_store(&location)?,
             location,
             folder,
         })
+    }
+
+    /// Of the table's files: `row_schema` and the bookkeeping columns.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
     }
 
     pub(crate) fn view(&self) -> &str {
@@ -258,14 +264,13 @@ impl TableLog {
     pub(crate) async fn commit(
         &self,
         base: Option<&LogState>,
-        schema: &Schema,
         added: &[NewFile],
         removed: &[DataFile],
         record: &RunRecord,
     ) -> Result<(), EngineError> {
         let mut actions = Vec::new();
         if base.is_none() {
-            actions.extend(self.creation(schema)?);
+            actions.extend(self.creation()?);
         }
         let watermark = base.map_or(record.as_of, |b| b.watermark.max(record.as_of));
         let removals = removed.iter().map(|f| f.to_remove(record.committed_at));
@@ -287,7 +292,7 @@ impl TableLog {
                 RunMode::Append => SaveMode::Append,
                 RunMode::Replace => SaveMode::Overwrite,
             },
-            partition_by: Some(vec![AS_OF_COLUMN.into(), CREATED_COLUMN.into()]),
+            partition_by: None,
             predicate: None,
         };
         let prepared = CommitBuilder::from(properties)
@@ -318,18 +323,18 @@ impl TableLog {
     }
 
     /// Protocol and metadata: the actions that create the table.
-    fn creation(&self, schema: &Schema) -> Result<[Action; 2], EngineError> {
-        let mut fields: Vec<Arc<Field>> = schema.fields().iter().cloned().collect();
-        fields.extend(bookkeeping_fields());
-        let schema: StructType = (&Schema::new(fields))
+    fn creation(&self) -> Result<[Action; 2], EngineError> {
+        let schema: StructType = self
+            .schema
+            .as_ref()
             .try_into_kernel()
             .map_err(|e: arrow::error::ArrowError| self.error(e.into()))?;
         let protocol: Protocol = serde_json::from_value(
             serde_json::json!({"minReaderVersion": 1, "minWriterVersion": 2}),
         )
         .map_err(|e| self.foreign(e.to_string()))?;
-        let metadata = new_metadata(&schema, [AS_OF_COLUMN, CREATED_COLUMN], PROPERTIES)
-            .map_err(|e| self.foreign(e.to_string()))?;
+        let metadata =
+            new_metadata(&schema, [""; 0], PROPERTIES).map_err(|e| self.foreign(e.to_string()))?;
         Ok([Action::Protocol(protocol), Action::Metadata(metadata)])
     }
 
@@ -422,11 +427,14 @@ fn commit_info(entry: &[u8], name: &str) -> Option<String> {
     actions(entry).find_map(|action| Some(action["commitInfo"][name].as_str()?.to_owned()))
 }
 
-/// `_as_of` and `_created`.
-pub(crate) fn bookkeeping_fields() -> Vec<Arc<Field>> {
-    [AS_OF_COLUMN, CREATED_COLUMN]
-        .map(|name| Arc::new(Field::new(name, FeatureType::Timestamp.to_arrow(), true)))
-        .to_vec()
+/// The columns of an offline table: `row_schema`, then `_as_of` and `_created`.
+pub(crate) fn table_schema(view: &FeatureView) -> SchemaRef {
+    let mut fields: Vec<_> = view.row_schema().fields().iter().cloned().collect();
+    fields.extend(
+        [AS_OF_COLUMN, CREATED_COLUMN]
+            .map(|name| Arc::new(Field::new(name, FeatureType::Timestamp.to_arrow(), true))),
+    );
+    Arc::new(Schema::new(fields))
 }
 
 /// A folder for any name that SQL allows, also where file systems fold case:
@@ -459,14 +467,14 @@ mod tests {
     }
 
     #[test]
-    fn partition_times_have_six_digits() {
-        for (t, text) in [
-            (0, "1970-01-01 00:00:00.000000"),
-            (1_500_000, "1970-01-01 00:00:01.500000"),
-            (-1, "1969-12-31 23:59:59.999999"),
-        ] {
-            assert_eq!(partition_time(UtcMicros(t)), text);
-            assert_eq!(text.parse(), Ok(UtcMicros(t)));
+    fn stamps_come_back_from_names() {
+        for (as_of, created) in [(0, 1), (-1, i64::MAX), (1_767_225_600_000_000, i64::MIN)] {
+            let stamp = Stamp {
+                as_of: UtcMicros(as_of),
+                created: UtcMicros(created),
+            };
+            assert_eq!(stamp.to_string().parse(), Ok(stamp));
         }
+        assert!("7".parse::<Stamp>().is_err());
     }
 }

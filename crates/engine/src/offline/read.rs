@@ -36,8 +36,8 @@ use granary_model::types::UTC;
 use granary_model::{FeatureView, UtcMicros, ViewKind};
 
 use super::OfflineTable;
-use super::log::{DataFile, bookkeeping_fields};
-use super::write::sorted_sequence;
+use super::log::{DataFile, TableLog};
+use super::write::sorted_file;
 use crate::engine::{Engine, Joins};
 use crate::error::EngineError;
 
@@ -56,8 +56,12 @@ impl OfflineTable {
     pub(super) fn rows_as_of(&self, t: UtcMicros) -> Result<Arc<dyn TableProvider>, EngineError> {
         let mut files = self.state.files.clone();
         if self.view.kind == ViewKind::Snapshot {
-            let newest = files.iter().map(|f| f.as_of).filter(|a| *a <= t).max();
-            files.retain(|f| Some(f.as_of) == newest);
+            let newest = files
+                .iter()
+                .map(|f| f.stamp.as_of)
+                .filter(|a| *a <= t)
+                .max();
+            files.retain(|f| Some(f.stamp.as_of) == newest);
         }
         let plan = self
             .plan_as_of(files, t)
@@ -150,22 +154,19 @@ impl OfflineScan {
     pub(crate) fn new(
         engine: &Engine,
         view: &FeatureView,
-        log: &super::log::TableLog,
+        log: &TableLog,
         files: Vec<DataFile>,
     ) -> Self {
-        let schema = TableSchema::builder(view.row_schema())
-            .with_table_partition_cols(bookkeeping_fields())
-            .build();
+        let schema = TableSchema::from(log.schema().clone());
         let rows = files.iter().map(|f| f.rows).sum();
         let mut sequences: BTreeMap<String, Vec<PartitionedFile>> = BTreeMap::new();
         let mut sorted_files: Vec<&DataFile> = files.iter().filter(|f| f.rows != Some(0)).collect();
         sorted_files.sort_by(|a, b| a.path.cmp(&b.path));
         for file in sorted_files {
-            let sequence = sorted_sequence(&file.path).unwrap_or(file.path.as_ref());
+            let sequence = sorted_file(&file.path).map_or(file.path.as_ref(), |(_, s)| s);
             let path = log.path_in_store(&file.path);
-            let mut read = PartitionedFile::new("", file.bytes)
-                .with_partition_values(file.partition_scalars())
-                .with_metadata_size_hint(METADATA_BYTES);
+            let mut read =
+                PartitionedFile::new("", file.bytes).with_metadata_size_hint(METADATA_BYTES);
             read.object_meta.location = path;
             sequences.entry(sequence.to_owned()).or_default().push(read);
         }
@@ -186,9 +187,7 @@ impl OfflineScan {
     /// The same scan with sorted partitions, where that is cheap: it says so
     /// in its plan, and a sort by the keys becomes a merge.
     pub(crate) fn in_key_order(mut self) -> Self {
-        let ours = |file: &PartitionedFile| sorted_sequence(&file.object_meta.location).is_some();
-        self.in_key_order = self.groups.len() <= MERGED_SEQUENCES_MAX
-            && self.groups.iter().flat_map(FileGroup::iter).all(ours);
+        self.in_key_order = self.groups.len() <= MERGED_SEQUENCES_MAX;
         self
     }
 

@@ -16,8 +16,9 @@ use datafusion::scalar::ScalarValue;
 use granary_model::{UtcMicros, json};
 use serde_json::Value;
 
-use super::ColumnStatistics;
 use super::distinct::DistinctSketch;
+use super::log::Stamp;
+use super::{AS_OF_COLUMN, CREATED_COLUMN, ColumnStatistics};
 use crate::error::EngineError;
 
 /// Longer texts are cut in the record of a run.
@@ -229,11 +230,7 @@ impl ColumnSummary {
             (
                 ScalarValue::TimestampMicrosecond(Some(low), _),
                 ScalarValue::TimestampMicrosecond(Some(high), _),
-            ) => {
-                let low = low.div_euclid(1000).saturating_mul(1000);
-                let high = high.saturating_add(999).div_euclid(1000);
-                Some((delta_time(low)?, delta_time(high.saturating_mul(1000))?))
-            }
+            ) => delta_times(*low, *high),
             (ScalarValue::Decimal128(..), _) => {
                 let number = |bound| serde_json::from_str(&text(bound)?).ok();
                 Some((number(low)?, number(high)?))
@@ -258,7 +255,7 @@ impl ColumnSummary {
 }
 
 /// The statistics of a file as Delta Lake's protocol has them in `add.stats`.
-pub(crate) fn file_statistics(rows: u64, columns: &[ColumnSummary]) -> String {
+pub(crate) fn file_statistics(rows: u64, columns: &[ColumnSummary], stamp: Stamp) -> String {
     let mut low = serde_json::Map::new();
     let mut high = serde_json::Map::new();
     let mut nulls = serde_json::Map::new();
@@ -272,15 +269,29 @@ pub(crate) fn file_statistics(rows: u64, columns: &[ColumnSummary]) -> String {
             high.insert(column.name.clone(), max);
         }
     }
+    let stamped = [(AS_OF_COLUMN, stamp.as_of), (CREATED_COLUMN, stamp.created)];
+    for (name, t) in stamped.into_iter().filter(|_| rows > 0) {
+        nulls.insert(name.to_owned(), 0.into());
+        if let Some((min, max)) = delta_times(t.0, t.0) {
+            low.insert(name.to_owned(), min);
+            high.insert(name.to_owned(), max);
+        }
+    }
     serde_json::json!({
         "numRecords": rows, "minValues": low, "maxValues": high, "nullCount": nulls,
     })
     .to_string()
 }
 
-fn delta_time(micros: i64) -> Option<Value> {
-    let text = UtcMicros(micros).to_string();
-    text.ends_with('Z').then_some(Value::String(text))
+/// Times as Delta Lake's protocol writes bounds, rounded outwards to milliseconds.
+fn delta_times(low: i64, high: i64) -> Option<(Value, Value)> {
+    let value = |micros: i64| {
+        let text = UtcMicros(micros).to_string();
+        text.ends_with('Z').then_some(Value::String(text))
+    };
+    let low = low.div_euclid(1000).saturating_mul(1000);
+    let high = high.saturating_add(999).div_euclid(1000);
+    Some((value(low)?, value(high.saturating_mul(1000))?))
 }
 
 fn text(bound: &ScalarValue) -> Option<String> {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Result;
@@ -19,7 +19,7 @@ use datafusion::prelude::ident;
 use granary_model::{FeatureView, UtcMicros};
 
 use super::OfflineTable;
-use super::log::bookkeeping_fields;
+use super::log::table_schema;
 use crate::engine::Engine;
 
 /// See [`OfflineTable::table_provider`] for what it shows.
@@ -33,15 +33,15 @@ pub(crate) struct FeatureViewTable {
 
 impl FeatureViewTable {
     pub(crate) fn new(engine: &Engine, view: &FeatureView, as_of: Option<UtcMicros>) -> Self {
-        let mut fields: Vec<_> = view.row_schema().fields().iter().cloned().collect();
-        if as_of.is_none() {
-            fields.extend(bookkeeping_fields());
-        }
+        let schema = match as_of {
+            Some(_) => view.row_schema(),
+            None => table_schema(view),
+        };
         Self {
             engine: engine.clone(),
             view: view.clone(),
             as_of,
-            schema: Arc::new(Schema::new(fields)),
+            schema,
         }
     }
 }

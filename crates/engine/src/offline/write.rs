@@ -3,13 +3,16 @@
 //! Rows come in the order of the key columns and the event time, and files
 //! keep it, so that the online store is filled by merging and look-ups skip
 //! row groups. A file is rolled when it is big enough. Files are named
-//! `sorted-<run>-<partition>-<number>.parquet`: those of one partition follow
-//! each other in key order. Nothing here is visible before the log names it.
+//! `sorted-<as_of>-<created>-<run>-<partition>-<number>.parquet`: those of one
+//! partition follow each other in key order. Nothing here is visible before
+//! the log names it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::SchemaRef;
+use datafusion::error::DataFusionError;
+use granary_model::types::UTC;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -20,8 +23,9 @@ use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use uuid::Uuid;
 
-use super::log::{NewFile, TableLog};
+use super::log::{NewFile, Stamp, TableLog};
 use super::statistics::{ColumnSummary, file_statistics};
+use super::{AS_OF_COLUMN, CREATED_COLUMN};
 use crate::error::EngineError;
 
 /// Small enough that a look-up reads little and a merge of many files holds little.
@@ -36,13 +40,13 @@ const UPLOADS: usize = 2;
 const BLOOM_FALSE_POSITIVES: f64 = 0.01;
 
 const SORTED_PREFIX: &str = "sorted-";
+const STAMP_CHARS: usize = 33;
 
 /// Where the files of one run go, shared by its partitions.
 #[derive(Debug)]
 pub(crate) struct RunFiles {
     store: Arc<dyn ObjectStore>,
     log: TableLog,
-    schema: SchemaRef,
     /// The first columns of the schema.
     keys: usize,
     /// Whether the column after the keys is the event time.
@@ -55,14 +59,12 @@ impl RunFiles {
     pub(crate) fn new(
         store: Arc<dyn ObjectStore>,
         log: TableLog,
-        schema: SchemaRef,
         keys: usize,
         by_time: bool,
     ) -> Self {
         Self {
             store,
             log,
-            schema,
             keys,
             by_time,
             run: Uuid::new_v4(),
@@ -70,9 +72,9 @@ impl RunFiles {
         }
     }
 
-    fn start(&self, partition: usize, number: usize) -> Path {
+    fn start(&self, stamp: Stamp, partition: usize, number: usize) -> Path {
         let path = Path::from(format!(
-            "{SORTED_PREFIX}{}-{partition:03}-{number:05}.parquet",
+            "{SORTED_PREFIX}{stamp}-{}-{partition:03}-{number:05}.parquet",
             self.run.simple()
         ));
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,7 +109,7 @@ impl RunFiles {
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
             .set_data_page_row_count_limit(PAGE_ROWS)
             .set_sorting_columns(Some(sorting.collect()));
-        for field in self.schema.fields().iter().take(self.keys) {
+        for field in self.log.schema().fields().iter().take(self.keys) {
             let column = ColumnPath::new(vec![field.name().clone()]);
             properties = properties
                 .set_column_bloom_filter_enabled(column.clone(), true)
@@ -118,11 +120,13 @@ impl RunFiles {
     }
 }
 
-/// The name without the number of files that follow each other in key order;
-/// `None` for a file that somebody else wrote.
-pub(crate) fn sorted_sequence(path: &Path) -> Option<&str> {
+/// Which run wrote a file, and its name without the number of files that
+/// follow each other in key order; `None` for a file that somebody else wrote.
+pub(crate) fn sorted_file(path: &Path) -> Option<(Stamp, &str)> {
     let name = path.filename()?.strip_prefix(SORTED_PREFIX)?;
-    name.rsplit_once('-').map(|(sequence, _)| sequence)
+    let stamp = name.get(..STAMP_CHARS)?.parse().ok()?;
+    let (sequence, _) = name.rsplit_once('-')?;
+    Some((stamp, sequence))
 }
 
 /// What one partition has written.
@@ -136,6 +140,9 @@ pub(crate) struct Written {
 /// Writes the rows of one partition, in order.
 pub(crate) struct PartitionWriter {
     files: Arc<RunFiles>,
+    stamp: Stamp,
+    /// The bookkeeping columns of the greatest batch so far.
+    stamped: [ArrayRef; 2],
     partition: usize,
     open: Option<OpenFile>,
     written: Written,
@@ -149,10 +156,12 @@ struct OpenFile {
 }
 
 impl PartitionWriter {
-    pub(crate) fn new(files: Arc<RunFiles>, partition: usize) -> Self {
-        let columns = summaries(&files.schema);
+    pub(crate) fn new(files: Arc<RunFiles>, stamp: Stamp, partition: usize) -> Self {
+        let columns = summaries(files.log.schema());
         Self {
             files,
+            stamp,
+            stamped: stamp_columns(stamp, 0),
             partition,
             open: None,
             written: Written {
@@ -163,7 +172,7 @@ impl PartitionWriter {
         }
     }
 
-    /// Appends rows with the columns of the schema.
+    /// Appends rows with the columns of `row_schema`.
     pub(crate) async fn write(&mut self, batch: &RecordBatch) -> Result<(), EngineError> {
         let mut open = match self.open.take() {
             Some(open) => open,
@@ -173,9 +182,16 @@ impl PartitionWriter {
             summary.update(column)?;
         }
         open.rows += batch.num_rows() as u64;
-        let view = self.files.log.view();
-        let written = open.writer.write(batch).await;
-        written.map_err(|e| EngineError::from_query(view, e.into()))?;
+        let failed = |e: DataFusionError| EngineError::from_query(self.files.log.view(), e);
+        if self.stamped[0].len() < batch.num_rows() {
+            self.stamped = stamp_columns(self.stamp, batch.num_rows());
+        }
+        let mut columns = batch.columns().to_vec();
+        columns.extend(self.stamped.iter().map(|c| c.slice(0, batch.num_rows())));
+        let stamped = RecordBatch::try_new(self.files.log.schema().clone(), columns)
+            .map_err(|e| failed(e.into()))?;
+        let written = open.writer.write(&stamped).await;
+        written.map_err(|e| failed(e.into()))?;
         if open.writer.bytes_written() >= FILE_BYTES {
             self.close(open).await?;
         } else {
@@ -199,21 +215,22 @@ impl PartitionWriter {
     }
 
     fn open_file(&self) -> Result<OpenFile, EngineError> {
-        let path = self.files.start(self.partition, self.written.files.len());
+        let number = self.written.files.len();
+        let path = self.files.start(self.stamp, self.partition, number);
         let upload = BufWriter::with_capacity(
             self.files.store.clone(),
             self.files.log.path_in_store(&path),
             UPLOAD_BYTES,
         )
         .with_max_concurrency(UPLOADS);
-        let schema = self.files.schema.clone();
+        let schema = self.files.log.schema().clone();
         let writer = AsyncArrowWriter::try_new(upload, schema, Some(self.files.properties()))
             .map_err(|e| EngineError::from_query(self.files.log.view(), e.into()))?;
         Ok(OpenFile {
             path,
             writer,
             rows: 0,
-            columns: summaries(&self.files.schema),
+            columns: summaries(self.files.log.schema()),
         })
     }
 
@@ -227,16 +244,24 @@ impl PartitionWriter {
         self.written.files.push(NewFile {
             path: open.path,
             bytes: open.writer.bytes_written() as u64,
-            statistics: file_statistics(open.rows, &open.columns),
-            written_by: None,
+            statistics: file_statistics(open.rows, &open.columns, self.stamp),
         });
         Ok(())
     }
 }
 
+/// Of all columns but the bookkeeping ones.
 pub(crate) fn summaries(schema: &SchemaRef) -> Vec<ColumnSummary> {
     let columns = schema.fields().iter();
     columns
+        .filter(|field| ![AS_OF_COLUMN, CREATED_COLUMN].contains(&field.name().as_str()))
         .map(|field| ColumnSummary::new(field.name(), field.data_type()))
         .collect()
+}
+
+fn stamp_columns(stamp: Stamp, rows: usize) -> [ArrayRef; 2] {
+    [stamp.as_of, stamp.created].map(|t| {
+        let column = TimestampMicrosecondArray::from_value(t.0, rows);
+        Arc::new(column.with_timezone(UTC)) as ArrayRef
+    })
 }

@@ -33,7 +33,7 @@ pub(super) async fn replaced(run: &Run<'_>, base: &LogState) -> Result<Replaced,
     let event_time = match (run.view.kind, &run.view.event_time) {
         (ViewKind::Timestamped, Some(event_time)) => event_time,
         _ => {
-            let of_run = base.files.iter().filter(|f| f.as_of == as_of);
+            let of_run = base.files.iter().filter(|f| f.stamp.as_of == as_of);
             replaced.removed.extend(of_run.cloned());
             return Ok(replaced);
         }
@@ -85,7 +85,7 @@ async fn kept_rows(
         .and_then(|f| f.sort(order))
         .map_err(failed)?;
     let mut rows = frame.execute_stream().await.map_err(failed)?;
-    let mut writer = PartitionWriter::new(run.files.clone(), partition);
+    let mut writer = PartitionWriter::new(run.files.clone(), file.stamp, partition);
     while let Some(batch) = rows.next().await {
         let batch = batch.map_err(failed)?;
         let batch = arrow::array::RecordBatch::try_new(schema.clone(), batch.columns().to_vec())
@@ -94,9 +94,5 @@ async fn kept_rows(
             writer.write(&batch).await?;
         }
     }
-    let mut kept = writer.finish().await?.files;
-    for new in &mut kept {
-        new.written_by = Some((file.as_of, file.created));
-    }
-    Ok(kept)
+    Ok(writer.finish().await?.files)
 }
