@@ -9,6 +9,7 @@
 
 mod distinct;
 pub(crate) mod log;
+pub(crate) mod orphans;
 pub(crate) mod read;
 mod statistics;
 pub(crate) mod table;

@@ -24,6 +24,7 @@ pub(crate) use self::plan::view_rows;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::offline::log::{LogState, NewFile, Stamp, TableLog};
+use crate::offline::orphans;
 use crate::offline::write::{PartitionWriter, RunFiles, Written};
 use crate::offline::{RunMode, RunRecord};
 
@@ -71,6 +72,7 @@ impl Engine {
         let log = TableLog::new(self, view)?;
         let base = log.read().await?;
         let from = start(view, scope, base.as_ref())?;
+        self.sweep(&log, base.as_ref()).await;
         let plan = RunPlan::new(self, definitions, view, scope.as_of, from).await?;
         let keys = view.keys.len();
         let by_time = view.kind == ViewKind::Timestamped;
@@ -94,6 +96,18 @@ impl Engine {
             files.discard().await;
         }
         done
+    }
+
+    /// Deletes what earlier runs left behind, if it can.
+    async fn sweep(&self, log: &TableLog, base: Option<&LogState>) {
+        let now = self.clock().now();
+        match orphans::sweep(self.root_store().as_ref(), log, base, now).await {
+            Ok(0) => {}
+            Ok(files) => tracing::info!(view = log.view(), files, "deleted unneeded files"),
+            Err(error) => {
+                tracing::warn!(view = log.view(), %error, "unneeded files were not deleted");
+            }
+        }
     }
 
     /// Whether this run may be made at all.

@@ -29,6 +29,7 @@ use deltalake_core::logstore::LogStoreRef;
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use deltalake_core::table::state::DeltaTableState;
 use deltalake_core::{DeltaTable, DeltaTableError};
+use futures::TryStreamExt;
 use granary_model::{FeatureType, FeatureView, UtcMicros};
 use object_store::path::Path;
 use url::Url;
@@ -381,6 +382,21 @@ impl TableLog {
             .as_deref()
             .and_then(|entry| commit_info(entry, "userMetadata"))
             .and_then(|text| serde_json::from_str(&text).ok()))
+    }
+
+    /// Files that were removed from the table at or after a time.
+    pub(crate) async fn removed_since(
+        &self,
+        base: &LogState,
+        since: UtcMicros,
+    ) -> Result<Vec<Path>, EngineError> {
+        let tombstones = base.state.all_tombstones(&self.log_store);
+        let recent = tombstones.try_filter_map(|file| async move {
+            let removed = file.deletion_timestamp().unwrap_or(i64::MAX);
+            let recent = removed >= since.0.div_euclid(1000);
+            Ok(recent.then(|| Path::from(file.path().as_ref())))
+        });
+        recent.try_collect().await.map_err(|e| self.error(e))
     }
 
     /// Paths of the files that the commits after `since` added, up to and

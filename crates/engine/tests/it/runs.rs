@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use granary_engine::{EngineError, OfflineTable, RunMode, RunScope};
-use granary_model::{Clock, ErrorKind, FeatureView};
+use granary_model::{Clock, ErrorKind, FeatureView, UtcMicros};
 
 use crate::project::{Project, at};
 
@@ -445,4 +445,41 @@ async fn a_query_that_lost_a_column_says_so() {
         failed.to_string(),
         "spend: its schema changed since apply: column amount is gone; apply again"
     );
+}
+
+#[tokio::test]
+async fn what_killed_and_replacing_runs_left_is_deleted_once_it_is_old() {
+    let (project, view) = timestamped(EVENTS).await;
+    // Files have the time of the machine, so the clock is set by it.
+    let now = granary_model::SystemClock.now();
+    project.clock.set(now);
+    project
+        .run(&view, "2025-01-31", RunMode::Append)
+        .await
+        .unwrap();
+    let table = project.folder.path().join("root/offline/spend/v1");
+    let files = || {
+        let files = walk(&table).into_iter();
+        let mut files: Vec<_> = files.filter(|f| f.ends_with(".parquet")).collect();
+        files.sort();
+        files
+    };
+    let first = files();
+    let orphan = first[0].replace("-000-", "-777-");
+    std::fs::copy(table.join(&first[0]), table.join(&orphan)).unwrap();
+    let days = |n: i64| UtcMicros(now.0 + n * 86_400_000_000);
+    for (day, orphan_left, first_left) in [(1, true, true), (2, true, true), (4, false, false)] {
+        project.clock.set(days(day));
+        project
+            .run(&view, "2025-01-31", RunMode::Replace)
+            .await
+            .unwrap();
+        assert_eq!(files().contains(&orphan), orphan_left, "day {day}");
+        assert_eq!(files().contains(&first[0]), first_left, "day {day}");
+        assert_eq!(
+            project.online(&view, None, None).await.len(),
+            2,
+            "day {day}"
+        );
+    }
 }
