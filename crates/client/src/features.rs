@@ -11,6 +11,7 @@ use granary_proto as pb;
 use granary_proto::columns;
 use granary_proto::get_features_request::Target as WireTarget;
 use granary_proto::stream_features_response::Answer;
+use tokio::sync::oneshot;
 use tonic::Code;
 
 use crate::client::Client;
@@ -204,7 +205,7 @@ impl Client {
 
     /// Answers in the order of the requests. One that fails is an error of its
     /// own and the stream goes on; it ends when the requests do, or after an
-    /// error of the stream itself.
+    /// error of the stream itself. Dropping the answers ends the requests.
     pub async fn stream_features(
         &self,
         requests: impl Stream<Item = GetFeatures> + Send + 'static,
@@ -212,17 +213,23 @@ impl Client {
         // What cannot be encoded is sent as an empty request, which the server
         // refuses in its place.
         let messages = requests.map(|request| request.encode().unwrap_or_default());
+        // The transport keeps a call open while its requests may go on.
+        let (wanted, unwanted) = oneshot::channel::<()>();
+        let messages = messages.take_until(unwanted);
         let answers = self
             .features()
             .stream_features(self.named(messages))
             .await?;
-        let answers = answers.into_inner().map(|item| match item?.answer {
-            Some(Answer::Response(answer)) => ReadAnswer::decode(answer),
-            Some(Answer::Error(error)) => {
-                let code = Code::from_i32(error.code);
-                Err(ClientError::from_code(code, &error.message))
+        let answers = answers.into_inner().map(move |item| {
+            let _wanted = &wanted;
+            match item?.answer {
+                Some(Answer::Response(answer)) => ReadAnswer::decode(answer),
+                Some(Answer::Error(error)) => {
+                    let code = Code::from_i32(error.code);
+                    Err(ClientError::from_code(code, &error.message))
+                }
+                None => Err(ClientError::Answer("an item without an answer".into())),
             }
-            None => Err(ClientError::Answer("an item without an answer".into())),
         });
         Ok(answers.boxed())
     }

@@ -9,11 +9,11 @@ use granary_model::{FeatureStatus, FeatureType, UtcMicros, ViewKind};
 use granary_serving::{AsOf, ServingSettings};
 use proptest::prelude::*;
 
-use crate::project::*;
+use granary_testing::memory::*;
 
 #[tokio::test]
 async fn values_and_statuses_of_found_null_missing_and_null_keys() {
-    let project = Project::new();
+    let project = MemoryProject::new();
     let d = definitions(&[account("1"), profile()], &[]);
     let snapshot = project.commit(d).await;
     let views = &snapshot.definitions.feature_views;
@@ -54,7 +54,7 @@ async fn values_and_statuses_of_found_null_missing_and_null_keys() {
 
 #[tokio::test]
 async fn services_rename_keys_and_features_and_share_what_is_bound_alike() {
-    let project = Project::new();
+    let project = MemoryProject::new();
     let (account, profile) = (account("1"), profile());
     let from = vec![
         bound("account", &account, &[]),
@@ -114,7 +114,7 @@ async fn services_rename_keys_and_features_and_share_what_is_bound_alike() {
 
 #[tokio::test]
 async fn no_entities_are_an_empty_answer_of_the_right_shape() {
-    let project = Project::new();
+    let project = MemoryProject::new();
     let snapshot = project.commit(definitions(&[account("1")], &[])).await;
     let rows = account_rows(&[(1, day(5), Some(1.0))]);
     project
@@ -138,7 +138,7 @@ async fn no_entities_are_an_empty_answer_of_the_right_shape() {
 
 #[tokio::test]
 async fn ages_count_from_the_time_of_the_read_and_a_ttl_is_inclusive() {
-    let project = Project::new();
+    let project = MemoryProject::new();
     let mut timestamped = account("1");
     timestamped.ttl = Some(days(10));
     let mut by_run = profile();
@@ -188,7 +188,7 @@ async fn ages_count_from_the_time_of_the_read_and_a_ttl_is_inclusive() {
 
 #[tokio::test]
 async fn composite_keys_of_two_types() {
-    let project = Project::new();
+    let project = MemoryProject::new();
     let keys = [customer_id(), column("shop", FeatureType::Varchar)];
     let features = [column("visits", FeatureType::BigInt)];
     let visits = view("visits", ViewKind::Snapshot, &keys, &features, "1");
@@ -261,7 +261,7 @@ proptest! {
             .collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let answer = runtime.block_on(async {
-            let project = Project::new();
+            let project = MemoryProject::new();
             let mut account = account("1");
             account.ttl = Some(days(ttl));
             let snapshot = project.commit(definitions(&[account], &[])).await;

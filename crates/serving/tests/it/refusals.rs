@@ -8,9 +8,9 @@ use granary_model::definitions::{Grant, KeySource, ServeMode};
 use granary_model::{ErrorKind, FeatureType, UtcMicros, ViewKind};
 use granary_serving::{ReadRequest, Reader, ServingSettings};
 
-use crate::project::*;
+use granary_testing::memory::*;
 
-async fn ready(project: &Project) -> Reader {
+async fn ready(project: &MemoryProject) -> Reader {
     let (account, profile) = (account("1"), profile());
     let from = vec![
         bound("account", &account, &[]),
@@ -56,7 +56,7 @@ async fn ready(project: &Project) -> Reader {
 
 /// Refuses every request with its message.
 async fn check(kind: ErrorKind, cases: Vec<(ReadRequest, &str)>) {
-    let project = Project::new();
+    let project = MemoryProject::new();
     let reader = ready(&project).await;
     for (request, message) in cases {
         let error = refusal(&reader, request).await;
@@ -142,7 +142,7 @@ async fn mistakes_in_lists_are_told_by_name() {
 
 #[tokio::test]
 async fn a_read_before_a_run_is_out_of_range() {
-    let project = Project::new();
+    let project = MemoryProject::new();
     let reader = ready(&project).await;
     let mut asked = from_list(&["account.balance"], customers(&[Some(1)]));
     for (at, strictly, answered) in [
@@ -171,7 +171,7 @@ async fn a_read_before_a_run_is_out_of_range() {
 
 #[tokio::test]
 async fn what_was_never_materialised_is_named() {
-    let project = Project::new();
+    let project = MemoryProject::new();
     assert_eq!(
         project
             .reader(ServingSettings::default())
@@ -207,7 +207,7 @@ async fn what_was_never_materialised_is_named() {
 
 #[tokio::test]
 async fn what_this_version_does_not_serve_says_so() {
-    let project = Project::new();
+    let project = MemoryProject::new();
     let features = [column("n", FeatureType::BigInt)];
     let windowed = view(
         "windowed",
@@ -268,7 +268,7 @@ async fn what_this_version_does_not_serve_says_so() {
 
 #[tokio::test]
 async fn grants_are_to_the_caller_s_roles_where_they_are_enforced() {
-    let project = Project::new();
+    let project = MemoryProject::new();
     let open = ready(&project).await;
     let settings = ServingSettings {
         enforce_grants: true,

@@ -2,11 +2,11 @@
 
 use granary_serving::{AsOf, ServingSettings};
 
-use crate::project::*;
+use granary_testing::memory::*;
 
 #[tokio::test]
 async fn a_new_generation_is_seen_at_the_next_refresh_and_not_before() {
-    let project = Project::new();
+    let project = MemoryProject::new();
     let snapshot = project.commit(definitions(&[account("1")], &[])).await;
     let view = &snapshot.definitions.feature_views["account"];
     project
@@ -32,7 +32,7 @@ async fn a_new_generation_is_seen_at_the_next_refresh_and_not_before() {
 
 #[tokio::test]
 async fn a_changed_view_goes_live_when_it_is_materialised() {
-    let project = Project::new();
+    let project = MemoryProject::new();
     let both = |query: &str| {
         let (account, profile) = (account(query), profile());
         let from = vec![
@@ -105,7 +105,7 @@ async fn a_changed_view_goes_live_when_it_is_materialised() {
 
 #[tokio::test]
 async fn a_dropped_service_and_a_changed_ttl_are_seen_at_once() {
-    let project = Project::new();
+    let project = MemoryProject::new();
     let make = |ttl: i32, with_service: bool| {
         let mut account = account("1");
         account.ttl = Some(days(ttl));

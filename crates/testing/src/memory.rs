@@ -1,4 +1,8 @@
-//! A catalog, a store and a reader in memory.
+//! A project in memory: catalog, store and definitions made by hand, for tests
+//! of reads that need neither SQL nor files. What goes wrong here is a mistake
+//! of the test and panics.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "the setup of tests")]
 
 use std::sync::Arc;
 
@@ -152,15 +156,22 @@ pub fn definitions(views: &[FeatureView], services: &[FeatureService]) -> Defini
     d
 }
 
+/// A project whose rows are written straight to the store.
 #[derive(Debug)]
-pub struct Project {
+pub struct MemoryProject {
     pub clock: Arc<ManualClock>,
     pub catalog: Catalog,
     pub store: MemoryStore,
     pub engine: Engine,
 }
 
-impl Project {
+impl Default for MemoryProject {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryProject {
     /// Empty; it is day 100.
     pub fn new() -> Self {
         let clock = Arc::new(ManualClock::new(day(100)));

@@ -1,0 +1,133 @@
+//! Deadlines, load, health and metrics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use granary_client::{GetFeatures, Target};
+use granary_model::ErrorKind;
+use granary_testing::memory::*;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+use crate::server::*;
+
+fn asked() -> GetFeatures {
+    let target = Target::Service("admission".into());
+    GetFeatures::new(target, customers(&[Some(1)]))
+}
+
+async fn gated(settings: granary_server::ServerSettings) -> (TestServer, Arc<GatedStore>) {
+    let project = small_project().await;
+    let store = GatedStore::shut(Arc::new(project.store.clone()));
+    let components = components(&project, store.clone()).await;
+    (
+        TestServer::start(components, settings).await.ready().await,
+        store,
+    )
+}
+
+#[tokio::test]
+async fn a_read_ends_at_its_deadline_the_caller_s_or_the_server_s() {
+    let mut settings = quick();
+    settings.request_seconds_max = 1;
+    let (server, _store) = gated(settings).await;
+    let client = server.client().await;
+    let hurried = client.clone().with_deadline(Duration::from_millis(20));
+    for client in [hurried, client] {
+        let error = client.get_features(&asked()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    }
+    let counted = "granary_requests_total{code=\"DeadlineExceeded\",rpc=\"GetFeatures\"} 2";
+    eventually(async || server.get("/metrics").await.1.contains(counted)).await;
+    let (_, metrics) = server.get("/metrics").await;
+    assert!(
+        metrics.contains("granary_requests_in_flight 0"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn load_is_shed_and_health_answers_all_the_same() {
+    let mut settings = quick();
+    settings.concurrent_requests_max = 2;
+    let (server, store) = gated(settings).await;
+    let client = server.client().await;
+    let slow: Vec<_> = (0..2)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.get_features(&asked()).await })
+        })
+        .collect();
+    store.wait_for_reads(2).await;
+    let error = client.get_features(&asked()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+    let mut health = HealthClient::new(server.channel().await);
+    let check = HealthCheckRequest {
+        service: "granary.v1.Features".into(),
+    };
+    let status = health.check(check).await.unwrap().into_inner().status();
+    assert_eq!(status, ServingStatus::Serving);
+    let (_, metrics) = server.get("/metrics").await;
+    assert!(
+        metrics.contains("granary_requests_in_flight 2"),
+        "{metrics}"
+    );
+
+    store.gate.add_permits(100);
+    for read in slow {
+        assert!(read.await.unwrap().is_ok());
+    }
+    assert!(client.get_features(&asked()).await.is_ok());
+}
+
+#[tokio::test]
+async fn http_answers_beside_grpc() {
+    let server = small_server().await;
+    server.client().await.get_features(&asked()).await.unwrap();
+    assert!(server.get("/healthz").await.0.contains("200"));
+    assert!(server.get("/nothing").await.0.contains("404"));
+    let (status, metrics) = server.get("/metrics").await;
+    assert!(status.contains("200"));
+    for line in [
+        "granary_requests_total{code=\"Ok\",rpc=\"GetFeatures\"} 1",
+        "granary_request_seconds_count{rpc=\"GetFeatures\"} 1",
+        "granary_entities_total 1",
+        "granary_values_total 2",
+        "granary_catalog_snapshot 1",
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line} in {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn reflection_tells_of_every_service() {
+    let server = small_server().await;
+    let mut reflection = ServerReflectionClient::new(server.channel().await);
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = reflection
+        .server_reflection_info(futures::stream::iter([list]))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(services)) = answer.message_response else {
+        panic!("a list of services");
+    };
+    let names: Vec<String> = services.service.into_iter().map(|s| s.name).collect();
+    for name in [
+        "granary.v1.Features",
+        "granary.v1.Catalog",
+        "granary.v1.Materialization",
+        "grpc.health.v1.Health",
+    ] {
+        assert!(names.iter().any(|n| n == name), "{name} in {names:?}");
+    }
+}
