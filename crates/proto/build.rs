@@ -1,5 +1,10 @@
 //! Compiles `proto/` without protoc.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "cargo tells build scripts their folders by the environment"
+)]
+
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

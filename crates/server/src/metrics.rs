@@ -77,10 +77,46 @@ pub(crate) struct Metrics {
     pub swept_rows: IntCounter,
     pub materializations: IntCounter,
     pub failed_materializations: IntCounter,
+    reader: ReaderMetrics,
+}
+
+/// What the reader counts itself, copied when it is asked for.
+#[derive(Debug)]
+struct ReaderMetrics {
     snapshot: IntGauge,
     query_cache_hits: IntGauge,
     query_keys_computed: IntGauge,
     query_keys_shared: IntGauge,
+}
+
+impl ReaderMetrics {
+    fn new(r: &Registry) -> Result<Self, prometheus::Error> {
+        let keys = "keys of SERVE QUERY views";
+        let query =
+            |name: &str, how: &str| gauge(r, name, &format!("{keys} {how} since the start"));
+        Ok(Self {
+            snapshot: gauge(
+                r,
+                "granary_catalog_snapshot",
+                "the newest catalog snapshot seen",
+            )?,
+            query_cache_hits: query("granary_query_cache_hits", "answered from the cache")?,
+            query_keys_computed: query("granary_query_keys_computed", "computed")?,
+            query_keys_shared: query(
+                "granary_query_keys_shared",
+                "that waited for another request's computation",
+            )?,
+        })
+    }
+
+    fn copy(&self, reader: &Reader) {
+        let counts = reader.counts();
+        self.snapshot.set(reader.snapshot().number as i64);
+        self.query_cache_hits.set(counts.query_cache_hits as i64);
+        self.query_keys_computed
+            .set(counts.query_keys_computed as i64);
+        self.query_keys_shared.set(counts.query_keys_shared as i64);
+    }
 }
 
 impl Metrics {
@@ -145,26 +181,7 @@ impl Metrics {
                 "granary_failed_materializations_total",
                 "materialisations of this server in which a view failed",
             )?,
-            snapshot: gauge(
-                r,
-                "granary_catalog_snapshot",
-                "the newest catalog snapshot seen",
-            )?,
-            query_cache_hits: gauge(
-                r,
-                "granary_query_cache_hits",
-                "keys of SERVE QUERY views answered from the cache since the start",
-            )?,
-            query_keys_computed: gauge(
-                r,
-                "granary_query_keys_computed",
-                "keys of SERVE QUERY views computed since the start",
-            )?,
-            query_keys_shared: gauge(
-                r,
-                "granary_query_keys_shared",
-                "keys of SERVE QUERY views that waited for another request's computation",
-            )?,
+            reader: ReaderMetrics::new(r)?,
             registry,
         })
     }
@@ -191,12 +208,7 @@ impl Metrics {
 
     /// Everything in Prometheus's text format.
     pub fn render(&self, reader: &Reader) -> Result<Vec<u8>, prometheus::Error> {
-        let counts = reader.counts();
-        self.snapshot.set(reader.snapshot().number as i64);
-        self.query_cache_hits.set(counts.query_cache_hits as i64);
-        self.query_keys_computed
-            .set(counts.query_keys_computed as i64);
-        self.query_keys_shared.set(counts.query_keys_shared as i64);
+        self.reader.copy(reader);
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

@@ -11,13 +11,13 @@ use arrow::compute::{cast, take};
 use arrow::datatypes::Schema;
 use granary_catalog::Snapshot;
 use granary_engine::{Engine, EngineError, QueryLookup};
-use granary_model::definitions::ServeMode;
+use granary_model::definitions::{Column, ServeMode};
 use granary_model::{FeatureView, Interval, UtcMicros, ViewKind};
 use granary_store::{EntityKeys, RowLayout, RowReader, StoreError};
 use tokio::sync::OnceCell;
 
 use crate::error::ServingError;
-use crate::query_cache::{QueryCache, StoredRow};
+use crate::query_cache::{CacheKey, QueryCache, StoredRow};
 use crate::read::AsOf;
 use crate::reader::ReadTime;
 
@@ -75,7 +75,7 @@ impl QueryView {
             .map(|(key, array)| cast(&take(array, &entities, None)?, &key.data_type.to_arrow()))
             .collect::<Result<Vec<_>, _>>()
             .map_err(codec)?;
-        let fields: Vec<_> = self.view.keys.iter().map(|k| k.to_field()).collect();
+        let fields: Vec<_> = self.view.keys.iter().map(Column::to_field).collect();
         let asked = EntityKeys::encode(&self.view.keys, &columns)?;
         let keys = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(codec)?;
 
@@ -89,7 +89,7 @@ impl QueryView {
     }
 
     /// Rows by key, in the codec's form.
-    fn encode(&self, batch: &RecordBatch) -> Result<HashMap<Box<[u8]>, Arc<[u8]>>, ServingError> {
+    fn encode(&self, batch: &RecordBatch) -> Result<RowsByKey, ServingError> {
         let columns = self
             .view
             .keys
@@ -153,11 +153,14 @@ impl QueryView {
     }
 }
 
+/// Rows in the codec's form, by encoded key.
+type RowsByKey = HashMap<Box<[u8]>, Arc<[u8]>>;
+
 /// The keys of a request, each once.
 #[derive(Debug, Default)]
 struct DistinctKeys {
     /// View, time and key: see [`DistinctKeys::of`].
-    cache_keys: Vec<Box<[u8]>>,
+    cache_keys: Vec<CacheKey>,
     first_entity: Vec<u32>,
     /// Which of the keys each entity has; `None`: a NULL key.
     of_entity: Vec<Option<usize>>,
@@ -187,11 +190,18 @@ impl DistinctKeys {
     }
 }
 
+/// The id that a (view, version) has for good, and its view while plans hold it.
+#[derive(Debug)]
+struct Known {
+    id: u64,
+    view: Weak<QueryView>,
+}
+
 /// The query views that plans hold, so that a look-up is compiled once a view
 /// version and not once a plan.
 #[derive(Debug, Default)]
 pub struct QueryViews {
-    known: Mutex<HashMap<(String, u32), (u64, Weak<QueryView>)>>,
+    known: Mutex<HashMap<(String, u32), Known>>,
 }
 
 impl QueryViews {
@@ -203,20 +213,23 @@ impl QueryViews {
         let next_id = known.len() as u64;
         let entry = known
             .entry((view.name.clone(), view.version))
-            .or_insert_with(|| (next_id, Weak::new()));
-        if let Some(held) = entry.1.upgrade()
+            .or_insert_with(|| Known {
+                id: next_id,
+                view: Weak::new(),
+            });
+        if let Some(held) = entry.view.upgrade()
             && held.view == *view
         {
             return held;
         }
         let made = Arc::new(QueryView {
-            id: entry.0,
+            id: entry.id,
             snapshot: Arc::clone(snapshot),
             view: view.clone(),
             layout: Arc::new(RowLayout::of(view)),
             lookup: OnceCell::new(),
         });
-        entry.1 = Arc::downgrade(&made);
+        entry.view = Arc::downgrade(&made);
         made
     }
 }

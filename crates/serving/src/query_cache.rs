@@ -39,14 +39,14 @@ struct Kept {
 #[derive(Debug)]
 struct KeepFor;
 
-impl Expiry<Box<[u8]>, Kept> for KeepFor {
-    fn expire_after_create(&self, _: &Box<[u8]>, kept: &Kept, _: Instant) -> Option<Duration> {
+impl Expiry<CacheKey, Kept> for KeepFor {
+    fn expire_after_create(&self, _: &CacheKey, kept: &Kept, _: Instant) -> Option<Duration> {
         Some(kept.keep)
     }
 
     fn expire_after_update(
         &self,
-        _: &Box<[u8]>,
+        _: &CacheKey,
         kept: &Kept,
         _: Instant,
         _: Option<Duration>,
@@ -55,17 +55,19 @@ impl Expiry<Box<[u8]>, Kept> for KeepFor {
     }
 }
 
-type Computed = Result<Arc<HashMap<Box<[u8]>, StoredRow>>, Arc<ServingError>>;
+/// View, time and entity key: opaque here.
+pub(crate) type CacheKey = Box<[u8]>;
+type Computed = Result<Arc<HashMap<CacheKey, StoredRow>>, Arc<ServingError>>;
 /// `None` while it is computed; closed without a value if its reader went away.
 type Flight = watch::Receiver<Option<Computed>>;
-type Flights = HashMap<Box<[u8]>, Flight>;
+type Flights = HashMap<CacheKey, Flight>;
 
 /// Bytes of bookkeeping that an entry is counted with.
 const ENTRY_BYTES: usize = 160;
 
 #[derive(Debug)]
 pub(crate) struct QueryCache {
-    kept: moka::sync::Cache<Box<[u8]>, Kept>,
+    kept: moka::sync::Cache<CacheKey, Kept>,
     flights: Mutex<Flights>,
     permits: Semaphore,
     counts: Counts,
@@ -83,7 +85,7 @@ pub(crate) struct Counts {
 impl QueryCache {
     /// `bytes_max` bounds what is kept, `concurrency_max` the computations at a time.
     pub fn new(bytes_max: u64, concurrency_max: usize) -> Self {
-        let weigh = |key: &Box<[u8]>, kept: &Kept| {
+        let weigh = |key: &CacheKey, kept: &Kept| {
             let row = kept.stored.row.as_ref().map_or(0, |row| row.len());
             u32::try_from(key.len() + row + ENTRY_BYTES).unwrap_or(u32::MAX)
         };
@@ -108,7 +110,7 @@ impl QueryCache {
     /// whose other reader went away.
     pub async fn rows<F, R>(
         &self,
-        keys: &[Box<[u8]>],
+        keys: &[CacheKey],
         now: UtcMicros,
         keep: Option<Interval>,
         compute: F,
@@ -163,7 +165,7 @@ impl QueryCache {
     /// compute, and those that it is to wait for.
     fn claim(
         &self,
-        keys: &[Box<[u8]>],
+        keys: &[CacheKey],
         pending: &[usize],
         rows: &mut [Option<StoredRow>],
         now: UtcMicros,
@@ -199,7 +201,7 @@ impl QueryCache {
     /// Computes what was claimed, keeps it, and tells those who wait.
     async fn fly(
         &self,
-        keys: &[Box<[u8]>],
+        keys: &[CacheKey],
         claim: Claim<'_>,
         now: UtcMicros,
         keep: Option<Interval>,
@@ -248,7 +250,7 @@ impl QueryCache {
 #[derive(Debug)]
 struct Claim<'a> {
     cache: &'a QueryCache,
-    keys: Vec<Box<[u8]>>,
+    keys: Vec<CacheKey>,
     positions: Vec<usize>,
     sender: watch::Sender<Option<Computed>>,
 }

@@ -1,5 +1,11 @@
 //! A server over real sockets, asked by the client and by bare gRPC.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "what these tests stand on"
+)]
+
 mod bounds;
 mod catalog;
 mod materializations;

@@ -1,5 +1,11 @@
 //! Reads over the in-memory store and definitions made by hand.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "what these tests stand on"
+)]
+
 mod answers;
 mod refusals;
 mod versions;
