@@ -138,7 +138,8 @@ pub trait GenerationWriter: Send {
     /// Joins rows in. Row i belongs to key i; a NULL key is an error, and then
     /// nothing of the batch is written.
     /// Rows in ascending key order are fastest, any order is right; a key may
-    /// come more than once.
+    /// come more than once. After any other error some rows of the batch may
+    /// be in; the writer then refuses to publish, and all is to be written again.
     async fn write(
         &mut self,
         keys: &EntityKeys,

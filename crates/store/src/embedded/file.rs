@@ -22,7 +22,7 @@ use heed::{Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, With
 use sha2::{Digest, Sha256};
 
 use super::EmbeddedSettings;
-use super::folder::io_error;
+use super::folder::{io_error, is_full_beside};
 use crate::error::StoreError;
 
 /// LMDB's own bound is 511.
@@ -225,8 +225,17 @@ fn split_long(value: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(u32::from_le_bytes(*length) as usize)
 }
 
+/// Input/output error; the number is the same on every Unix.
+const EIO: i32 = 5;
+
 fn lmdb_error(path: &Path, what: &str, error: heed::Error) -> StoreError {
     match error {
+        heed::Error::Io(source) if source.raw_os_error() == Some(EIO) && is_full_beside(path) => {
+            StoreError::Full {
+                path: path.to_owned(),
+                what: what.to_owned(),
+            }
+        }
         heed::Error::Io(source) => io_error(path, what, source),
         heed::Error::Mdb(MdbError::MapFull) => StoreError::Full {
             path: path.to_owned(),

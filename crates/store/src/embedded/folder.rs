@@ -305,6 +305,24 @@ fn folder_name(view: &str) -> String {
 /// File systems hold names of up to 255 bytes.
 const FOLDER_NAME_BYTES_MAX: usize = 200;
 
+/// Whether a file beside this one finds no room. For LMDB, which calls a write
+/// that was cut short by a full disk an input/output error.
+pub(super) fn is_full_beside(path: &Path) -> bool {
+    let probe = path.with_extension("probe");
+    let written = File::create(&probe).and_then(|mut file| {
+        for _ in 0..PROBE_CHUNKS {
+            file.write_all(&[0xA5; 1 << 16])?;
+        }
+        Ok(())
+    });
+    // What could not be made need not be removed.
+    let _ = std::fs::remove_file(&probe);
+    written.is_err_and(|e| matches!(io_error(&probe, "a probe", e), StoreError::Full { .. }))
+}
+
+/// 4 MiB: about what one write of LMDB asks for at most.
+const PROBE_CHUNKS: usize = 64;
+
 /// A file error, a full disk told apart.
 pub(super) fn io_error(path: &Path, what: &str, source: std::io::Error) -> StoreError {
     match source.kind() {

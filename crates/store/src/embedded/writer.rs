@@ -41,6 +41,8 @@ pub(super) struct EmbeddedWriter {
     file: Option<Arc<RowFile>>,
     /// Greatest stored key of a new generation: what sorts after it is appended.
     greatest: Vec<u8>,
+    /// Whether rows of some batch were lost: then there is nothing to publish.
+    failed: bool,
     /// Freed after everything else.
     _lock: WriterLock,
 }
@@ -97,6 +99,7 @@ impl EmbeddedWriter {
             mode,
             file: Some(file),
             greatest: Vec::new(),
+            failed: false,
             _lock: lock,
         })
     }
@@ -124,7 +127,9 @@ impl EmbeddedWriter {
         let mut summary = UpsertSummary::default();
         let mut from = 0;
         while from < keys.len() {
-            let (written, next) = batch.transaction(&sorted, from, &self.shelf.settings)?;
+            let written = batch.transaction(&sorted, from, &self.shelf.settings);
+            self.failed |= written.is_err();
+            let (written, next) = written?;
             summary += written;
             from = next;
         }
@@ -135,6 +140,12 @@ impl EmbeddedWriter {
         let Some(file) = self.file.clone() else {
             return Err(StoreError::Backend("published already".to_owned()));
         };
+        if self.failed {
+            return Err(StoreError::Backend(format!(
+                "{} version {} is not published: a write to it failed",
+                self.folder.view, self.folder.version
+            )));
+        }
         if self.mode == WriteMode::Create {
             file.sync()?;
             file.set_durable(true)?;

@@ -6,7 +6,9 @@ use std::path::Path;
 use granary_model::ErrorKind;
 use granary_store::{EmbeddedSettings, EmbeddedStore, OnlineStore, StoreError, WriteMode};
 
-use super::facts::{Fact, VIEW, file, fill, open, pinned, times, version_folder, writer};
+use super::facts::{
+    Fact, VIEW, coverage, file, fill, keys, open, pinned, rows, times, version_folder, writer,
+};
 
 fn facts(n: i64) -> Vec<Fact> {
     (0..n).map(|id| (id, id + 1)).collect()
@@ -138,6 +140,15 @@ async fn a_full_store_loses_nothing() {
         let error = fill(&store, mode, &many, 5_000, 2).await.unwrap_err();
         assert!(matches!(error, StoreError::Full { .. }), "{error}");
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
+        // What lost rows is not published, though its writer goes on.
+        let mut lossy = writer(&store, mode).await.unwrap();
+        let (ids, at): (Vec<i64>, Vec<i64>) = many.iter().copied().unzip();
+        lossy.write(&keys(&ids), &rows(&at)).await.unwrap_err();
+        lossy
+            .write(&keys(&[5]), &rows(&[5]))
+            .await
+            .unwrap_or_default();
+        lossy.publish(coverage(9)).await.unwrap_err();
         let generation = pinned(&store).await.unwrap();
         assert_eq!(generation.state().coverage.offline_version, 1);
         assert_eq!(
