@@ -17,7 +17,7 @@ use crate::commands::{
     version,
     propagate_version = true,
     arg_required_else_help = true,
-    after_help = "Start with `granary init -C my-features`, or see a whole lender with `granary demo`.\n\
+    after_help = "Start with `granary init my-features`, or see a whole lender with `granary demo`.\n\
                   Exit codes: 0 done, 1 refused or failed, 2 usage, 3 changes pending (plan --exit-code), 4 lost a race."
 )]
 pub struct Cli {

@@ -53,7 +53,7 @@ fn step(stage: &Stage) -> Option<String> {
         Stage::Committed { rows: n } => format!("committed {} offline", rows(*n)),
         Stage::Publishing { rows: 0 } => "publishing online".into(),
         Stage::Publishing { .. } => return None,
-        Stage::Done { rows: n } => format!("done, {} written online", rows(*n)),
+        Stage::Done { rows: n } => format!("done, {}", rows(*n)),
         Stage::Skipped { reason } => format!("skipped: {reason}"),
         // The summary tells why.
         Stage::Failed { .. } => "failed".into(),

@@ -19,25 +19,32 @@ const DEFINITIONS: &str = include_str!("init/example.sql");
 const IGNORED: &str = "/.granary/\n";
 
 const CUSTOMERS: i64 = 20;
-const PAYMENTS: i64 = 400;
+const ORDERS: i64 = 400;
 const DAYS: i64 = 90;
 const SEED: u64 = 7420;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  granary init -C my-features\n  granary init --force        # in this folder, beside what is there"
+    after_help = "Examples:\n  granary init my-features\n  granary init --force        # in this folder, beside what is there"
 )]
 pub struct Args {
+    /// The folder to make the project in [default: that of -C, else this one]
+    #[arg(value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+
     /// Write into a folder that is not empty; files of the same name are replaced
     #[arg(long)]
     pub force: bool,
 }
 
-/// `folder`: where to; the current one without.
+/// `folder`: that of `-C`.
 pub fn run(folder: Option<&Path>, args: &Args) -> Outcome {
-    let folder = match folder {
-        Some(folder) => folder.to_path_buf(),
-        None => std::env::current_dir().context("cannot tell the current folder")?,
+    let folder = match (&args.folder, folder) {
+        // As all paths of a command that is run with -C: relative to that.
+        (Some(inner), Some(folder)) => folder.join(inner),
+        (Some(folder), None) => folder.clone(),
+        (None, Some(folder)) => folder.to_path_buf(),
+        (None, None) => std::env::current_dir().context("cannot tell the current folder")?,
     };
     if !args.force {
         refuse_what_is_there(&folder)?;
@@ -47,7 +54,7 @@ pub fn run(folder: Option<&Path>, args: &Args) -> Outcome {
         (config::FILE, CONFIG.to_owned()),
         ("sql/example.sql", DEFINITIONS.to_owned()),
         ("data/profiles.csv", profiles(now)),
-        ("data/payments.csv", payments(now)),
+        ("data/orders.csv", orders(now)),
     ];
     for (name, text) in &files {
         write(&folder.join(name), text)?;
@@ -106,8 +113,8 @@ fn next_steps(folder: &Path) -> String {
          \x20 granary plan                                            # what apply would change\n\
          \x20 granary apply                                           # commit the definitions\n\
          \x20 granary materialize                                     # compute the features\n\
-         \x20 granary get --service shop_offers --key customer_id=1,2,3\n\
-         \x20 granary sql \"SELECT * FROM customer_spend LIMIT 5\"\n\
+         \x20 granary get --service shop_overview --key customer_id=1,2,3\n\
+         \x20 granary sql \"SELECT * FROM customer_orders LIMIT 5\"\n\
          \x20 granary serve                                           # gRPC and HTTP",
         folder.display()
     )
@@ -132,21 +139,21 @@ fn profiles(now: UtcMicros) -> String {
     text
 }
 
-/// Payments of the last [`DAYS`] days up to yesterday, a few of them refunds.
-fn payments(now: UtcMicros) -> String {
-    const SHOPS: [&str; 4] = ["grocery", "pharmacy", "electronics", "travel"];
+/// Orders of the last [`DAYS`] days up to yesterday, a few of them returns.
+fn orders(now: UtcMicros) -> String {
+    const CATEGORIES: [&str; 4] = ["groceries", "medicines", "electronics", "books"];
     let mut random = StdRng::seed_from_u64(SEED + 1);
-    let mut text = String::from("payment_id,customer_id,at,amount,shop\n");
-    for payment in 1..=PAYMENTS {
-        // Squared: some customers shop far more often than others.
+    let mut text = String::from("order_id,customer_id,at,amount,category\n");
+    for order in 1..=ORDERS {
+        // Squared: some customers buy far more often than others.
         let share: f64 = random.random();
         let customer = 1 + (share * share * CUSTOMERS as f64) as i64;
         let at = time_of_day(now, random.random_range(1..DAYS), &mut random);
-        let refund = random.random_ratio(1, 25);
-        let cents: i64 = random.random_range(500..50_000) * if refund { -1 } else { 1 };
-        let shop = SHOPS[random.random_range(0..SHOPS.len())];
+        let returned = random.random_ratio(1, 25);
+        let cents: i64 = random.random_range(500..50_000) * if returned { -1 } else { 1 };
+        let category = CATEGORIES[random.random_range(0..CATEGORIES.len())];
         let amount = cents as f64 / 100.0;
-        let _ = writeln!(text, "{payment},{customer},{at},{amount:.2},{shop}");
+        let _ = writeln!(text, "{order},{customer},{at},{amount:.2},{category}");
     }
     text
 }

@@ -7,8 +7,9 @@ use crate::project::Project;
 
 #[test]
 fn the_example_works_at_once() {
-    let project = Project::empty();
-    let made = project.granary(&["init"]);
+    let above = Project::empty();
+    let made = above.granary(&["init", "shop"]);
+    let project = above.inner("shop");
     assert!(
         made.succeeded().stdout.contains("granary apply"),
         "{made:?}"
@@ -19,7 +20,7 @@ fn the_example_works_at_once() {
     assert!(
         pending
             .stdout
-            .contains("create feature view customer_spend")
+            .contains("create feature view customer_orders")
     );
     project.granary(&["plan"]).succeeded();
 
@@ -30,18 +31,18 @@ fn the_example_works_at_once() {
     assert!(again.succeeded().stdout.contains("No changes"));
 
     let ran = project.granary(&["materialize"]);
-    for view in ["customer_profile", "customer_spend"] {
+    for view in ["customer_profile", "customer_orders"] {
         assert!(ran.succeeded().stdout.contains(view), "{ran:?}");
     }
 
     let keys = "customer_id=1,2,3,999";
-    let got = project.granary(&["get", "--service", "shop_offers", "--key", keys]);
+    let got = project.granary(&["get", "--service", "shop_overview", "--key", keys]);
     assert!(got.succeeded().stdout.contains("amount_30d"), "{got:?}");
     let json = project
         .granary(&[
             "get",
             "--service",
-            "shop_offers",
+            "shop_overview",
             "--key",
             keys,
             "--output",
@@ -55,10 +56,10 @@ fn the_example_works_at_once() {
             "customer_id",
             "city",
             "monthly_income",
-            "purchases_30d",
+            "orders_30d",
             "amount_30d",
-            "shops_30d",
-            "last_purchase_at"
+            "categories_30d",
+            "last_order_at"
         ]
     );
     let city = column(&json, "city");
@@ -68,10 +69,12 @@ fn the_example_works_at_once() {
     );
     assert_eq!(city["values"][3], Value::Null);
 
-    let counted = project.query("SELECT count(*) AS n FROM customer_spend");
+    let counted = project.query("SELECT count(*) AS n FROM customer_orders");
     assert!(counted[0]["n"].as_i64().unwrap() > 0, "{counted}");
     project.granary(&["describe"]).succeeded();
-    project.granary(&["describe", "customer_spend"]).succeeded();
+    project
+        .granary(&["describe", "customer_orders"])
+        .succeeded();
     project.granary(&["status"]).succeeded();
     project.granary(&["history"]).succeeded();
 }

@@ -3,12 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 pub struct Project {
-    folder: TempDir,
+    /// Removed with the project.
+    _temporary: Arc<TempDir>,
+    folder: PathBuf,
 }
 
 /// How a run of the binary ended.
@@ -21,8 +24,18 @@ pub struct Run {
 
 impl Project {
     pub fn empty() -> Self {
+        let temporary = tempfile::tempdir().unwrap();
         Self {
-            folder: tempfile::tempdir().unwrap(),
+            folder: temporary.path().to_owned(),
+            _temporary: Arc::new(temporary),
+        }
+    }
+
+    /// The project of a folder inside.
+    pub fn inner(&self, name: &str) -> Self {
+        Self {
+            folder: self.path(name),
+            _temporary: Arc::clone(&self._temporary),
         }
     }
 
@@ -53,7 +66,7 @@ impl Project {
     }
 
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        &self.folder
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -1,5 +1,5 @@
 -- What features describe.
-CREATE ENTITY customer KEY (customer_id BIGINT) COMMENT 'a person who shops here';
+CREATE ENTITY customer KEY (customer_id BIGINT) COMMENT 'a person who buys here';
 
 -- Sources: files, on this machine or on object storage. Paths are relative to
 -- the project folder.
@@ -7,17 +7,17 @@ CREATE EXTERNAL TABLE profiles (
   customer_id BIGINT, at TIMESTAMP, city VARCHAR, monthly_income DOUBLE
 ) STORED AS CSV LOCATION 'data/profiles.csv' OPTIONS ('format.has_header' 'true');
 
-CREATE EXTERNAL TABLE payments (
-  payment_id BIGINT, customer_id BIGINT, at TIMESTAMP, amount DECIMAL(12, 2), shop VARCHAR
-) STORED AS CSV LOCATION 'data/payments.csv' OPTIONS ('format.has_header' 'true');
+CREATE EXTERNAL TABLE orders (
+  order_id BIGINT, customer_id BIGINT, at TIMESTAMP, amount DECIMAL(12, 2), category VARCHAR
+) STORED AS CSV LOCATION 'data/orders.csv' OPTIONS ('format.has_header' 'true');
 
--- Since it is known when a payment happened, a run as of last month does not
+-- Since it is known when an order was made, a run as of last month does not
 -- see those of this month.
-EVENT TIME OF payments IS at;
+EVENT TIME OF orders IS at;
 
--- A shared cleaning step: refunds are not spending.
-CREATE VIEW purchases AS SELECT * FROM payments WHERE amount > 0;
-EVENT TIME OF purchases IS at;
+-- A shared cleaning step: returns are no orders.
+CREATE VIEW kept_orders AS SELECT * FROM orders WHERE amount > 0;
+EVENT TIME OF kept_orders IS at;
 
 -- A timestamped view: of each customer the newest row is served, while it is
 -- not older than the TTL.
@@ -27,20 +27,20 @@ CREATE FEATURE VIEW customer_profile
 AS SELECT customer_id, at, city, monthly_income FROM profiles;
 
 -- A snapshot view: one row a customer, computed as of the run.
-CREATE FEATURE VIEW customer_spend
+CREATE FEATURE VIEW customer_orders
   ENTITY customer
-  OWNER 'crm' COMMENT 'spending in the 30 days before the run'
+  OWNER 'crm' COMMENT 'what was ordered in the 30 days before the run'
 AS SELECT customer_id,
-          count(*)             AS purchases_30d,
-          sum(amount)          AS amount_30d,
-          count(DISTINCT shop) AS shops_30d,
-          max(at)              AS last_purchase_at
-   FROM purchases
+          count(*)                 AS orders_30d,
+          sum(amount)              AS amount_30d,
+          count(DISTINCT category) AS categories_30d,
+          max(at)                  AS last_order_at
+   FROM kept_orders
    WHERE at > as_of() - INTERVAL '30 days'
    GROUP BY customer_id;
 
-COMMENT ON COLUMN customer_spend.amount_30d IS 'sum of purchases, refunds left out';
+COMMENT ON COLUMN customer_orders.amount_30d IS 'sum of orders, returns left out';
 
 -- What one consumer reads together.
-CREATE FEATURE SERVICE shop_offers OWNER 'crm' COMMENT 'for the offers in the shop'
-AS SELECT customer_profile.*, customer_spend.* FROM customer_profile, customer_spend;
+CREATE FEATURE SERVICE shop_overview OWNER 'crm' COMMENT 'what the shop shows its staff of a customer'
+AS SELECT customer_profile.*, customer_orders.* FROM customer_profile, customer_orders;
