@@ -11,7 +11,7 @@ mod distinct;
 pub(crate) mod log;
 pub(crate) mod orphans;
 pub(crate) mod read;
-mod statistics;
+pub(crate) mod statistics;
 pub(crate) mod table;
 pub(crate) mod write;
 
@@ -152,7 +152,7 @@ impl OfflineTable {
         as_of: Option<UtcMicros>,
     ) -> Result<Arc<dyn TableProvider>, EngineError> {
         match as_of {
-            None => Ok(Arc::new(self.scan(self.state.files.clone()))),
+            None => Ok(Arc::new(self.scan(&self.state.files))),
             Some(t) => self.rows_as_of(t),
         }
     }

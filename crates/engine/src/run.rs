@@ -25,6 +25,7 @@ use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::offline::log::{LogState, NewFile, Stamp, TableLog};
 use crate::offline::orphans;
+use crate::offline::statistics::ColumnSummary;
 use crate::offline::write::{PartitionWriter, RunFiles, Written};
 use crate::offline::{RunMode, RunRecord};
 
@@ -264,7 +265,7 @@ impl Run<'_> {
             null_keys: outcome.passed.null_keys,
             null_event_times: outcome.passed.null_event_times,
             current_state: self.view.current_state.clone(),
-            columns: columns.iter().map(|c| c.finish()).collect(),
+            columns: columns.iter().map(ColumnSummary::finish).collect(),
             later_than_event: outcome.passed.later_than_event(self.view),
         }
     }

@@ -237,13 +237,13 @@ impl TableLog {
             .transaction_version(&self.log_store, &self.transaction)
             .await
             .map_err(|e| self.error(e))?
-            .ok_or_else(|| self.foreign(format!("it has no transaction {}", self.transaction)))?;
+            .ok_or_else(|| self.foreign(&format!("it has no transaction {}", self.transaction)))?;
         let files = state
             .log_data()
             .iter()
             .map(|file| DataFile::new(&file))
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|what| self.foreign(what))?;
+            .map_err(|what| self.foreign(&what))?;
         Ok(Some(LogState {
             version: state.version(),
             watermark: UtcMicros(watermark),
@@ -252,7 +252,7 @@ impl TableLog {
         }))
     }
 
-    fn foreign(&self, what: String) -> EngineError {
+    fn foreign(&self, what: &str) -> EngineError {
         self.error(DeltaTableError::Generic(format!(
             "{}: {what}",
             self.location
@@ -277,7 +277,7 @@ impl TableLog {
         let removals = removed.iter().map(|f| f.to_remove(record.committed_at));
         actions.extend(removals.map(Action::Remove));
         actions.extend(added.iter().map(|f| Action::Add(f.to_add(record))));
-        let text = serde_json::to_string(record).map_err(|e| self.foreign(e.to_string()))?;
+        let text = serde_json::to_string(record).map_err(|e| self.foreign(&e.to_string()))?;
         let commit_id = Uuid::new_v4().to_string();
         let properties = CommitProperties::default()
             .with_max_retries(0)
@@ -309,14 +309,14 @@ impl TableLog {
         match prepared.await {
             Ok(committed) if committed.version == record.offline_version => {}
             Ok(committed) => {
-                return Err(self.foreign(format!(
+                return Err(self.foreign(&format!(
                     "committed as version {} instead of {}",
                     committed.version, record.offline_version
                 )));
             }
             Err(error) => {
                 self.settle(error, record.offline_version, &commit_id)
-                    .await?
+                    .await?;
             }
         }
         self.checkpoint(record.offline_version).await;
@@ -333,9 +333,9 @@ impl TableLog {
         let protocol: Protocol = serde_json::from_value(
             serde_json::json!({"minReaderVersion": 1, "minWriterVersion": 2}),
         )
-        .map_err(|e| self.foreign(e.to_string()))?;
+        .map_err(|e| self.foreign(&e.to_string()))?;
         let metadata =
-            new_metadata(&schema, [""; 0], PROPERTIES).map_err(|e| self.foreign(e.to_string()))?;
+            new_metadata(&schema, [""; 0], PROPERTIES).map_err(|e| self.foreign(&e.to_string()))?;
         Ok([Action::Protocol(protocol), Action::Metadata(metadata)])
     }
 

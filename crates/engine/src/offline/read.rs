@@ -48,7 +48,7 @@ const METADATA_BYTES: usize = 64 << 10;
 const ROW_NUMBER: &str = "_row_number";
 
 impl OfflineTable {
-    pub(super) fn scan(&self, files: Vec<DataFile>) -> OfflineScan {
+    pub(super) fn scan(&self, files: &[DataFile]) -> OfflineScan {
         OfflineScan::new(&self.engine, &self.view, &self.log, files)
     }
 
@@ -64,14 +64,14 @@ impl OfflineTable {
             files.retain(|f| Some(f.stamp.as_of) == newest);
         }
         let plan = self
-            .plan_as_of(files, t)
+            .plan_as_of(&files, t)
             .map_err(|e| EngineError::from_query(&self.view.name, e))?;
         Ok(Arc::new(ViewTable::new(plan, None)))
     }
 
     fn plan_as_of(
         &self,
-        files: Vec<DataFile>,
+        files: &[DataFile],
         t: UtcMicros,
     ) -> Result<datafusion::logical_expr::LogicalPlan> {
         let view = &self.view;
@@ -100,7 +100,7 @@ impl OfflineTable {
     ) -> Result<SendableRecordBatchStream, EngineError> {
         let failed = |e: DataFusionError| EngineError::from_query(&self.view.name, e);
         let context = self.engine.context(None, Joins::Spilling);
-        let scan = self.scan(files).in_key_order();
+        let scan = self.scan(&files).in_key_order();
         let mut frame = context.read_table(Arc::new(scan)).map_err(failed)?;
         if let (ViewKind::Timestamped, Some(event_time), Some(t)) =
             (self.view.kind, &self.view.event_time, not_before)
@@ -155,7 +155,7 @@ impl OfflineScan {
         engine: &Engine,
         view: &FeatureView,
         log: &TableLog,
-        files: Vec<DataFile>,
+        files: &[DataFile],
     ) -> Self {
         let schema = TableSchema::from(log.schema().clone());
         let rows = files.iter().map(|f| f.rows).sum();

@@ -64,7 +64,8 @@ async fn kept_rows(
 ) -> Result<Vec<NewFile>, EngineError> {
     let failed = |e| EngineError::from_query(&run.view.name, e);
     let context = run.engine.context(None, Joins::Spilling);
-    let scan = OfflineScan::new(run.engine, run.view, &run.log, vec![file.clone()]).in_key_order();
+    let scan =
+        OfflineScan::new(run.engine, run.view, &run.log, std::slice::from_ref(file)).in_key_order();
     let time = || ident(event_time);
     let mut stays = time().gt(lit(time_scalar(run.scope.as_of)));
     if let Some(from) = run.from {
