@@ -28,6 +28,9 @@ use crate::error::StoreError;
 /// LMDB's own bound is 511.
 pub(super) const PLAIN_KEY_BYTES_MAX: usize = 500;
 const HASHED_PREFIX_BYTES: usize = 469;
+/// Of LMDB's lock file: a cache line a reader, and what comes before them, at most.
+const LOCK_SLOT_BYTES: usize = 64;
+const LOCK_HEADER_BYTES: usize = 4096;
 const HASHED_KEY_BYTES: usize = HASHED_PREFIX_BYTES + 32;
 
 /// An open file; closed when the last of its readers lets go of it.
@@ -66,6 +69,7 @@ impl RowFile {
 
     fn map(path: &Path, settings: &EmbeddedSettings) -> Result<Self, StoreError> {
         let failed = |error| lmdb_error(path, "the file's map", error);
+        allocate_lock_file(path, settings)?;
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options
             .map_size(settings.map_bytes())
@@ -223,6 +227,31 @@ pub(super) fn any_row<'v>(stored_key: &[u8], value: &'v [u8]) -> Option<&'v [u8]
 fn split_long(value: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = value.split_first_chunk()?;
     rest.split_at_checked(u32::from_le_bytes(*length) as usize)
+}
+
+/// Makes LMDB's lock file with all of its bytes on the disk. LMDB would make
+/// one with a hole and write it through a map, and on a full disk that is a
+/// signal that kills the process. Whoever makes the file first wins.
+fn allocate_lock_file(path: &Path, settings: &EmbeddedSettings) -> Result<(), StoreError> {
+    let beside = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let lock = beside("-lock");
+    if lock.exists() {
+        return Ok(());
+    }
+    let made = beside(&format!("-lock-{}", std::process::id()));
+    let bytes = settings.readers_max as usize * LOCK_SLOT_BYTES + LOCK_HEADER_BYTES;
+    let done = std::fs::write(&made, vec![0; bytes]).and_then(|()| {
+        match std::fs::hard_link(&made, &lock) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
+        }
+    });
+    let _ = std::fs::remove_file(&made);
+    done.map_err(|e| io_error(&lock, "the lock file", e))
 }
 
 /// Input/output error; the number is the same on every Unix.
