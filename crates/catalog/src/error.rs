@@ -37,19 +37,22 @@ impl CatalogError {
     }
 }
 
-/// The kind of a storage error: a full disk and a missing permission are told
-/// from a store that cannot be reached.
-pub fn storage_kind(error: &object_store::Error) -> ErrorKind {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+/// The kind of an error that storage ended in: a full disk and a missing
+/// permission are told from a store that cannot be reached, which is also what
+/// any other error comes out as.
+pub fn storage_kind(error: &(dyn std::error::Error + 'static)) -> ErrorKind {
+    let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return match io.kind() {
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                    ErrorKind::ResourceExhausted
-                }
-                std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
-                _ => ErrorKind::Unavailable,
-            };
+        // An input/output error may wrap another, as `Other`.
+        match error
+            .downcast_ref::<std::io::Error>()
+            .map(std::io::Error::kind)
+        {
+            Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => {
+                return ErrorKind::ResourceExhausted;
+            }
+            Some(std::io::ErrorKind::PermissionDenied) => return ErrorKind::PermissionDenied,
+            _ => {}
         }
         cause = error.source();
     }

@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use datafusion::error::DataFusionError;
+use granary_catalog::storage_kind;
 use granary_model::{ErrorKind, UtcMicros};
 
 #[derive(Debug, thiserror::Error)]
@@ -97,9 +98,21 @@ impl EngineError {
                 ErrorKind::InvalidArgument
             }
             Self::Conflict { .. } => ErrorKind::Conflict,
-            Self::Query { .. } => ErrorKind::InvalidArgument,
-            Self::Delta { .. } | Self::Storage(_) => ErrorKind::Unavailable,
+            Self::Query { source, .. } => query_kind(source),
+            Self::Delta { source, .. } => storage_kind(source),
+            Self::Storage(source) => storage_kind(source),
         }
+    }
+}
+
+/// A query is to blame for its failure, unless a disk is full (spilling or
+/// writing) or the memory bound was reached.
+fn query_kind(error: &DataFusionError) -> ErrorKind {
+    let exhausted = matches!(error.find_root(), DataFusionError::ResourcesExhausted(_))
+        || storage_kind(error) == ErrorKind::ResourceExhausted;
+    match exhausted {
+        true => ErrorKind::ResourceExhausted,
+        false => ErrorKind::InvalidArgument,
     }
 }
 

@@ -4,6 +4,8 @@
 
 mod claims;
 mod crash;
+mod full;
+mod full_disk;
 mod online;
 mod project;
 mod refresh;

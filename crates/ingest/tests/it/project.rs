@@ -23,6 +23,7 @@ use granary_store::{
     EmbeddedSettings, EmbeddedStore, EntityKeys, GenerationState, MemoryStore, OnlineStore,
     RowReader, RowSink,
 };
+use object_store::ObjectStore;
 use object_store::path::Path as StorePath;
 use url::Url;
 
@@ -82,8 +83,12 @@ impl Project {
 
     /// In a folder that is there already, and stays.
     pub fn at(folder: &Path, store: Arc<dyn OnlineStore>) -> Self {
+        Self::over(folder, Arc::new(DurableLocal::new()), store)
+    }
+
+    /// `files` is the whole file system.
+    pub fn over(folder: &Path, files: Arc<dyn ObjectStore>, store: Arc<dyn OnlineStore>) -> Self {
         let clock = Arc::new(ManualClock::new(at("2026-01-01")));
-        let files = Arc::new(DurableLocal::new());
         let root = folder.join("root");
         let engine = Engine::new(
             EngineSettings {
