@@ -5,10 +5,9 @@
 
 CREATE VIEW account_days AS
 SELECT account_id, at,
-       sum(amount)                            AS net,
-       sum(greatest(amount, 0))               AS credits,
-       sum(greatest(-amount, 0))              AS debits,
-       count(*)                               AS transactions
+       sum(amount)              AS net,
+       sum(greatest(amount, 0)) AS credits,
+       count(*)                 AS transactions
 FROM transactions
 GROUP BY account_id, at;
 
@@ -29,20 +28,21 @@ CREATE FEATURE VIEW account_balance
   ENTITY account  EVENT TIME at
   OWNER 'core-banking'  TAGS (topic = 'balance')  COMMENT 'running balance, from the first movement on'
 AS SELECT account_id, at,
-          CAST(balance AS DECIMAL(18, 2))                       AS balance,
-          CAST(min(balance) OVER so_far AS DECIMAL(18, 2))      AS lowest_balance,
-          CAST(max(balance) OVER so_far AS DECIMAL(18, 2))      AS highest_balance,
-          CAST(sum(credits) OVER so_far AS DECIMAL(18, 2))      AS credits_total,
-          CAST(sum(debits)  OVER so_far AS DECIMAL(18, 2))      AS debits_total,
-          CAST(sum(transactions) OVER so_far AS BIGINT)         AS transactions_total
-   FROM (SELECT account_id, at, credits, debits, transactions,
-                sum(net) OVER (PARTITION BY account_id ORDER BY at) AS balance
-         FROM account_days)
-   WINDOW so_far AS (PARTITION BY account_id ORDER BY at);
+          CAST(balance AS DECIMAL(18, 2))                      AS balance,
+          CAST(min(balance) OVER so_far AS DECIMAL(18, 2))     AS lowest_balance,
+          CAST(credits_total AS DECIMAL(18, 2))                AS credits_total,
+          CAST(credits_total - balance AS DECIMAL(18, 2))      AS debits_total,
+          CAST(transactions_total AS BIGINT)                   AS transactions_total
+   FROM (SELECT account_id, at,
+                sum(net)          OVER so_far AS balance,
+                sum(credits)      OVER so_far AS credits_total,
+                sum(transactions) OVER so_far AS transactions_total
+         FROM account_days
+         WINDOW so_far AS (PARTITION BY account_id ORDER BY at ROWS UNBOUNDED PRECEDING))
+   WINDOW so_far AS (PARTITION BY account_id ORDER BY at ROWS UNBOUNDED PRECEDING);
 
 COMMENT ON COLUMN account_balance.balance            IS 'balance after the movements of the last booked time';
 COMMENT ON COLUMN account_balance.lowest_balance     IS 'lowest balance so far';
-COMMENT ON COLUMN account_balance.highest_balance    IS 'highest balance so far';
 COMMENT ON COLUMN account_balance.credits_total      IS 'money in, ever';
 COMMENT ON COLUMN account_balance.debits_total       IS 'money out, ever';
 COMMENT ON COLUMN account_balance.transactions_total IS 'movements, ever';
@@ -107,7 +107,7 @@ CREATE FEATURE VIEW account_balance_90d
   OWNER 'risk-data'  TAGS (topic = 'balance')
   COMMENT 'level, volatility and trend of the balance over 90 days; of accounts with movements in them'
 AS WITH balances AS (
-     SELECT account_id, at, CAST(sum(net) OVER (PARTITION BY account_id ORDER BY at) AS DECIMAL(18, 2)) AS balance
+     SELECT account_id, at, CAST(sum(net) OVER (PARTITION BY account_id ORDER BY at ROWS UNBOUNDED PRECEDING) AS DECIMAL(18, 2)) AS balance
      FROM account_days),
    held AS (
      SELECT account_id, balance, greatest(at, as_of() - INTERVAL '90 days') AS since,

@@ -42,16 +42,36 @@ COMMENT ON COLUMN customer_latest_application.place_id       IS 'village or dist
 CREATE FEATURE VIEW customer_applications
   ENTITY customer  REFRESH EVERY INTERVAL '1 day'
   OWNER 'risk-data'  TAGS (topic = 'application')  COMMENT 'how often and how widely a customer applies'
-AS SELECT applications.customer_id,
-          count(DISTINCT applications.application_id) FILTER (WHERE applications.at > as_of() - INTERVAL '30 days') AS applications_30d,
-          count(DISTINCT applications.application_id) FILTER (WHERE applications.at > as_of() - INTERVAL '365 days') AS applications_365d,
-          count(DISTINCT applications.device_id) FILTER (WHERE applications.at > as_of() - INTERVAL '365 days')     AS application_devices_365d,
-          count(DISTINCT applications.phone_number) FILTER (WHERE applications.at > as_of() - INTERVAL '365 days')  AS application_phones_365d,
-          max(applications.amount) FILTER (WHERE applications.at > as_of() - INTERVAL '365 days')                   AS amount_asked_max_365d,
-          CAST(count(loans.loan_id) AS DOUBLE) / count(*) AS granted_share,
-          (date_part('epoch', as_of()) - date_part('epoch', max(applications.at))) / 86400 AS days_since_application
-   FROM applications LEFT JOIN loans ON loans.application_id = applications.application_id
-   GROUP BY applications.customer_id;
+AS WITH recent AS (
+     SELECT * FROM applications WHERE at > as_of() - INTERVAL '365 days'),
+   device_counts AS (
+     SELECT customer_id, count(*) AS devices
+     FROM (SELECT DISTINCT customer_id, device_id FROM recent WHERE device_id IS NOT NULL)
+     GROUP BY customer_id),
+   phone_counts AS (
+     SELECT customer_id, count(*) AS phones
+     FROM (SELECT DISTINCT customer_id, phone_number FROM recent WHERE phone_number IS NOT NULL)
+     GROUP BY customer_id),
+   totals AS (
+     SELECT applications.customer_id, max(applications.at) AS last_at,
+            count(*) FILTER (WHERE at > as_of() - INTERVAL '30 days')   AS applications_30d,
+            count(*) FILTER (WHERE at > as_of() - INTERVAL '365 days')  AS applications_365d,
+            max(amount) FILTER (WHERE at > as_of() - INTERVAL '365 days') AS amount_asked_max_365d,
+            CAST(count(granted.application_id) AS DOUBLE) / count(*)    AS granted_share
+     FROM applications LEFT JOIN (SELECT DISTINCT application_id FROM loans) AS granted
+       ON granted.application_id = applications.application_id
+     GROUP BY applications.customer_id)
+   SELECT totals.customer_id,
+          applications_30d,
+          applications_365d,
+          coalesce(devices, 0) AS application_devices_365d,
+          coalesce(phones, 0)  AS application_phones_365d,
+          amount_asked_max_365d,
+          granted_share,
+          (date_part('epoch', as_of()) - date_part('epoch', last_at)) / 86400 AS days_since_application
+   FROM totals
+     LEFT JOIN device_counts ON device_counts.customer_id = totals.customer_id
+     LEFT JOIN phone_counts ON phone_counts.customer_id = totals.customer_id;
 
 COMMENT ON COLUMN customer_applications.applications_30d         IS 'applications, 30 days';
 COMMENT ON COLUMN customer_applications.applications_365d        IS 'applications, 365 days';

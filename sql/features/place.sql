@@ -141,15 +141,26 @@ COMMENT ON COLUMN device_latest_user.platform     IS 'android, ios or emulator';
 CREATE FEATURE VIEW device_sharing
   ENTITY device  REFRESH EVERY INTERVAL '1 day'
   OWNER 'fraud-data'  TAGS (topic = 'device')  COMMENT 'how many people and numbers share a device'
-AS SELECT device_id,
-          count(DISTINCT customer_id)  FILTER (WHERE at > as_of() - INTERVAL '7 days')  AS customers_7d,
-          count(DISTINCT customer_id)  FILTER (WHERE at > as_of() - INTERVAL '90 days') AS customers_90d,
-          count(DISTINCT phone_number) FILTER (WHERE at > as_of() - INTERVAL '90 days') AS numbers_90d,
-          count(*) FILTER (WHERE at > as_of() - INTERVAL '90 days')                     AS sightings_90d,
-          bool_or(platform = 'emulator')                                                AS is_emulator,
-          (date_part('epoch', as_of()) - date_part('epoch', min(at))) / 86400           AS age_days
-   FROM devices
-   GROUP BY device_id;
+AS WITH users AS (
+     SELECT device_id, customer_id, min(at) AS first_at, max(at) AS last_at,
+            count(*) FILTER (WHERE at > as_of() - INTERVAL '90 days') AS sightings,
+            bool_or(platform = 'emulator')                            AS is_emulator
+     FROM devices
+     GROUP BY device_id, customer_id),
+   numbers AS (
+     SELECT device_id, count(*) AS numbers
+     FROM (SELECT DISTINCT device_id, phone_number FROM devices
+           WHERE phone_number IS NOT NULL AND at > as_of() - INTERVAL '90 days')
+     GROUP BY device_id)
+   SELECT users.device_id,
+          count(customer_id) FILTER (WHERE last_at > as_of() - INTERVAL '7 days')  AS customers_7d,
+          count(customer_id) FILTER (WHERE last_at > as_of() - INTERVAL '90 days') AS customers_90d,
+          coalesce(max(numbers.numbers), 0)                                        AS numbers_90d,
+          CAST(sum(sightings) AS BIGINT)                                           AS sightings_90d,
+          bool_or(is_emulator)                                                     AS is_emulator,
+          (date_part('epoch', as_of()) - date_part('epoch', min(first_at))) / 86400 AS age_days
+   FROM users LEFT JOIN numbers ON numbers.device_id = users.device_id
+   GROUP BY users.device_id;
 
 COMMENT ON COLUMN device_sharing.customers_7d  IS 'distinct customers, 7 days';
 COMMENT ON COLUMN device_sharing.customers_90d IS 'distinct customers, 90 days';
