@@ -13,8 +13,9 @@ use super::query::{Query, folded};
 use super::translate::instead;
 use crate::offline::{AS_OF_COLUMN, CREATED_COLUMN};
 
-/// Characters that Delta Lake has in no column name.
-const REFUSED_IN_NAMES: &[char] = &[' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='];
+/// Characters that Delta Lake's writers refuse in column names; blanks too, but
+/// every reader takes them, and real data has them.
+const REFUSED_IN_NAMES: &[char] = &[',', ';', '{', '}', '(', ')', '\n', '\t', '='];
 
 /// The output of a query, with the place of each column in it.
 pub(super) struct Outputs<'a> {

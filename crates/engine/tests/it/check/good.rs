@@ -340,3 +340,49 @@ async fn the_own_event_time_of_a_view_cuts_what_it_is_a_column_of() {
         .unwrap();
     assert_eq!(lines(&frame.collect().await.unwrap()), ["1"]);
 }
+
+#[tokio::test]
+async fn texts_become_times() {
+    let definitions = checked("").await;
+    for (sql, expected) in [
+        (
+            "to_timestamp(at)",
+            "2025-01-01T00:00:00Z 2025-01-03T00:00:00Z",
+        ),
+        (
+            "to_timestamp_micros(at)",
+            "2025-01-01T00:00:00Z 2025-01-03T00:00:00Z",
+        ),
+        (
+            "to_timestamp(at, '%Y-%m-%d')",
+            "2025-01-01T00:00:00Z 2025-01-03T00:00:00Z",
+        ),
+        (
+            "to_timestamp('2025-02-03 10:00:00+02:00')",
+            "2025-02-03T08:00:00Z 2025-02-03T08:00:00Z",
+        ),
+        ("to_date(at)", "2025-01-01 2025-01-03"),
+        ("CAST(at AS TIMESTAMP) <= as_of()", "true true"),
+        (
+            "to_timestamp(at) < as_of() - INTERVAL '363 days'",
+            "false true",
+        ),
+        (
+            "CAST(at AS TIMESTAMP WITH TIME ZONE)",
+            "2025-01-01T00:00:00Z 2025-01-03T00:00:00Z",
+        ),
+        (
+            "to_timestamp(income)",
+            "1970-01-01T00:16:40Z 1970-01-01T00:33:20Z",
+        ),
+    ] {
+        let texts = "(SELECT CAST(at AS VARCHAR) AS at, income FROM profiles)";
+        let found = rows(
+            &definitions,
+            None,
+            &format!("SELECT {sql} AS t FROM {texts}"),
+        )
+        .await;
+        assert_eq!(found.join(" "), expected, "{sql}");
+    }
+}
