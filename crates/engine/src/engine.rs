@@ -103,6 +103,8 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let stores = Arc::new(Stores::new(stores));
         let (root_store, root_path) = stores.resolve(&root)?;
+        let project = std::path::absolute(project)
+            .map_err(|error| EngineError::Settings(format!("the project folder: {error}")))?;
         let runtime = runtime(&settings, &stores).map_err(|source| EngineError::Query {
             object: "runtime".into(),
             source: Box::new(source),

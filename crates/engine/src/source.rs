@@ -26,6 +26,7 @@ use crate::engine::{Engine, Stores};
 use crate::error::EngineError;
 
 pub(crate) use bad_row::NameBadRows;
+pub(crate) use delta::DeltaTables;
 pub(crate) use fault::SourceFault;
 pub(crate) use files::VerifiedSources;
 pub(crate) use scan::RecordedSource;

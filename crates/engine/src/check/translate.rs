@@ -1,6 +1,6 @@
 //! DataFusion's errors in our words, each with the best place that can be found.
 
-use datafusion::common::{Column, SchemaError};
+use datafusion::common::{Column, SchemaError, TableReference};
 use datafusion::error::DataFusionError;
 use granary_model::suggest::closest;
 use granary_model::{Diagnostic, Span};
@@ -122,7 +122,7 @@ fn no_column(field: &Column, valid: &[Column], named: impl Fn(&str) -> Span) -> 
         return Diagnostic::new(&span, message).help_if(instead(&field.name, names));
     }
     let tables = valid.iter().filter_map(|column| column.relation.as_ref());
-    let mut tables: Vec<&str> = tables.map(|table| table.table()).collect();
+    let mut tables: Vec<&str> = tables.map(TableReference::table).collect();
     tables.sort_unstable();
     tables.dedup();
     let message = format!("no table or alias {:?} in FROM", relation.table());

@@ -29,7 +29,7 @@ use super::{Engine, no_later_than};
 use crate::check::{event_time_origins, is_row_wise};
 use crate::error::EngineError;
 use crate::offline::table::FeatureViewTable;
-use crate::source::{NameBadRows, Source, recorded_schema};
+use crate::source::{DeltaTables, NameBadRows, Source, recorded_schema};
 
 /// How equi-joins are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -146,6 +146,12 @@ impl Engine {
             .with_config(self.config(joins))
             .with_runtime_env(self.runtime().clone())
             .with_default_features()
+            .with_table_factory(
+                "DELTATABLE".into(),
+                Arc::new(DeltaTables {
+                    stores: self.stores().clone(),
+                }),
+            )
             .with_physical_optimizer_rule(Arc::new(NameBadRows))
             .with_query_planner(Arc::new(GranaryPlanner))
             .build();
@@ -280,7 +286,7 @@ pub(crate) fn settle_types(
 ) -> Result<LogicalPlan, DataFusionError> {
     Analyzer::with_rules(vec![Arc::new(TypeCoercion::new())]).execute_and_check(
         plan,
-        &state.config_options(),
+        state.config_options(),
         |_, _| {},
     )
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use arrow::ipc::writer::FileWriter;
 use deltalake_core::DeltaTable;
@@ -115,6 +115,16 @@ async fn parquet_files_and_folders() {
 }
 
 #[tokio::test]
+async fn a_project_folder_of_any_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a project, č 100%");
+    std::fs::create_dir(&path).unwrap();
+    parquet(&path.join("one file.parquet"), &sample());
+    let sql = "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'one file.parquet'";
+    expect(&path, sql, &SAMPLE).await;
+}
+
+#[tokio::test]
 async fn csv_with_header_delimiter_quotes_and_gzip() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
@@ -161,7 +171,7 @@ async fn json_and_arrow_files() {
     let path = folder.path();
     std::fs::write(
         path.join("t.json"),
-        "{\"id\": 1, \"amount\": 1.5, \"tags\": [\"a\", \"b\"]}\n{\"id\": 2, \"tags\": []}\n",
+        "{\"id\": 1, \"amount\": 1.5, \"tags\": [\"a\", \"b\"], \"home\": {\"city name\": \"Praha\", \"zip\": 1}}\n{\"id\": 2, \"tags\": []}\n",
     )
     .unwrap();
     let file = File::create(path.join("t.arrow")).unwrap();
@@ -179,12 +189,12 @@ async fn json_and_arrow_files() {
     let definitions = definitions(&engine, json).await;
     let context = engine.session(&definitions, None).await.unwrap();
     let frame = context
-        .sql("SELECT id, amount, tags[1] FROM t ORDER BY id")
+        .sql("SELECT id, amount, tags[1], home['city name'] FROM t ORDER BY id")
         .await
         .unwrap();
     assert_eq!(
         lines(&frame.collect().await.unwrap()),
-        ["1|1.5|a", "2|NULL|NULL"]
+        ["1|1.5|a|Praha", "2|NULL|NULL|NULL"]
     );
 }
 
