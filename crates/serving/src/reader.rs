@@ -138,7 +138,7 @@ impl Reader {
 
     /// Looks for a new catalog snapshot and for new generations, and swaps the
     /// plans if there are any; true if so. Called several times a second by the server.
-    #[instrument(skip_all, err)]
+    #[instrument(level = "debug", skip_all)]
     pub async fn refresh(&self) -> Result<bool, ServingError> {
         let _one_at_a_time = self.refreshing.lock().await;
         let current = self.state();
@@ -194,7 +194,7 @@ impl Reader {
     /// Reads features of entities. Everything wrong with a request is told
     /// before anything is fetched; a key that is not found, NULL or too old is
     /// a status of its rows and fails no others.
-    #[instrument(skip_all)]
+    #[instrument(level = "debug", skip_all)]
     pub async fn read(&self, request: ReadRequest) -> Result<ReadResponse, ServingError> {
         let time = ReadTime::of(&request, self.clock.now());
         let entities = request.keys.num_rows();

@@ -2,6 +2,7 @@
 
 use arrow::array::{DictionaryArray, Int32Array, Int64Array, LargeStringArray};
 use arrow::compute::nullif;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -252,5 +253,34 @@ fn ipc_streams_of_several_batches_are_one() {
         b"\xff\xff\xff\xff\xff\xff\xff\x7f and so on",
     ] {
         assert!(decode_ipc(&Bytes::from_static(garbage)).is_err());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// Anyone may send anything: it is an error or a batch, never a panic.
+    #[test]
+    fn garbled_ipc_is_refused_or_read(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in any::<prop::sample::Index>(),
+        whole in any::<bool>(),
+    ) {
+        let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some("bcd")]));
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+        let batch = RecordBatch::try_from_iter([("id", ids), ("text", texts)]).unwrap();
+        let mut bytes = encode_ipc(&batch).unwrap().to_vec();
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if !whole {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        if let Ok(batch) = decode_ipc(&bytes.into()) {
+            for column in batch.columns() {
+                prop_assert!(column.to_data().validate_full().is_ok());
+            }
+        }
     }
 }

@@ -7,5 +7,6 @@
 )]
 
 mod answers;
+mod queries;
 mod refusals;
 mod versions;
