@@ -226,6 +226,13 @@ pub fn encode_ipc(batch: &RecordBatch) -> Result<Bytes, ColumnError> {
 /// All batches of an Arrow IPC stream as one. Arrays share the bytes; lengths
 /// that the stream claims are believed only as far as there are bytes.
 pub fn decode_ipc(bytes: &Bytes) -> Result<RecordBatch, ColumnError> {
+    // arrow panics at some garbled streams. The decoder and everything that it
+    // made are dropped with the panic, so nothing half-made is seen.
+    std::panic::catch_unwind(|| read_ipc(bytes))
+        .unwrap_or_else(|_| wrong("the Arrow IPC stream is damaged"))
+}
+
+fn read_ipc(bytes: &Bytes) -> Result<RecordBatch, ColumnError> {
     let mut buffer = Buffer::from(bytes.clone());
     let mut decoder = StreamDecoder::new();
     let mut batches = Vec::new();

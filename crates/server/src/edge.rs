@@ -3,11 +3,13 @@
 //! they answer under any load.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::FutureExt;
 use granary_model::{Caller, ErrorKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -108,14 +110,17 @@ where
     }
 }
 
-/// Awaits the answer up to the deadline.
+/// Awaits the answer up to the deadline. A panic is a bug of one request and
+/// must not take its connection, with other requests, along.
 async fn finish<E>(
     answer: impl Future<Output = Result<Response<Body>, E>>,
     mut underway: Underway,
     _permit: OwnedSemaphorePermit,
 ) -> Result<Response<Body>, E> {
+    let answer = AssertUnwindSafe(answer).catch_unwind();
     let response = match tokio::time::timeout_at(underway.deadline, answer).await {
-        Ok(answered) => answered?,
+        Ok(Ok(answered)) => answered?,
+        Ok(Err(_)) => panicked().into_http(),
         Err(_) => {
             let allowed = underway.deadline.duration_since(underway.started);
             let message = format!("no answer within {allowed:?}");
@@ -124,6 +129,12 @@ async fn finish<E>(
     };
     underway.code = Some(code_of(&response));
     Ok(response)
+}
+
+/// What a request is answered whose handling panicked.
+pub(crate) fn panicked() -> Status {
+    let message = "a bug of the server; its log tells where";
+    status(ErrorKind::Internal, message.to_owned())
 }
 
 /// An answer that is an error says so in its headers; one that is a message, or

@@ -1,5 +1,6 @@
 //! The service `Features`: reads, one by one and as a stream.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
@@ -13,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::edge::panicked;
 use crate::metrics::Metrics;
 use crate::settings::ServerSettings;
 use crate::status::{IntoStatus, status};
@@ -110,7 +112,11 @@ impl FeaturesRpc {
         let allowed = self.settings.request_time_max();
         let reading = async {
             let _permit = self.permits.acquire().await;
-            self.read(request, caller).await
+            let reading = AssertUnwindSafe(self.read(request, caller));
+            reading
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| Err(panicked()))
         };
         let answered = tokio::time::timeout(allowed, reading).await;
         let answered = answered.unwrap_or_else(|_| {

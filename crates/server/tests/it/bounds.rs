@@ -1,8 +1,10 @@
 //! Deadlines, load, health and metrics.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::StreamExt;
 use granary_client::{GetFeatures, Target};
 use granary_model::ErrorKind;
 use granary_testing::memory::*;
@@ -83,6 +85,27 @@ async fn load_is_shed_and_health_answers_all_the_same() {
         assert!(read.await.unwrap().is_ok());
     }
     assert!(client.get_features(&asked()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_panic_fails_its_own_request_and_no_other() {
+    let (server, store) = gated(quick()).await;
+    let client = server.client().await;
+    let slow = {
+        let client = client.clone();
+        tokio::spawn(async move { client.get_features(&asked()).await })
+    };
+    store.wait_for_reads(1).await;
+    store.broken.store(true, Ordering::SeqCst);
+    let error = client.get_features(&asked()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
+    let streamed = client
+        .stream_features(futures::stream::iter([asked()]))
+        .await;
+    let error = streamed.unwrap().next().await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
+    store.gate.add_permits(1);
+    assert!(slow.await.unwrap().is_ok());
 }
 
 #[tokio::test]

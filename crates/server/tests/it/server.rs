@@ -1,6 +1,7 @@
 //! A server on ports of its own, over a project in memory.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,6 +28,8 @@ pub struct GatedStore {
     inner: Arc<dyn OnlineStore>,
     pub gate: Semaphore,
     pub waiting: Semaphore,
+    /// Whether reads panic.
+    pub broken: AtomicBool,
 }
 
 impl GatedStore {
@@ -35,6 +38,7 @@ impl GatedStore {
             inner,
             gate: Semaphore::new(0),
             waiting: Semaphore::new(0),
+            broken: AtomicBool::new(false),
         })
     }
 
@@ -65,6 +69,7 @@ impl OnlineStore for GatedStore {
         sink: &mut dyn RowSink,
     ) -> Result<(), StoreError> {
         self.waiting.add_permits(1);
+        assert!(!self.broken.load(Ordering::SeqCst), "the store is broken");
         self.gate.acquire().await.unwrap().forget();
         self.inner.read(keys, generations, sink).await
     }
