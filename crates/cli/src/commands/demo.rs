@@ -183,7 +183,7 @@ fn next_steps(args: &Args, endpoint: &str, world: &World) -> anyhow::Result<()> 
     }
     for command in [
         format!(
-            "get --endpoint {endpoint} --features account_income.* --key account_id=100000001 --output json"
+            "get --endpoint {endpoint} --features 'account_income.*' --key account_id=100000001 --output json"
         ),
         "sql \"SELECT * FROM account_income ORDER BY income_monthly DESC LIMIT 5\"".to_owned(),
         "describe risk_admission".to_owned(),
