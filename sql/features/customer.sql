@@ -16,7 +16,7 @@ CREATE FEATURE VIEW customer_tenure
   ENTITY customer  REFRESH EVERY INTERVAL '1 day'
   OWNER 'crm'  TAGS (topic = 'profile', pii = 'yes')  COMMENT 'age and time as a customer'
 AS SELECT customer_id,
-          floor((date_part('epoch', as_of()) - date_part('epoch', max(birth_date))) / 86400 / 365.25) AS age_years,
+          CAST(floor((date_part('epoch', as_of()) - date_part('epoch', max(birth_date))) / 86400 / 365.25) AS INT) AS age_years,
           (date_part('epoch', as_of()) - date_part('epoch', min(at))) / 86400 AS tenure_days
    FROM customers
    GROUP BY customer_id;

@@ -2,7 +2,7 @@
 //! process and read over gRPC.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -40,29 +40,40 @@ pub struct Lender {
     server: JoinHandle<Result<(), ServerError>>,
 }
 
+/// The folder of the repository's definitions.
+fn sql() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sql")
+}
+
+/// The text of an adapter of the repository.
+pub fn adapter(name: &str) -> String {
+    std::fs::read_to_string(sql().join("adapters").join(name).join("sources.sql")).unwrap()
+}
+
 /// The project's files, by path: what is shared, the features, one adapter.
-fn definitions(adapter: &str) -> Vec<(String, String)> {
-    let sql = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sql");
+fn definitions(adapter: String) -> Vec<(String, String)> {
     let mut names: Vec<String> = SHARED.map(str::to_owned).to_vec();
-    for entry in std::fs::read_dir(sql.join("features")).unwrap() {
+    for entry in std::fs::read_dir(sql().join("features")).unwrap() {
         let name = entry.unwrap().file_name();
         names.push(format!("features/{}", name.to_str().unwrap()));
     }
-    names.push(format!("adapters/{adapter}/sources.sql"));
     names.sort();
-    let text = |name: &str| std::fs::read_to_string(sql.join(name)).unwrap();
-    names
-        .iter()
-        .map(|name| (format!("sql/{name}"), text(name)))
+    let text = |name: &str| std::fs::read_to_string(sql().join(name)).unwrap();
+    let shared = names.iter().map(|name| (format!("sql/{name}"), text(name)));
+    shared
+        .chain([("sql/sources.sql".to_owned(), adapter)])
         .collect()
 }
 
 impl Lender {
-    /// Applies the definitions over `data`, at `t`, and serves them.
-    pub async fn begin(adapter: &str, data: &Path, t: i64) -> Self {
+    /// Applies the definitions at `t`, with `data` as the folder that the
+    /// adapter reads, and serves them.
+    pub async fn begin(adapter: String, data: Option<&Path>, t: i64) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let data = data.canonicalize().unwrap();
-        std::os::unix::fs::symlink(data, folder.path().join("data")).unwrap();
+        if let Some(data) = data {
+            let data = data.canonicalize().unwrap();
+            std::os::unix::fs::symlink(data, folder.path().join("data")).unwrap();
+        }
         let clock = Arc::new(ManualClock::new(UtcMicros(t)));
         let project = TestProject::open(
             folder.path(),

@@ -62,7 +62,7 @@ impl Bank {
     fn tenure(&self, birth_number: &str, first: i64) -> Row {
         let age_days = self.t as f64 / DAY as f64 - f64::from(birth(birth_number));
         vec![
-            ("age_years", Value::float((age_days / 365.25).floor())),
+            ("age_years", Value::Int((age_days / 365.25).floor() as i64)),
             ("tenure_days", Value::days_between(first, self.t)),
         ]
     }
