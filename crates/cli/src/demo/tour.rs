@@ -54,95 +54,76 @@ pub(crate) fn key_arguments(world: &World) -> Result<Vec<(&'static str, String)>
 }
 
 fn stops(world: &World) -> Result<Vec<Stop>> {
-    let some: Vec<Person> = (1..=3).map(|id| world.person(id)).collect();
-    let suspects = [
-        world.person(1),
-        world.person(world.first_of(Kind::Village)),
-        world.person(world.first_of(Kind::Farm)),
-    ];
-    let borrowers: Vec<(Person, Application)> = world
-        .people()
-        .filter_map(|person| {
-            let granted = person
-                .applications(world)
-                .into_iter()
-                .find(|a| a.loan_id().is_some());
-            granted.map(|application| (person, application))
-        })
-        .take(3)
-        .collect();
-    let risk = suspects.iter().map(|person| {
-        let guarantor = person
-            .applications(world)
-            .iter()
-            .find_map(Application::guarantor);
-        (person, guarantor)
-    });
-    Ok(vec![
-        Stop {
-            service: "marketing_targeting",
-            caller: "bidder",
-            entities: RecordBatch::try_from_iter([(
-                "customer_id",
-                ints(some.iter().map(|p| Some(p.id))),
-            )])?,
-        },
-        Stop {
-            service: "risk_admission",
-            caller: "admission",
-            entities: RecordBatch::try_from_iter_with_nullable([
-                (
-                    "customer_id",
-                    ints(suspects.iter().map(|p| Some(p.id))),
-                    true,
-                ),
-                (
-                    "account_id",
-                    ints(suspects.iter().map(|p| Some(p.account))),
-                    true,
-                ),
-                (
-                    "phone_number",
-                    texts(suspects.iter().map(|p| p.phone.clone())),
-                    true,
-                ),
-                (
-                    "device_id",
-                    texts(suspects.iter().map(|p| p.device.clone())),
-                    true,
-                ),
-                (
-                    "place_id",
-                    ints(suspects.iter().map(|p| Some(p.place))),
-                    true,
-                ),
-                (
-                    "guarantor_id",
-                    ints(risk.map(|(_, guarantor)| guarantor)),
-                    true,
-                ),
-            ])?,
-        },
-        Stop {
-            service: "collections_priority",
-            caller: "dialler",
-            entities: RecordBatch::try_from_iter([
-                ("loan_id", ints(borrowers.iter().map(|(_, a)| a.loan_id()))),
-                (
-                    "customer_id",
-                    ints(borrowers.iter().map(|(p, _)| Some(p.id))),
-                ),
-                (
-                    "account_id",
-                    ints(borrowers.iter().map(|(p, _)| Some(p.account))),
-                ),
-                (
-                    "phone_number",
-                    texts(borrowers.iter().map(|(p, _)| p.phone.clone())),
-                ),
-            ])?,
-        },
-    ])
+    Ok(vec![marketing(world)?, risk(world)?, collections(world)?])
+}
+
+fn marketing(world: &World) -> Result<Stop> {
+    let people = (1..=3).map(|id| Some(world.person(id).id));
+    Ok(Stop {
+        service: "marketing_targeting",
+        caller: "bidder",
+        entities: RecordBatch::try_from_iter([("customer_id", ints(people))])?,
+    })
+}
+
+/// An ordinary applicant, one of the village and one of the farm.
+fn risk(world: &World) -> Result<Stop> {
+    let kinds = [Kind::Ordinary, Kind::Village, Kind::Farm];
+    let people = kinds.map(|kind| world.person(world.first_of(kind)));
+    let guarantor = |person: &Person| {
+        let applications = person.applications(world);
+        applications.iter().find_map(Application::guarantor)
+    };
+    let entities = RecordBatch::try_from_iter_with_nullable([
+        ("customer_id", ints(people.iter().map(|p| Some(p.id))), true),
+        (
+            "account_id",
+            ints(people.iter().map(|p| Some(p.account))),
+            true,
+        ),
+        (
+            "phone_number",
+            texts(people.iter().map(|p| p.phone.clone())),
+            true,
+        ),
+        (
+            "device_id",
+            texts(people.iter().map(|p| p.device.clone())),
+            true,
+        ),
+        ("place_id", ints(people.iter().map(|p| Some(p.place))), true),
+        ("guarantor_id", ints(people.iter().map(guarantor)), true),
+    ])?;
+    Ok(Stop {
+        service: "risk_admission",
+        caller: "admission",
+        entities,
+    })
+}
+
+/// The first borrowers that there are.
+fn collections(world: &World) -> Result<Stop> {
+    let borrowed = |person: Person| {
+        let mut loans = person.applications(world).into_iter();
+        let loan = loans.find_map(|application| application.loan_id())?;
+        Some((person, loan))
+    };
+    let borrowers: Vec<(Person, i64)> = world.people().filter_map(borrowed).take(3).collect();
+    let people = || borrowers.iter().map(|(person, _)| person);
+    let entities = RecordBatch::try_from_iter([
+        (
+            "loan_id",
+            ints(borrowers.iter().map(|(_, loan)| Some(*loan))),
+        ),
+        ("customer_id", ints(people().map(|p| Some(p.id)))),
+        ("account_id", ints(people().map(|p| Some(p.account)))),
+        ("phone_number", texts(people().map(|p| p.phone.clone()))),
+    ])?;
+    Ok(Stop {
+        service: "collections_priority",
+        caller: "dialler",
+        entities,
+    })
 }
 
 fn ints(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {

@@ -341,7 +341,7 @@ async fn the_future_and_the_current_state_are_refused() {
     let record = project
         .engine
         .run(&project.definitions, &view, scope, &|done| {
-            *seen.lock().unwrap() = done.rows
+            *seen.lock().unwrap() = done.rows;
         })
         .await
         .unwrap();

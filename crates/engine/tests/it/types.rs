@@ -13,6 +13,7 @@ use granary_engine::RunMode;
 
 use crate::project::{Project, at};
 
+#[allow(clippy::too_many_lines, reason = "a table: one column a type")]
 fn columns() -> Vec<(&'static str, ArrayRef)> {
     let lists = vec![
         Some(vec![Some(1.5), None, Some(f64::NAN)]),

@@ -1,3 +1,5 @@
+//! What a reader sees of a diagnostic: place, quoted line, carets, help.
+
 use super::*;
 
 fn at(file: &std::sync::Arc<SourceFile>, needle: &str) -> Span {

@@ -1,3 +1,5 @@
+//! Rows keep their values, join by the laws, and never panic when damaged.
+
 use std::sync::Arc;
 
 use arrow::array::{

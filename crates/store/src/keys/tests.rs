@@ -1,3 +1,5 @@
+//! Encoded keys sort like the columns that they encode.
+
 use std::sync::Arc;
 
 use arrow::array::{

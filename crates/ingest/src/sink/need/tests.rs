@@ -1,3 +1,5 @@
+//! When a generation is filled, joined into, or left alone.
+
 use granary_model::definitions::ServeMode;
 use granary_model::{Interval, UtcMicros, ViewKind};
 use granary_store::Coverage;

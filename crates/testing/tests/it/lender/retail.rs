@@ -13,6 +13,9 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use super::expected::{Expected, Key, Reference, Row, Value, mean, stddev};
 use super::raw::{DAY, date, instant};
 
+/// The countries that were known of a customer, each with when it was seen.
+type Known<'a> = &'a [(i64, &'a str)];
+
 #[derive(Debug)]
 struct Line {
     invoice: String,
@@ -126,7 +129,7 @@ impl Shop {
                 .filter_map(|(id, lines)| Some((Key::Int(*id), row(lines)?)))
                 .collect()
         };
-        let of_countries = |row: &dyn Fn(&[(i64, &str)]) -> Row| {
+        let of_countries = |row: &dyn Fn(Known<'_>) -> Row| {
             self.countries
                 .iter()
                 .filter_map(|(id, countries)| {
@@ -211,6 +214,7 @@ impl Shop {
         })
     }
 
+    #[allow(clippy::too_many_lines, reason = "a table: one row a feature")]
     fn shopping(&self, lines: &[Line]) -> Row {
         let within = |days: i64, is_return: bool| -> Vec<&Line> {
             lines
