@@ -108,7 +108,7 @@ impl QueryLookup {
         let failed = |e| EngineError::from_query(&self.view.name, e);
         let context = self
             .engine
-            .session_with(&self.definitions, Some(as_of), Joins::Fast)
+            .session_for(&self.definitions, &self.view, as_of, Joins::Fast)
             .await?;
         context
             .state_ref()

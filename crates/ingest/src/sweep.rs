@@ -61,7 +61,8 @@ fn expired_before(view: &FeatureView, coverage: &Coverage, now: UtcMicros) -> Op
     Some(view.ttl?.before(at).min(coverage.ttl?.before(at)))
 }
 
-/// Versions that no read can ask for any more.
+/// Versions that no read can ask for any more. A version that the snapshot never
+/// heard of is a newer snapshot's, published while this one was looked at.
 fn superseded(snapshot: &Snapshot, published: &[GenerationState]) -> Vec<(String, u32)> {
     let there: BTreeSet<(&str, u32)> = published
         .iter()
@@ -75,8 +76,13 @@ fn superseded(snapshot: &Snapshot, published: &[GenerationState]) -> Vec<(String
     if !served.is_subset(&there) {
         return Vec::new();
     }
+    let is_known = |view: &str, version: u32| {
+        let known = snapshot.versions.get(view);
+        known.is_some_and(|all| all.iter().any(|record| record.version == version))
+    };
     there
         .difference(&served)
+        .filter(|(view, version)| is_known(view, *version))
         .map(|(view, version)| ((*view).to_owned(), *version))
         .collect()
 }

@@ -55,6 +55,24 @@ async fn a_timestamped_look_up_gives_the_greatest_row_as_of_t() {
     assert_eq!(found(&lookup, &ids(&[]), "2025-12-31").await, [""; 0]);
 }
 
+/// The view's own event time cuts inside its query too, as in a run: of a source
+/// without one, rows after t must not take a rank from those before it.
+#[tokio::test]
+async fn a_look_up_sees_nothing_later_inside_the_query() {
+    let mut project = Project::new();
+    let rows = "SELECT * FROM (VALUES
+        (1, to_timestamp('2025-01-05T00:00:00'), 10.0), (1, to_timestamp('2025-02-05T00:00:00'), 11.0)
+        ) AS t(id, at, x)";
+    project.table_from_sql("event", rows, None).await;
+    let query = "SELECT id, at, x FROM (SELECT id, at, x,
+        row_number() OVER (PARTITION BY id ORDER BY at DESC) AS place FROM event) WHERE place = 1";
+    let mut view = project.feature_view("v", &["id"], &["at"], query).await;
+    view.depends_on = vec!["event".into()];
+    let lookup = lookup(&project, &view).await;
+    let january = found(&lookup, &ids(&[1]), "2025-01-31").await;
+    assert_eq!(january, ["1|2025-01-05T00:00:00Z|10.0"]);
+}
+
 #[tokio::test]
 async fn a_snapshot_look_up_is_computed_as_of_t_and_names_a_key_that_comes_twice() {
     let (mut project, _) = events().await;

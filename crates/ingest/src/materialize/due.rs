@@ -57,7 +57,7 @@ pub(super) fn decide(kind: ViewKind, committed: &Committed, wanted: Wanted) -> D
     let late_from = wanted.lookback.map(|lookback| lookback.before(watermark));
     match late_from {
         Some(from) if from < wanted.as_of => return scope(Some(from), RunMode::Replace),
-        None if wanted.force => return scope(wanted.previous, RunMode::Replace),
+        _ if wanted.force => return scope(wanted.previous, RunMode::Replace),
         _ => {}
     }
     if wanted.as_of <= watermark {

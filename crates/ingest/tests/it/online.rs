@@ -182,6 +182,15 @@ async fn superseded_versions_go_when_all_views_are_online() {
         .await
         .unwrap();
     assert_eq!(versions(&project).await, [("spend".to_owned(), 2)]);
+    // Version 3 is a newer snapshot's, which this one never heard of: it stays.
+    project.change("spend", |v| v.version = 3);
+    project.run(&["spend"], "2025-03-01").await;
+    project.change("spend", |v| v.version = 2);
+    sweep(project.store.as_ref(), &project.snapshot, now)
+        .await
+        .unwrap();
+    let expected = [("spend".to_owned(), 2), ("spend".into(), 3)];
+    assert_eq!(versions(&project).await, expected);
 }
 
 #[tokio::test]
