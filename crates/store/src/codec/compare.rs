@@ -28,8 +28,8 @@ pub(super) fn compare(shape: &Shape, a: &[u8], b: &[u8]) -> Result<Ordering, Sto
             return Ok(order);
         }
     }
-    // All values alike, the bytes not: only damage (a bit in a NULL's slot)
-    // comes here, and the bytes keep the order total.
+    // All values alike, the bytes not: two NaNs, or damage (a bit in a NULL's
+    // slot). The bytes keep the order total.
     Ok(a.cmp(b))
 }
 

@@ -14,7 +14,7 @@ pub(super) trait Fixed: ArrowNativeType {
     /// From the first `WIDTH` bytes; `None` when there are fewer.
     fn read(from: &[u8]) -> Option<Self>;
 
-    /// A total order in which equal means the same bits.
+    /// Equal: the same bits, or two NaNs.
     fn order(self, other: Self) -> Ordering;
 }
 
@@ -46,16 +46,14 @@ fixed!(i16, |a, b| a.cmp(&b));
 fixed!(i32, |a, b| a.cmp(&b));
 fixed!(i64, |a, b| a.cmp(&b));
 fixed!(i128, |a, b| a.cmp(&b));
-// Every NaN above every number, whatever its sign bit; -0.0 below 0.0. Among
-// NaNs the bits decide, so that two rows are equal only when their bytes are.
+// Every NaN above every number, whatever its sign bit, and all of them alike:
+// the next column decides. -0.0 below 0.0.
 fixed!(f32, |a, b| match (a.is_nan(), b.is_nan()) {
     (false, false) => a.total_cmp(&b),
-    (true, true) => a.to_bits().cmp(&b.to_bits()),
     (a_nan, b_nan) => a_nan.cmp(&b_nan),
 });
 fixed!(f64, |a, b| match (a.is_nan(), b.is_nan()) {
     (false, false) => a.total_cmp(&b),
-    (true, true) => a.to_bits().cmp(&b.to_bits()),
     (a_nan, b_nan) => a_nan.cmp(&b_nan),
 });
 
