@@ -75,6 +75,10 @@ fn open(folder: &Path) -> EmbeddedStore {
     EmbeddedStore::open(folder, EmbeddedSettings::default()).expect("a store")
 }
 
+const UPSERT: WriteMode = WriteMode::Upsert {
+    up_to: UtcMicros(1),
+};
+
 async fn fill(store: &EmbeddedStore, mode: WriteMode, batches: &[(EntityKeys, EncodedRows)]) {
     let coverage = Coverage {
         as_of: UtcMicros(1),
@@ -166,7 +170,7 @@ fn write(criterion: &mut Criterion) {
             at += 1;
             let ids = random_ids(100_000, at as u64);
             let batch = [(keys(&ids), rows(&ids, at))];
-            runtime.block_on(fill(&store, WriteMode::Upsert, &batch));
+            runtime.block_on(fill(&store, UPSERT, &batch));
         });
     });
     group.finish();

@@ -128,7 +128,7 @@ impl Sink {
             if let (Need::Nothing, Some(state)) = (need, &before) {
                 return Ok(Filled::UpToDate(state.clone()));
             }
-            let (need, writer) = self.writer(view, need).await?;
+            let (need, writer) = self.writer(view, &table, need).await?;
             // From here on nobody else writes; what was decided before may be old.
             self.store.refresh().await?;
             let now = self.published(view).await?.map(|g| g.state());
@@ -178,6 +178,7 @@ impl Sink {
     async fn writer(
         &self,
         view: &FeatureView,
+        table: &OfflineTable,
         need: Need,
     ) -> Result<(Need, Box<dyn GenerationWriter>), IngestError> {
         let layout = Arc::new(RowLayout::of(view));
@@ -186,7 +187,8 @@ impl Sink {
                 .writer(&view.name, view.version, Arc::clone(&layout), mode)
         };
         if matches!(need, Need::Added { .. } | Need::Coverage) {
-            match open(WriteMode::Upsert).await {
+            let up_to = table.watermark();
+            match open(WriteMode::Upsert { up_to }).await {
                 Err(StoreError::LayoutChanged { .. } | StoreError::NotPublished { .. }) => {}
                 opened => return Ok((need, opened?)),
             }

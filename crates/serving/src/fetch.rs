@@ -107,12 +107,15 @@ async fn read_online(
     if let Some(error) = decoding.failed {
         return Err(error.into());
     }
-    for (read, reader) in group.online.iter().zip(decoding.readers) {
+    let reads = group.online.iter().zip(&group.generations);
+    for ((read, generation), reader) in reads.zip(decoding.readers) {
         let mut decoded = reader.finish()?;
-        if outlived(read, time) {
+        // After the rows: a run may be writing beside this read.
+        let as_of = time.admit(&read.view, generation.reaches())?;
+        if outlived(read, as_of, time) {
             expire(&mut decoded);
         }
-        fetched.push((read.fetch, Fetched::new(decoded, AsOf::All(read.as_of))));
+        fetched.push((read.fetch, Fetched::new(decoded, AsOf::All(as_of))));
     }
     Ok(())
 }
@@ -129,12 +132,9 @@ async fn read_query(
 }
 
 /// Whether the run of a view without event times is older than its TTL.
-fn outlived(read: &OnlineRead, time: ReadTime) -> bool {
+fn outlived(read: &OnlineRead, run: UtcMicros, time: ReadTime) -> bool {
     let aged_by_run = read.kind != ViewKind::Timestamped;
-    aged_by_run
-        && read
-            .ttl
-            .is_some_and(|ttl| read.as_of < ttl.before(time.as_of))
+    aged_by_run && read.ttl.is_some_and(|ttl| run < ttl.before(time.as_of))
 }
 
 /// Every row that is there is outside its age; what is not there stays NOT_FOUND.

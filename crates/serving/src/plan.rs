@@ -17,8 +17,8 @@ use granary_catalog::Snapshot;
 use granary_model::definitions::{
     BoundView, Column, FeatureView, KeyBinding, KeySource, ServeMode, ServiceFeature,
 };
-use granary_model::{FeatureType, Interval, UtcMicros, ViewKind, did_you_mean};
-use granary_store::{Generation, GenerationState, StoreError};
+use granary_model::{FeatureType, Interval, ViewKind, did_you_mean};
+use granary_store::{Generation, GenerationId, StoreError};
 
 use crate::error::ServingError;
 use crate::query::{QueryView, QueryViews};
@@ -26,10 +26,10 @@ use crate::query::{QueryView, QueryViews};
 /// The published generations, pinned, by view and version.
 pub type Pins = BTreeMap<String, BTreeMap<u32, Pin>>;
 
-/// One published generation and what was known of it when it was pinned.
+/// One published generation.
 #[derive(Debug, Clone)]
 pub struct Pin {
-    pub state: GenerationState,
+    pub id: GenerationId,
     pub generation: Arc<dyn Generation>,
 }
 
@@ -76,8 +76,6 @@ pub struct OnlineRead {
     pub view: Arc<str>,
     /// Positions in the generation's layout.
     pub projection: Vec<usize>,
-    /// T of the run that wrote the values.
-    pub as_of: UtcMicros,
     pub kind: ViewKind,
     pub ttl: Option<Interval>,
 }
@@ -347,7 +345,6 @@ impl<'a> Compiler<'a> {
             fetch: self.plan.fetches,
             view: view.name.as_str().into(),
             projection: Vec::new(),
-            as_of: pin.state.coverage.as_of,
             kind: view.kind,
             ttl: view.ttl,
         });

@@ -8,7 +8,7 @@ use granary_catalog::{Catalog, Snapshot};
 use granary_engine::Engine;
 use granary_model::definitions::{Column, Grant};
 use granary_model::{Caller, Clock, UtcMicros};
-use granary_store::OnlineStore;
+use granary_store::{GenerationId, OnlineStore};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tracing::{instrument, warn};
@@ -83,6 +83,24 @@ impl ReadTime {
         }
     }
 
+    /// Whether rows of a run as of `reaches`, and of none later, may answer;
+    /// gives what they are as of. A run's values hold what happened up to its
+    /// T: a read as of an earlier time cannot be answered from them.
+    pub fn admit(&self, view: &str, reaches: UtcMicros) -> Result<UtcMicros, ServingError> {
+        if !self.explicit || reaches <= self.cut {
+            return Ok(reaches);
+        }
+        let before = if self.cut == self.as_of {
+            "as of"
+        } else {
+            "strictly before"
+        };
+        Err(ServingError::OutOfRange(format!(
+            "{view}: its online values are as of the run at {reaches}, and the read is {before} {}; a training set answers for the past",
+            self.as_of
+        )))
+    }
+
     /// `None` for a read of "now", which shares results with other such reads
     /// although their clocks differ by a little.
     pub fn shared_cut(&self) -> Option<UtcMicros> {
@@ -116,7 +134,7 @@ impl Reader {
         let newest = catalog.latest().await?.ok_or(ServingError::NoCatalog)?;
         let history = History::new(catalog);
         let queries = QueryViews::default();
-        let published = store.generations().await?;
+        let published = published(store.as_ref()).await?;
         let pins = pin(store.as_ref(), &published, None).await?;
         let state = ReadState::build(newest, published, pins, &history, &queries).await;
         compile_lookups(&engine, &state).await;
@@ -137,13 +155,14 @@ impl Reader {
     }
 
     /// Looks for a new catalog snapshot and for new generations, and swaps the
-    /// plans if there are any; true if so. Called several times a second by the server.
+    /// plans if there are any; true if so. What is written into a generation
+    /// needs no new plans. Called several times a second by the server.
     #[instrument(level = "debug", skip_all)]
     pub async fn refresh(&self) -> Result<bool, ServingError> {
         let _one_at_a_time = self.refreshing.lock().await;
         let current = self.state();
         self.store.refresh().await?;
-        let published = self.store.generations().await?;
+        let published = published(self.store.as_ref()).await?;
         let newer = self
             .history
             .catalog()
@@ -255,6 +274,11 @@ impl Reader {
     }
 }
 
+async fn published(store: &dyn OnlineStore) -> Result<Vec<GenerationId>, ServingError> {
+    let states = store.generations().await?;
+    Ok(states.into_iter().map(|state| state.id).collect())
+}
+
 /// Compiles look-ups before reads need them. One that fails is told by the
 /// reads that need it, which try again.
 async fn compile_lookups(engine: &Engine, state: &ReadState) {
@@ -307,23 +331,11 @@ fn check_grants(
     }
 }
 
-/// A run's values hold what happened up to its T: a read as of an earlier
-/// time cannot be answered from them.
+/// Told before anything is fetched where it is known by then.
 fn check_time(plan: &ReadPlan, time: ReadTime) -> Result<(), ServingError> {
-    if !time.explicit {
-        return Ok(());
-    }
     let groups = plan.levels.iter().flat_map(|level| &level.groups);
-    let late = groups
-        .flat_map(|group| &group.online)
-        .find(|read| read.as_of > time.cut);
-    late.map_or(Ok(()), |read| {
-        let before = if time.cut == time.as_of { "as of" } else { "strictly before" };
-        Err(ServingError::OutOfRange(format!(
-            "{}: its online values are as of the run at {}, and the read is {before} {}; a training set answers for the past",
-            read.view, read.as_of, time.as_of
-        )))
-    })
+    let mut reads = groups.flat_map(|group| group.online.iter().zip(&group.generations));
+    reads.try_for_each(|(read, generation)| time.admit(&read.view, generation.reaches()).map(drop))
 }
 
 #[cfg(test)]

@@ -3,15 +3,16 @@
 //! A state is built whole and swapped whole. A service is answered at the
 //! newest snapshot in which all its views have an online generation: a changed
 //! view goes live when it has been materialised, and readers of the old one
-//! are never broken half-way. The same holds for a list of features.
+//! are never broken half-way. The same holds for a list of features. A view
+//! that was dropped and defined anew is not a changed one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use granary_catalog::{Catalog, Snapshot};
 use granary_model::definitions::ServeMode;
 use granary_model::{ErrorKind, did_you_mean};
-use granary_store::{GenerationState, OnlineStore};
+use granary_store::{GenerationId, OnlineStore};
 
 use crate::error::ServingError;
 use crate::plan::{NoPlan, Pin, Pins, ReadPlan, Selection, compile, list_as_service};
@@ -23,14 +24,17 @@ const LISTS_MAX: u64 = 1_000;
 /// How far back a service may be answered from, in snapshots.
 const HISTORY_MAX: u64 = 256;
 
+/// A plan, or why there is none, shared by all who ask.
+type Planned = Result<Arc<ReadPlan>, Arc<ServingError>>;
+
 #[derive(Debug)]
 pub(crate) struct ReadState {
     pub newest: Arc<Snapshot>,
     /// As the store listed them when this state was made.
-    pub published: Vec<GenerationState>,
+    pub published: Vec<GenerationId>,
     pub pins: Pins,
-    services: HashMap<String, Result<Arc<ReadPlan>, Arc<ServingError>>>,
-    lists: moka::sync::Cache<Vec<String>, Arc<ReadPlan>>,
+    services: HashMap<String, Planned>,
+    lists: moka::sync::Cache<Vec<String>, Planned>,
     /// Every SERVE QUERY view of the newest snapshot: held here, so that its
     /// look-up outlives the plans that use it.
     pub query_views: Vec<Arc<QueryView>>,
@@ -39,7 +43,7 @@ pub(crate) struct ReadState {
 impl ReadState {
     pub async fn build(
         newest: Arc<Snapshot>,
-        published: Vec<GenerationState>,
+        published: Vec<GenerationId>,
         pins: Pins,
         history: &History,
         queries: &QueryViews,
@@ -90,26 +94,40 @@ impl ReadState {
         history: &History,
         queries: &QueryViews,
     ) -> Result<Arc<ReadPlan>, ServingError> {
-        match target {
-            ReadTarget::Service(name) => match self.services.get(name) {
-                Some(Ok(plan)) => Ok(Arc::clone(plan)),
-                Some(Err(error)) => Err(ServingError::Shared(Arc::clone(error))),
-                None => Err(ServingError::Unknown {
-                    what: "feature service",
-                    name: name.clone(),
-                    suggestion: did_you_mean(name, self.services.keys().map(String::as_str)),
-                }),
-            },
-            ReadTarget::Features(list) => {
-                if let Some(plan) = self.lists.get(list.as_slice()) {
-                    return Ok(plan);
-                }
-                let target = Target::List(list);
-                let plan = newest_plan(target, &self.newest, &self.pins, history, queries).await?;
-                let plan = Arc::new(plan);
-                self.lists.insert(list.clone(), Arc::clone(&plan));
-                Ok(plan)
+        let planned = match target {
+            ReadTarget::Service(name) => {
+                let known = self.services.get(name).cloned();
+                known.ok_or_else(|| self.unknown_service(name))?
             }
+            ReadTarget::Features(list) => self.list_plan(list, history, queries).await,
+        };
+        planned.map_err(ServingError::Shared)
+    }
+
+    async fn list_plan(&self, list: &[String], history: &History, queries: &QueryViews) -> Planned {
+        if let Some(planned) = self.lists.get(list) {
+            return planned;
+        }
+        let target = Target::List(list);
+        let plan = newest_plan(target, &self.newest, &self.pins, history, queries).await;
+        let planned = plan.map(Arc::new).map_err(Arc::new);
+        // Mistakes are told quickly; that a view was never materialised is
+        // found out only at the end of the history.
+        let worth_keeping = match &planned {
+            Ok(_) => true,
+            Err(error) => matches!(**error, ServingError::NeverMaterialized { .. }),
+        };
+        if worth_keeping {
+            self.lists.insert(list.to_vec(), planned.clone());
+        }
+        planned
+    }
+
+    fn unknown_service(&self, name: &str) -> ServingError {
+        ServingError::Unknown {
+            what: "feature service",
+            name: name.to_owned(),
+            suggestion: did_you_mean(name, self.services.keys().map(String::as_str)),
         }
     }
 }
@@ -117,20 +135,20 @@ impl ReadState {
 /// Pins everything that is published; what did not change keeps its pin.
 pub(crate) async fn pin(
     store: &dyn OnlineStore,
-    published: &[GenerationState],
+    published: &[GenerationId],
     before: Option<&Pins>,
 ) -> Result<Pins, ServingError> {
     let mut pins = Pins::new();
-    for state in published {
-        let (view, version) = (&state.id.view, state.id.version);
+    for id in published {
+        let (view, version) = (&id.view, id.version);
         let held = before.and_then(|pins| pins.get(view)?.get(&version));
-        let pin = match held.filter(|pin| pin.state == *state) {
+        let pin = match held.filter(|pin| pin.id == *id) {
             Some(pin) => pin.clone(),
             // Dropped since it was listed: the next refresh sees it gone.
             None => match store.generation(view, version).await? {
                 None => continue,
                 Some(generation) => Pin {
-                    state: generation.state(),
+                    id: generation.state().id,
                     generation,
                 },
             },
@@ -146,7 +164,22 @@ enum Target<'a> {
     List(&'a [String]),
 }
 
-impl Target<'_> {
+impl<'a> Target<'a> {
+    /// The views that it reads by a snapshot's word.
+    fn views(self, snapshot: &'a Snapshot) -> Vec<&'a str> {
+        match self {
+            Self::Service(name) => {
+                let service = snapshot.definitions.services.get(name);
+                let from = service.into_iter().flat_map(|service| &service.from);
+                from.map(|bound| bound.view.as_str()).collect()
+            }
+            Self::List(list) => {
+                let view = |item: &'a String| item.split('.').next();
+                list.iter().filter_map(view).collect()
+            }
+        }
+    }
+
     /// `None` where the snapshot has no such service.
     fn compile(
         self,
@@ -177,6 +210,44 @@ impl Target<'_> {
     }
 }
 
+/// Follows the views of a target back in time, to where one of them was another
+/// view: a name that was dropped and defined anew has no past but its own
+/// version's, so older snapshots do not answer for it.
+#[derive(Debug)]
+struct Lives<'a> {
+    /// Of the newest snapshot, by view.
+    versions: BTreeMap<&'a str, u32>,
+    /// Views that a snapshot passed by did not have.
+    absent: BTreeSet<&'a str>,
+}
+
+impl<'a> Lives<'a> {
+    fn new(target: Target<'a>, newest: &'a Snapshot) -> Self {
+        let version = |view: &'a str| {
+            let defined = newest.definitions.feature_views.get(view)?;
+            Some((view, defined.version))
+        };
+        let views = target.views(newest).into_iter();
+        Self {
+            versions: views.filter_map(version).collect(),
+            absent: BTreeSet::new(),
+        }
+    }
+
+    /// Whether the snapshot, older than those before, may answer for all views.
+    fn go_on_in(&mut self, snapshot: &Snapshot) -> bool {
+        self.versions.iter().all(|(view, newest)| {
+            match snapshot.definitions.feature_views.get(*view) {
+                Some(defined) => defined.version == *newest || !self.absent.contains(view),
+                None => {
+                    self.absent.insert(*view);
+                    true
+                }
+            }
+        })
+    }
+}
+
 /// The plan at the newest snapshot in which everything is published. What is
 /// wrong at the newest snapshot is told; an older one is asked only for want
 /// of online data.
@@ -193,11 +264,15 @@ async fn newest_plan(
         Some(Err(NoPlan::Refused(error))) => return Err(error),
         None => Vec::new(),
     };
+    let mut lives = Lives::new(target, newest);
     let oldest = newest.number.saturating_sub(HISTORY_MAX).max(1);
     for number in (oldest..newest.number).rev() {
         let Some(snapshot) = history.at(number).await? else {
             break;
         };
+        if !lives.go_on_in(&snapshot) {
+            break;
+        }
         match target.compile(&snapshot, pins, queries) {
             Some(Ok(plan)) => return Ok(plan),
             Some(Err(_)) => {}

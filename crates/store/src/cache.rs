@@ -3,7 +3,9 @@
 //! Rows and the absence of rows are kept under (generation, write counter,
 //! key): whatever writes to a generation raises its counter, so an entry is
 //! never wrong, only out of use. The cache is for latency; a read that finds
-//! none of its rows here gives what the store gives.
+//! none of its rows here gives what the store gives. It pays in front of a store
+//! across a network, for whoever opens one to put there; the embedded store's
+//! own read of mapped pages is faster than a hit here.
 //!
 //! Reads that miss ask the store once a read, for all missing pairs together;
 //! pairs that another read is fetching already are waited for. A fetch that

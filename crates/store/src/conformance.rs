@@ -76,6 +76,7 @@ properties! {
         coverage_and_counter_follow_writes,
         refresh_tells_of_changes,
         upserts_are_seen_by_those_who_pinned,
+        an_upsert_tells_how_far_it_reaches,
         sweep_removes_what_is_older,
         sweep_beside_a_writer_is_busy,
         dropped_versions_are_gone,

@@ -34,7 +34,7 @@ use crate::codec::{RowLayout, RowOrder};
 use crate::error::StoreError;
 use crate::keys::EntityKeys;
 use crate::online::{
-    Generation, GenerationId, GenerationState, GenerationWriter, OnlineStore, RowSink, WriteMode,
+    Generation, GenerationState, GenerationWriter, OnlineStore, RowSink, WriteMode,
 };
 
 mod file;
@@ -148,22 +148,20 @@ impl Shelf {
         open.values().flat_map(HashMap::values).cloned().collect()
     }
 
-    /// Makes a generation the current one; one that is open already only takes
-    /// its coverage.
-    fn put(&self, generation: EmbeddedGeneration) -> Arc<EmbeddedGeneration> {
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        let id = generation.id();
-        let versions = open.entry(id.view.clone()).or_default();
-        if let Some(held) = versions.get(&id.version)
-            && held.id() == id
-        {
-            held.set_coverage(generation.coverage());
-            return Arc::clone(held);
+    /// Makes a generation the current one; one that is open already only looks
+    /// at the manifest again.
+    fn put(&self, generation: EmbeddedGeneration) -> Result<Arc<EmbeddedGeneration>, StoreError> {
+        let (view, version) = (generation.id().view.clone(), generation.id().version);
+        let held = self.find(&view, version);
+        if let Some(held) = held.filter(|held| held.id() == generation.id()) {
+            held.look_again()?;
+            return Ok(held);
         }
-        let version = id.version;
         let generation = Arc::new(generation);
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let versions = open.entry(view).or_default();
         versions.insert(version, Arc::clone(&generation));
-        generation
+        Ok(generation)
     }
 
     fn remove(&self, view: &str, version: u32) {
@@ -189,14 +187,8 @@ impl Shelf {
                 return Ok(None);
             };
             if let Some(file) = open_published(&folder, &published, &self.settings)? {
-                let id = GenerationId {
-                    view: view.to_owned(),
-                    version,
-                    number: published.number,
-                };
-                let layout = Arc::new(published.layout);
-                let generation = EmbeddedGeneration::new(id, layout, published.coverage, file)?;
-                return Ok(Some(self.put(generation)));
+                let generation = EmbeddedGeneration::new(&folder, &published, file)?;
+                return self.put(generation).map(Some);
             }
             // Replaced between the manifest and the file: look again. If it was
             // not, the file is not what was published.

@@ -51,6 +51,7 @@ struct MemoryGeneration {
     order: RowOrder,
     rows: RwLock<BTreeMap<Vec<u8>, Vec<u8>>>,
     coverage: RwLock<Coverage>,
+    reaches: RwLock<UtcMicros>,
     write_counter: AtomicU64,
 }
 
@@ -72,6 +73,10 @@ impl Generation for MemoryGeneration {
         &self.layout
     }
 
+    fn reaches(&self) -> UtcMicros {
+        *self.reaches.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -85,12 +90,18 @@ impl MemoryGeneration {
             layout,
             rows: RwLock::default(),
             coverage: RwLock::default(),
+            reaches: RwLock::new(UtcMicros::MIN),
             write_counter: AtomicU64::new(1),
         }
     }
 
     fn rows(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<Vec<u8>, Vec<u8>>> {
         self.rows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reach(&self, t: UtcMicros) {
+        let mut reaches = self.reaches.write().unwrap_or_else(PoisonError::into_inner);
+        *reaches = t.max(*reaches);
     }
 
     fn write(&self, keys: &EntityKeys, rows: &EncodedRows) -> Result<UpsertSummary, StoreError> {
@@ -203,7 +214,7 @@ impl OnlineStore for MemoryStore {
                 },
                 layout,
             )),
-            WriteMode::Upsert => {
+            WriteMode::Upsert { .. } => {
                 let published = held.published.clone().ok_or(StoreError::NotPublished {
                     view: view.to_owned(),
                     version,
@@ -301,8 +312,11 @@ impl GenerationWriter for MemoryWriter {
         keys: &EntityKeys,
         rows: &EncodedRows,
     ) -> Result<UpsertSummary, StoreError> {
+        if let WriteMode::Upsert { up_to } = self.mode {
+            self.generation.reach(up_to);
+        }
         let summary = self.generation.write(keys, rows)?;
-        if self.mode == WriteMode::Upsert && summary.changed() {
+        if self.mode != WriteMode::Create && summary.changed() {
             self.store.shelf().changes += 1;
         }
         Ok(summary)
@@ -310,6 +324,7 @@ impl GenerationWriter for MemoryWriter {
 
     async fn publish(self: Box<Self>, coverage: Coverage) -> Result<GenerationState, StoreError> {
         let generation = &self.generation;
+        generation.reach(coverage.as_of);
         *generation
             .coverage
             .write()

@@ -37,7 +37,8 @@ pub struct GenerationId {
 pub struct Coverage {
     /// The offline table's version (Delta) that the rows come from.
     pub offline_version: u64,
-    /// T of the newest run whose rows are in: the `as_of` of every value.
+    /// T of the newest run whose rows are all in: the `as_of` of every value,
+    /// but see [`Generation::reaches`].
     pub as_of: UtcMicros,
     /// Rows older than this may be missing, left out or swept; `None`: none are.
     /// A view whose TTL grew beyond it needs its generation written anew.
@@ -62,6 +63,11 @@ pub trait Generation: Debug + Send + Sync {
     /// As of when it was pinned or last refreshed.
     fn state(&self) -> GenerationState;
     fn layout(&self) -> &Arc<RowLayout>;
+    /// T of the newest run of which rows may be in: the coverage's `as_of`, or
+    /// a later one from the first row of an upsert until its publication, and
+    /// for as long as that does not come because the writer was killed. Asked
+    /// after a read it holds for every row that the read gave.
+    fn reaches(&self) -> UtcMicros;
     /// For the store that made it.
     fn as_any(&self) -> &dyn std::any::Any;
 }
@@ -79,7 +85,11 @@ pub enum WriteMode {
     /// A new generation, empty at first, unseen until it is published.
     Create,
     /// Into the published generation; each bounded transaction is seen as it commits.
-    Upsert,
+    Upsert {
+        /// T of the newest run whose rows will be written. Before the first row
+        /// is, the generation durably [reaches](Generation::reaches) this.
+        up_to: UtcMicros,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

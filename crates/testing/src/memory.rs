@@ -22,7 +22,9 @@ use granary_model::{
 use granary_serving::{
     FeatureColumn, ReadRequest, ReadResponse, ReadTarget, Reader, ServingError, ServingSettings,
 };
-use granary_store::{Coverage, EntityKeys, MemoryStore, OnlineStore, RowLayout, WriteMode};
+use granary_store::{
+    Coverage, EntityKeys, GenerationWriter, MemoryStore, OnlineStore, RowLayout, WriteMode,
+};
 use object_store::memory::InMemory;
 use url::Url;
 
@@ -210,11 +212,28 @@ impl MemoryProject {
 
     /// Publishes rows as a run as of T; `rows` has the view's columns by name.
     pub async fn publish(&self, view: &FeatureView, rows: &RecordBatch, as_of: UtcMicros) {
+        let writer = self.upsert_unpublished(view, rows, as_of).await;
+        let coverage = Coverage {
+            offline_version: 1,
+            as_of,
+            ttl: None,
+        };
+        writer.publish(coverage).await.unwrap();
+    }
+
+    /// Like [`publish`](Self::publish), up to the publication: of an upsert the
+    /// rows are seen.
+    pub async fn upsert_unpublished(
+        &self,
+        view: &FeatureView,
+        rows: &RecordBatch,
+        as_of: UtcMicros,
+    ) -> Box<dyn GenerationWriter> {
         let layout = Arc::new(RowLayout::of(view));
         let (name, version) = (&view.name, view.version);
         let published = self.store.generation(name, version).await.unwrap();
         let mode = match published {
-            Some(_) => WriteMode::Upsert,
+            Some(_) => WriteMode::Upsert { up_to: as_of },
             None => WriteMode::Create,
         };
         let mut writer = self
@@ -231,12 +250,7 @@ impl MemoryProject {
         let event_time = view.event_time.as_deref();
         let encoded = layout.encode(rows, event_time, None).unwrap();
         writer.write(&keys, &encoded).await.unwrap();
-        let coverage = Coverage {
-            offline_version: 1,
-            as_of,
-            ttl: None,
-        };
-        writer.publish(coverage).await.unwrap();
+        writer
     }
 }
 

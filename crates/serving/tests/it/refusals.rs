@@ -198,11 +198,22 @@ async fn what_was_never_materialised_is_named() {
         error.to_string(),
         "never materialised: account, profile; run `granary materialize account profile`"
     );
-    let error = refusal(&reader, from_list(&["profile.segment"], keys())).await;
-    assert_eq!(
-        error.to_string(),
-        "never materialised: profile; run `granary materialize profile`"
-    );
+    for _kept in [false, true] {
+        let error = refusal(&reader, from_list(&["profile.segment"], keys())).await;
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        assert_eq!(
+            error.to_string(),
+            "never materialised: profile; run `granary materialize profile`"
+        );
+    }
+    // What is kept ends with the state that it is of.
+    let snapshot = project.catalog.latest().await.unwrap().unwrap();
+    let view = &snapshot.definitions.feature_views["profile"];
+    let rows = profile_rows(&[(1, None, None)]);
+    project.publish(view, &rows, day(90)).await;
+    assert!(reader.refresh().await.unwrap());
+    let read = reader.read(from_list(&["profile.segment"], keys())).await;
+    assert!(read.is_ok());
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! New snapshots and new generations go live without a restart.
 
+use granary_model::ErrorKind;
+use granary_model::definitions::FeatureView;
 use granary_serving::{AsOf, ServingSettings};
 
+use granary_store::OnlineStore;
 use granary_testing::memory::*;
 
 #[tokio::test]
@@ -14,20 +17,88 @@ async fn a_new_generation_is_seen_at_the_next_refresh_and_not_before() {
         .await;
     let reader = project.reader(ServingSettings::default()).await.unwrap();
     assert!(!reader.refresh().await.unwrap());
+    project.store.drop_version("account", 1).await.unwrap();
     project
         .publish(view, &account_rows(&[(1, day(91), Some(2.0))]), day(95))
         .await;
     let asked = || from_list(&["account.balance"], customers(&[Some(1)]));
     let before = reader.read(asked()).await.unwrap();
-    assert_eq!(before.features[0].as_of, AsOf::All(day(90)));
     assert!(reader.refresh().await.unwrap());
     let after = reader.read(asked()).await.unwrap();
-    assert_eq!(after.features[0].as_of, AsOf::All(day(95)));
-    assert_eq!(
-        after.features[0].values.as_ref(),
-        doubles(&[Some(2.0)]).as_ref()
-    );
+    for (answer, as_of, value) in [(before, day(90), 1.0), (after, day(95), 2.0)] {
+        assert_eq!(answer.features[0].as_of, AsOf::All(as_of));
+        assert_eq!(
+            answer.features[0].values.as_ref(),
+            doubles(&[Some(value)]).as_ref()
+        );
+    }
     assert!(!reader.refresh().await.unwrap());
+}
+
+#[tokio::test]
+async fn rows_of_an_upsert_are_told_as_of_its_run() {
+    let project = MemoryProject::new();
+    let snapshot = project.commit(definitions(&[account("1")], &[])).await;
+    let view = &snapshot.definitions.feature_views["account"];
+    project
+        .publish(view, &account_rows(&[(1, day(5), Some(1.0))]), day(90))
+        .await;
+    let reader = project.reader(ServingSettings::default()).await.unwrap();
+    let mut asked = from_list(&["account.balance"], customers(&[Some(1)]));
+    asked.as_of = Some(day(92));
+    let answer = reader.read(asked.clone()).await.unwrap();
+    assert_eq!(answer.features[0].as_of, AsOf::All(day(90)));
+
+    let rows = account_rows(&[(1, day(91), Some(2.0))]);
+    let mut killed = Some(project.upsert_unpublished(view, &rows, day(95)).await);
+    for published in [false, true] {
+        let error = refusal(&reader, asked.clone()).await;
+        assert_eq!(error.kind(), ErrorKind::OutOfRange, "{error}");
+        assert!(error.to_string().contains(&day(95).to_string()), "{error}");
+        let now = from_list(&["account.balance"], customers(&[Some(1)]));
+        let answer = reader.read(now).await.unwrap();
+        assert_eq!(answer.features[0].as_of, AsOf::All(day(95)));
+        assert_eq!(
+            answer.features[0].values.as_ref(),
+            doubles(&[Some(2.0)]).as_ref()
+        );
+        if !published {
+            drop(killed.take());
+            project.publish(view, &rows, day(95)).await;
+            assert!(!reader.refresh().await.unwrap(), "the plans are the same");
+        }
+    }
+}
+
+/// A name that is defined anew must not answer with what it stood for before.
+#[tokio::test]
+async fn a_view_that_was_dropped_in_between_has_no_past() {
+    let project = MemoryProject::new();
+    let with = |views: &[FeatureView]| definitions(views, &[]);
+    let first = project.commit(with(&[account("1"), profile()])).await;
+    let view = first.definitions.feature_views["account"].clone();
+    let rows = account_rows(&[(1, day(5), Some(1.0))]);
+    project.publish(&view, &rows, day(90)).await;
+    let reader = project.reader(ServingSettings::default()).await.unwrap();
+    let asked = || from_list(&["account.balance"], customers(&[Some(1)]));
+    assert!(reader.read(asked()).await.is_ok());
+
+    project.commit(with(&[profile()])).await;
+    project.commit(with(&[account("2"), profile()])).await;
+    reader.refresh().await.unwrap();
+    let error = refusal(&reader, asked()).await;
+    assert_eq!(
+        (error.kind(), error.to_string().as_str()),
+        (
+            ErrorKind::FailedPrecondition,
+            "never materialised: account; run `granary materialize account`"
+        )
+    );
+    // The same definition once more: its rows are still right.
+    let again = project.commit(with(&[account("1"), profile()])).await;
+    assert_eq!(again.definitions.feature_views["account"].version, 1);
+    reader.refresh().await.unwrap();
+    assert_eq!(reader.read(asked()).await.unwrap().snapshot, 4);
 }
 
 #[tokio::test]

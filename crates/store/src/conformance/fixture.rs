@@ -110,6 +110,11 @@ pub(super) fn coverage(offline_version: u64) -> Coverage {
     }
 }
 
+/// What [`upsert`] writes with.
+pub(super) const UPSERT: WriteMode = WriteMode::Upsert {
+    up_to: UtcMicros(1_000_002),
+};
+
 pub(super) async fn writer(
     store: &Store,
     mode: WriteMode,
@@ -131,7 +136,7 @@ pub(super) async fn upsert(
     store: &Store,
     facts: &[(i64, Fact)],
 ) -> Result<GenerationState, StoreError> {
-    let mut writer = writer(store, WriteMode::Upsert).await?;
+    let mut writer = writer(store, UPSERT).await?;
     write(&mut writer, facts).await?;
     writer.publish(coverage(2)).await
 }

@@ -7,8 +7,8 @@ use granary_model::UtcMicros;
 use granary_model::definitions::Column;
 
 use super::fixture::{
-    Outcome, Store, VERSION, VIEW, amounts, amounts_in, coverage, fact, keys, layout, pinned,
-    publish, read, rows, upsert, write, writer,
+    Outcome, Store, UPSERT, VERSION, VIEW, amounts, amounts_in, coverage, fact, keys, layout,
+    pinned, publish, read, rows, upsert, write, writer,
 };
 use crate::codec::{RowLayout, RowOrder};
 use crate::error::StoreError;
@@ -79,7 +79,7 @@ pub(super) async fn publication_replaces_the_generation(store: Store) -> Outcome
 
 pub(super) async fn coverage_and_counter_follow_writes(store: Store) -> Outcome {
     let created = publish(&store, &[(1, fact(1, 1.0))]).await?;
-    let mut upserted = writer(&store, WriteMode::Upsert).await?;
+    let mut upserted = writer(&store, UPSERT).await?;
     write(&mut upserted, &[(1, fact(0, 0.0))]).await?;
     let counter = pinned(&store).await?.state().write_counter;
     assert_eq!(counter, created.write_counter, "no row changed");
@@ -130,7 +130,7 @@ pub(super) async fn upserts_are_seen_by_those_who_pinned(store: Store) -> Outcom
         amounts_in(&store, &[1, 2], &held).await?,
         vec![Some(1.0), None]
     );
-    let mut upserted = writer(&store, WriteMode::Upsert).await?;
+    let mut upserted = writer(&store, UPSERT).await?;
     write(&mut upserted, &[(2, fact(2, 2.0)), (1, fact(2, 1.5))]).await?;
     let seen = amounts_in(&store, &[1, 2], &held).await?;
     assert_eq!(
@@ -142,6 +142,38 @@ pub(super) async fn upserts_are_seen_by_those_who_pinned(store: Store) -> Outcom
     drop(upserted);
     let seen = amounts_in(&store, &[1, 2], &held).await?;
     assert_eq!(seen, vec![Some(1.5), Some(2.0)]);
+    Ok(())
+}
+
+/// A row of a later run is never taken for one of the run before it.
+pub(super) async fn an_upsert_tells_how_far_it_reaches(store: Store) -> Outcome {
+    publish(&store, &[(1, fact(1, 1.0))]).await?;
+    let (first, second) = (coverage(1).as_of, coverage(2).as_of);
+    let held = pinned(&store).await?;
+    assert_eq!(held.reaches(), first);
+    drop(writer(&store, UPSERT).await?);
+    assert_eq!(held.reaches(), first, "nothing was written");
+
+    let mut upserted = writer(&store, UPSERT).await?;
+    write(&mut upserted, &[(2, fact(2, 2.0))]).await?;
+    amounts_in(&store, &[2], &held).await?;
+    assert_eq!(held.reaches(), second);
+    drop(upserted);
+    for generation in [held, pinned(&store).await?] {
+        amounts_in(&store, &[2], &generation).await?;
+        assert_eq!(generation.reaches(), second, "its row is there");
+        assert_eq!(generation.state().coverage, coverage(1));
+    }
+
+    // A publication of the older run does not take the row away.
+    let mut older = writer(&store, WriteMode::Upsert { up_to: first }).await?;
+    write(&mut older, &[(3, fact(1, 3.0))]).await?;
+    older.publish(coverage(1)).await?;
+    assert_eq!(pinned(&store).await?.reaches(), second);
+    upsert(&store, &[]).await?;
+    assert_eq!(pinned(&store).await?.reaches(), second);
+    publish(&store, &[(1, fact(1, 1.0))]).await?;
+    assert_eq!(pinned(&store).await?.reaches(), first, "a new generation");
     Ok(())
 }
 
@@ -177,7 +209,7 @@ pub(super) async fn sweep_removes_what_is_older(store: Store) -> Outcome {
 
 pub(super) async fn sweep_beside_a_writer_is_busy(store: Store) -> Outcome {
     publish(&store, &[(1, fact(1, 1.0))]).await?;
-    let held = writer(&store, WriteMode::Upsert).await?;
+    let held = writer(&store, UPSERT).await?;
     let refused = store.sweep(VIEW, VERSION, UtcMicros(100)).await;
     assert!(
         matches!(refused, Err(StoreError::Busy { .. })),
@@ -195,7 +227,7 @@ pub(super) async fn dropped_versions_are_gone(store: Store) -> Outcome {
     store.drop_version(VIEW, VERSION).await?;
     assert!(store.generation(VIEW, VERSION).await?.is_none());
     assert!(store.generations().await?.is_empty());
-    let refused = writer(&store, WriteMode::Upsert).await;
+    let refused = writer(&store, UPSERT).await;
     assert!(matches!(
         refused.map(drop),
         Err(StoreError::NotPublished { .. })

@@ -14,8 +14,8 @@ use granary_model::types::UTC;
 use granary_model::{FeatureStatus, FeatureType};
 
 use super::fixture::{
-    Outcome, Store, amounts, batch, coverage, encode, fact, keys, layout, nullable_keys, pinned,
-    publish, read, read_all, rows, shuffled,
+    Outcome, Store, UPSERT, amounts, batch, coverage, encode, fact, keys, layout, nullable_keys,
+    pinned, publish, read, read_all, rows, shuffled,
 };
 use crate::codec::{RowLayout, RowReader};
 use crate::keys::EntityKeys;
@@ -234,7 +234,7 @@ pub(super) async fn long_keys_are_whole(store: Store) -> Outcome {
         .map(|i| fact(6, 1_000.0 + i as f64))
         .collect();
     let newer = rows(&newer)?;
-    let mut writer = store.writer("long", 1, layout(), WriteMode::Upsert).await?;
+    let mut writer = store.writer("long", 1, layout(), UPSERT).await?;
     let written = writer.write(&long, &newer).await?;
     assert_eq!(written.replaced, long.len() as u64);
     writer.publish(coverage(2)).await?;

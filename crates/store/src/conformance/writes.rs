@@ -8,8 +8,8 @@ use granary_model::FeatureType;
 use granary_model::definitions::Column;
 
 use super::fixture::{
-    Fact, Outcome, Store, VERSION, VIEW, amounts, coverage, fact, keys, layout, nullable_keys,
-    pinned, publish, read, rows, shuffled, upsert, write, writer,
+    Fact, Outcome, Store, UPSERT, VERSION, VIEW, amounts, coverage, fact, keys, layout,
+    nullable_keys, pinned, publish, read, rows, shuffled, upsert, write, writer,
 };
 use crate::codec::RowLayout;
 use crate::error::StoreError;
@@ -159,7 +159,7 @@ pub(super) async fn summaries_count_every_row(store: Store) -> Outcome {
     .await?;
     assert_eq!(again, summary(1, 1, 1));
     created.publish(coverage(1)).await?;
-    let mut upserted = writer(&store, WriteMode::Upsert).await?;
+    let mut upserted = writer(&store, UPSERT).await?;
     let third = write(
         &mut upserted,
         &[(1, fact(0, 9.0)), (2, fact(3, 0.0)), (9, fact(1, 1.0))],
@@ -181,7 +181,7 @@ fn summary(inserted: u64, replaced: u64, kept: u64) -> UpsertSummary {
 
 pub(super) async fn a_null_key_is_refused_whole(store: Store) -> Outcome {
     publish(&store, &[(1, fact(1, 1.0))]).await?;
-    let mut upserted = writer(&store, WriteMode::Upsert).await?;
+    let mut upserted = writer(&store, UPSERT).await?;
     let batch = rows(&[fact(2, 2.0), fact(2, 2.0)])?;
     let refused = upserted
         .write(&nullable_keys(&[Some(1), None]), &batch)
@@ -229,15 +229,15 @@ pub(super) async fn a_second_writer_is_busy(store: Store) -> Outcome {
         drop(other);
     }
     first.publish(coverage(1)).await?;
-    let second = writer(&store, WriteMode::Upsert).await?;
-    assert!(busy(writer(&store, WriteMode::Upsert).await));
+    let second = writer(&store, UPSERT).await?;
+    assert!(busy(writer(&store, UPSERT).await));
     assert!(busy(writer(&store, WriteMode::Create).await));
     assert!(matches!(
         store.drop_version(VIEW, VERSION).await,
         Err(StoreError::Busy { .. })
     ));
     drop(second);
-    drop(writer(&store, WriteMode::Upsert).await?);
+    drop(writer(&store, UPSERT).await?);
     Ok(())
 }
 
@@ -245,16 +245,16 @@ pub(super) async fn upsert_wants_a_publication(store: Store) -> Outcome {
     let refused = |opened: Result<_, StoreError>| {
         matches!(opened.map(drop), Err(StoreError::NotPublished { .. }))
     };
-    assert!(refused(writer(&store, WriteMode::Upsert).await));
+    assert!(refused(writer(&store, UPSERT).await));
     // A created generation that was not published is none.
     let mut created = writer(&store, WriteMode::Create).await?;
     write(&mut created, &[(1, fact(1, 1.0))]).await?;
     drop(created);
-    assert!(refused(writer(&store, WriteMode::Upsert).await));
+    assert!(refused(writer(&store, UPSERT).await));
     assert!(store.generations().await?.is_empty());
     // A refusal holds no lock.
     publish(&store, &[(1, fact(1, 1.0))]).await?;
-    drop(writer(&store, WriteMode::Upsert).await?);
+    drop(writer(&store, UPSERT).await?);
     Ok(())
 }
 
@@ -264,7 +264,7 @@ pub(super) async fn upsert_wants_the_same_layout(store: Store) -> Outcome {
     other.features.push(Column::new("more", FeatureType::Int));
     let other = Arc::new(other);
     let refused = store
-        .writer(VIEW, VERSION, Arc::clone(&other), WriteMode::Upsert)
+        .writer(VIEW, VERSION, Arc::clone(&other), UPSERT)
         .await;
     assert!(matches!(
         refused.map(drop),

@@ -94,6 +94,9 @@ impl RowFile {
                     tries += 1;
                     std::thread::sleep(Duration::from_millis(1));
                 }
+                Err(heed::Error::Io(source)) if source.raw_os_error() == Some(ENOMEM) => {
+                    return Err(no_address_space(path, settings));
+                }
                 opened => break opened.map_err(failed)?,
             }
         };
@@ -254,8 +257,21 @@ fn allocate_lock_file(path: &Path, settings: &EmbeddedSettings) -> Result<(), St
     done.map_err(|e| io_error(&lock, "the lock file", e))
 }
 
-/// Input/output error; the number is the same on every Unix.
+fn no_address_space(path: &Path, settings: &EmbeddedSettings) -> StoreError {
+    StoreError::Full {
+        path: path.to_owned(),
+        what: format!(
+            "another {} bytes of this process's address space; every open generation takes \
+             map_bytes_max of it: set a lower one for the embedded store",
+            settings.map_bytes()
+        ),
+    }
+}
+
+/// Numbers that are the same on every Unix: an input/output error, and no
+/// memory, which of a map means no addresses.
 const EIO: i32 = 5;
+const ENOMEM: i32 = 12;
 
 fn lmdb_error(path: &Path, what: &str, error: heed::Error) -> StoreError {
     match error {

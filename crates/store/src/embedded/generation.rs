@@ -2,9 +2,13 @@
 
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use granary_model::UtcMicros;
 
 use super::file::{RowFile, row_of, stored_key};
+use super::folder::VersionFolder;
+use super::manifest::{Manifest, Published};
 use crate::codec::RowLayout;
 use crate::error::StoreError;
 use crate::keys::EntityKeys;
@@ -15,27 +19,46 @@ use crate::online::{Coverage, Generation, GenerationId, GenerationState, RowSink
 pub(super) struct EmbeddedGeneration {
     id: GenerationId,
     layout: Arc<RowLayout>,
-    coverage: RwLock<Coverage>,
+    folder: VersionFolder,
     file: Arc<RowFile>,
+    /// What the manifest said last.
+    told: RwLock<Told>,
+    /// `told` holds for every transaction up to this one. A later one may be of
+    /// an upsert, which says so in the manifest before its first.
+    told_up_to: AtomicU64,
     /// The write counter that the last look for changes saw.
     counter_seen: AtomicU64,
     /// The last state that could be read.
     rows_seen: AtomicU64,
 }
 
+#[derive(Debug)]
+struct Told {
+    coverage: Coverage,
+    reaches: UtcMicros,
+}
+
 impl EmbeddedGeneration {
     pub(super) fn new(
-        id: GenerationId,
-        layout: Arc<RowLayout>,
-        coverage: Coverage,
+        folder: &VersionFolder,
+        published: &Published,
         file: Arc<RowFile>,
     ) -> Result<Self, StoreError> {
         let state = file.state()?;
         Ok(Self {
-            id,
-            layout,
-            coverage: RwLock::new(coverage),
+            id: GenerationId {
+                view: folder.view.clone(),
+                version: folder.version,
+                number: published.number,
+            },
+            layout: Arc::new(published.layout.clone()),
+            folder: folder.clone(),
             file,
+            told: RwLock::new(Told {
+                coverage: published.coverage.clone(),
+                reaches: published.reaches(),
+            }),
+            told_up_to: AtomicU64::new(published.write_counter),
             counter_seen: AtomicU64::new(state.write_counter),
             rows_seen: AtomicU64::new(state.rows),
         })
@@ -49,18 +72,28 @@ impl EmbeddedGeneration {
         &self.file
     }
 
-    pub(super) fn coverage(&self) -> Coverage {
-        self.coverage
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    fn told(&self) -> RwLockReadGuard<'_, Told> {
+        self.told.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set_coverage(&self, coverage: Coverage) {
-        *self
-            .coverage
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = coverage;
+    /// Takes what the manifest says now.
+    pub(super) fn look_again(&self) -> Result<(), StoreError> {
+        // What is committed by now was announced before the manifest is read,
+        // and one look at a time keeps an older one from being the last.
+        let mut told = self.told.write().unwrap_or_else(PoisonError::into_inner);
+        let counter = self.file.write_counter()?;
+        let manifest = Manifest::read(&self.folder.manifest_path())?;
+        if let Some(published) = manifest.and_then(|m| m.published) {
+            if published.number == self.id.number {
+                told.coverage = published.coverage.clone();
+                told.reaches = published.reaches();
+            } else {
+                // Replaced: it holds nothing later than what took its place.
+                told.reaches = told.reaches.max(published.reaches());
+            }
+        }
+        self.told_up_to.fetch_max(counter, Ordering::AcqRel);
+        Ok(())
     }
 
     /// Whether rows changed since the last call.
@@ -78,6 +111,9 @@ impl EmbeddedGeneration {
         sink: &mut dyn RowSink,
     ) -> Result<(), StoreError> {
         let txn = self.file.read()?;
+        if txn.id() as u64 > self.told_up_to.load(Ordering::Acquire) {
+            self.look_again()?;
+        }
         let table = self.file.table();
         let mut hashed = Vec::new();
         for (entity, key) in keys.iter().enumerate() {
@@ -109,7 +145,7 @@ impl Generation for EmbeddedGeneration {
         };
         GenerationState {
             id: self.id.clone(),
-            coverage: self.coverage(),
+            coverage: self.told().coverage.clone(),
             rows,
             write_counter,
         }
@@ -117,6 +153,10 @@ impl Generation for EmbeddedGeneration {
 
     fn layout(&self) -> &Arc<RowLayout> {
         &self.layout
+    }
+
+    fn reaches(&self) -> UtcMicros {
+        self.told().reaches
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -12,6 +12,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use granary_model::UtcMicros;
 use serde::{Deserialize, Serialize};
 
 use super::folder::{VersionFolder, io_error, write_atomically};
@@ -36,6 +37,9 @@ pub(super) struct Published {
     /// Generation `n` is in `g<n>.mdb`.
     pub(super) number: u64,
     pub(super) coverage: Coverage,
+    /// T of an upsert that began after this coverage was published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) upserting_to: Option<UtcMicros>,
     pub(super) layout: RowLayout,
     /// When the manifest was written; the file itself knows of later writes.
     pub(super) rows: u64,
@@ -43,6 +47,15 @@ pub(super) struct Published {
     /// Bytes of the file when the manifest was written. The file never gets
     /// smaller, so one that is smaller was cut short.
     pub(super) file_bytes: u64,
+}
+
+impl Published {
+    /// See [`Generation::reaches`](crate::Generation::reaches).
+    pub(super) fn reaches(&self) -> UtcMicros {
+        self.coverage
+            .as_of
+            .max(self.upserting_to.unwrap_or(UtcMicros::MIN))
+    }
 }
 
 #[derive(Deserialize)]

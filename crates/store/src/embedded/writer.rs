@@ -4,7 +4,8 @@
 //! Transactions are bounded by rows and bytes. Those of a new generation are
 //! not synced: nobody sees the file before it is published, and one sync then
 //! does for all. Those into the live file are durable one by one, and readers
-//! see them one by one.
+//! see them one by one; the manifest says before the first of them up to which T
+//! they may be, so that nobody takes them for older ones.
 
 use std::cmp::Ordering;
 use std::ops::Bound;
@@ -24,8 +25,7 @@ use crate::codec::{RowLayout, RowOrder};
 use crate::error::StoreError;
 use crate::keys::EntityKeys;
 use crate::online::{
-    Coverage, Generation, GenerationId, GenerationState, GenerationWriter, UpsertSummary,
-    WriteMode, check_batch,
+    Coverage, Generation, GenerationState, GenerationWriter, UpsertSummary, WriteMode, check_batch,
 };
 use crate::rows::EncodedRows;
 
@@ -37,6 +37,8 @@ pub(super) struct EmbeddedWriter {
     layout: Arc<RowLayout>,
     order: RowOrder,
     mode: WriteMode,
+    /// What an upsert goes into, as its manifest says.
+    live: Option<Published>,
     /// `None` once handed over.
     file: Option<Arc<RowFile>>,
     /// Greatest stored key of a new generation: what sorts after it is appended.
@@ -60,7 +62,8 @@ impl EmbeddedWriter {
             view: view.to_owned(),
             version,
         };
-        if mode == WriteMode::Upsert && Manifest::read(&folder.manifest_path())?.is_none() {
+        let is_upsert = matches!(mode, WriteMode::Upsert { .. });
+        if is_upsert && Manifest::read(&folder.manifest_path())?.is_none() {
             return Err(not_published());
         }
         folder.create()?;
@@ -69,22 +72,22 @@ impl EmbeddedWriter {
         let last_number = manifest.as_ref().map_or(0, |m| m.last_number);
         let published = manifest.and_then(|m| m.published);
         folder.remove_generations_but(published.as_ref().map(|p| p.number))?;
-        let (number, file) = match (mode, published) {
+        let (number, file) = match (mode, &published) {
             (WriteMode::Create, _) => {
                 let number = last_number + 1;
                 let file = RowFile::open(&folder.generation_path(number), &shelf.settings)?;
                 file.set_durable(false)?;
                 (number, file)
             }
-            (WriteMode::Upsert, None) => return Err(not_published()),
-            (WriteMode::Upsert, Some(published)) => {
+            (WriteMode::Upsert { .. }, None) => return Err(not_published()),
+            (WriteMode::Upsert { .. }, Some(published)) => {
                 if published.layout != *layout {
                     return Err(StoreError::LayoutChanged {
                         view: view.to_owned(),
                         version,
                     });
                 }
-                let file = super::open_published(&folder, &published, &shelf.settings)?
+                let file = super::open_published(&folder, published, &shelf.settings)?
                     .ok_or_else(not_published)?;
                 file.forget_killed_readers()?;
                 (published.number, file)
@@ -97,6 +100,7 @@ impl EmbeddedWriter {
             number,
             layout,
             mode,
+            live: published.filter(|_| is_upsert),
             file: Some(file),
             greatest: Vec::new(),
             failed: false,
@@ -110,6 +114,7 @@ impl EmbeddedWriter {
         rows: &EncodedRows,
     ) -> Result<UpsertSummary, StoreError> {
         check_batch(&self.order, keys, rows)?;
+        self.announce()?;
         let Some(file) = &self.file else {
             return Ok(UpsertSummary::default());
         };
@@ -136,6 +141,24 @@ impl EmbeddedWriter {
         Ok(summary)
     }
 
+    /// Says how late the rows of an upsert may be, before any of them is in.
+    fn announce(&mut self) -> Result<(), StoreError> {
+        let (WriteMode::Upsert { up_to }, Some(live)) = (self.mode, &mut self.live) else {
+            return Ok(());
+        };
+        if live.reaches() < up_to {
+            let announced = Published {
+                upserting_to: Some(up_to),
+                ..live.clone()
+            };
+            let _turn = self.shelf.turn();
+            Manifest::new(&self.folder, self.number, Some(announced.clone()))
+                .write(&self.folder)?;
+            *live = announced;
+        }
+        Ok(())
+    }
+
     fn publish_now(&mut self, coverage: Coverage) -> Result<GenerationState, StoreError> {
         let Some(file) = self.file.clone() else {
             return Err(StoreError::Backend("published already".to_owned()));
@@ -153,26 +176,24 @@ impl EmbeddedWriter {
         let state = file.state()?;
         let published = Published {
             number: self.number,
-            coverage: coverage.clone(),
+            // Rows that an upsert left behind are there until a run that is as
+            // late covers them.
+            upserting_to: self
+                .live
+                .take()
+                .map(|live| live.reaches())
+                .filter(|t| *t > coverage.as_of),
+            coverage,
             layout: (*self.layout).clone(),
             rows: state.rows,
             write_counter: state.write_counter,
             file_bytes: file.file_bytes()?,
         };
         let turn = self.shelf.turn();
-        Manifest::new(&self.folder, self.number, Some(published)).write(&self.folder)?;
+        Manifest::new(&self.folder, self.number, Some(published.clone())).write(&self.folder)?;
         self.file = None;
-        let id = GenerationId {
-            view: self.folder.view.clone(),
-            version: self.folder.version,
-            number: self.number,
-        };
-        let generation = self.shelf.put(EmbeddedGeneration::new(
-            id,
-            Arc::clone(&self.layout),
-            coverage,
-            file,
-        )?);
+        let generation = EmbeddedGeneration::new(&self.folder, &published, file)?;
+        let generation = self.shelf.put(generation)?;
         drop(turn);
         if let Err(error) = self.folder.remove_generations_but(Some(self.number)) {
             warn!(%error, "a replaced generation stays until the next write");

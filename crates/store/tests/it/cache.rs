@@ -11,7 +11,7 @@ use granary_store::{
 };
 use tokio::sync::Semaphore;
 
-use super::facts::{VIEW, coverage, keys, layout, rows};
+use super::facts::{UPSERT, VIEW, coverage, keys, layout, rows};
 
 /// A store whose reads are counted, wait for leave, and fail on demand.
 #[derive(Debug)]
@@ -156,10 +156,7 @@ async fn a_write_puts_cached_rows_out_of_use() {
     let (store, generation) = cached().await;
     store.inner().leave.add_permits(100);
     assert_eq!(read(&store, &generation, vec![99]).await.unwrap(), [false]);
-    let mut writer = store
-        .writer(VIEW, 1, layout(), WriteMode::Upsert)
-        .await
-        .unwrap();
+    let mut writer = store.writer(VIEW, 1, layout(), UPSERT).await.unwrap();
     writer.write(&keys(&[99]), &rows(&[5])).await.unwrap();
     assert_eq!(read(&store, &generation, vec![99]).await.unwrap(), [true]);
 }

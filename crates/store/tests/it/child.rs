@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use granary_store::{OnlineStore, RowSink, WriteMode};
 
-use super::facts::{VIEW, fill, keys, open, pinned, times};
+use super::facts::{UPSERT, VIEW, fill, keys, open, pinned, times};
 
 /// A started child; killed when dropped.
 pub struct Started {
@@ -92,7 +92,7 @@ async fn obeys() {
                 .unwrap(),
         ),
         "upsert" => drop(
-            fill(&open(folder), WriteMode::Upsert, &[(2, 20), (3, 20)], 10, 2)
+            fill(&open(folder), UPSERT, &[(2, 20), (3, 20)], 10, 2)
                 .await
                 .unwrap(),
         ),
@@ -192,13 +192,13 @@ pub fn steps() -> Vec<(WriteMode, Vec<super::facts::Fact>)> {
         (WriteMode::Create, (0..n).map(|i| (i, 1)).collect()),
         // Mixed keys, some of them new, some older than what is stored.
         (
-            WriteMode::Upsert,
+            UPSERT,
             (0..n).map(|i| (i * 11 % (n + 500), i % 3)).collect(),
         ),
         (
             WriteMode::Create,
             (0..n).rev().map(|i| (i, 5 + i % 2)).collect(),
         ),
-        (WriteMode::Upsert, (0..n).map(|i| (i * 11 % n, 6)).collect()),
+        (UPSERT, (0..n).map(|i| (i * 11 % n, 6)).collect()),
     ]
 }

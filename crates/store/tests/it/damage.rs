@@ -7,7 +7,8 @@ use granary_model::ErrorKind;
 use granary_store::{EmbeddedSettings, EmbeddedStore, OnlineStore, StoreError, WriteMode};
 
 use super::facts::{
-    Fact, VIEW, coverage, file, fill, keys, open, pinned, rows, times, version_folder, writer,
+    Fact, UPSERT, VIEW, coverage, file, fill, keys, layout, open, pinned, rows, times,
+    version_folder, writer,
 };
 
 fn facts(n: i64) -> Vec<Fact> {
@@ -135,7 +136,7 @@ async fn a_full_store_loses_nothing() {
     fill(&store, WriteMode::Create, &facts(2_000), 500, 1)
         .await
         .unwrap();
-    for mode in [WriteMode::Create, WriteMode::Upsert] {
+    for mode in [WriteMode::Create, UPSERT] {
         let many: Vec<Fact> = (0..200_000).map(|id| (id * 2, 9_999)).collect();
         let error = fill(&store, mode, &many, 5_000, 2).await.unwrap_err();
         assert!(matches!(error, StoreError::Full { .. }), "{error}");
@@ -156,11 +157,32 @@ async fn a_full_store_loses_nothing() {
             [Some(2), Some(2_000)]
         );
     }
-    fill(&store, WriteMode::Upsert, &[(1, 77)], 1, 3)
-        .await
-        .unwrap();
+    fill(&store, UPSERT, &[(1, 77)], 1, 3).await.unwrap();
     let generation = pinned(&store).await.unwrap();
     assert_eq!(times(&store, &generation, &[1]).await, [Some(77)]);
+}
+
+/// A process has 2^47 bytes of addresses.
+#[tokio::test]
+async fn maps_that_do_not_fit_into_the_process_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let vast = EmbeddedSettings {
+        map_bytes_max: 1 << 46,
+        ..EmbeddedSettings::default()
+    };
+    let store = EmbeddedStore::open(folder.path(), vast).unwrap();
+    let mut held = Vec::new();
+    let refused = loop {
+        let version = held.len() as u32 + 1;
+        assert!(version < 10, "there is room for everything");
+        let opened = store.writer(VIEW, version, layout(), WriteMode::Create);
+        match opened.await {
+            Ok(writer) => held.push(writer),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.kind(), ErrorKind::ResourceExhausted);
+    assert!(refused.to_string().contains("map_bytes_max"), "{refused}");
 }
 
 #[tokio::test]

@@ -17,6 +17,11 @@ use granary_store::{
 
 pub const VIEW: &str = "customer_balance";
 
+/// What [`fill`] mostly upserts with.
+pub const UPSERT: WriteMode = WriteMode::Upsert {
+    up_to: UtcMicros(2),
+};
+
 /// A key's row: the amount is its event time, so that a torn row is seen.
 pub type Fact = (i64, i64);
 

@@ -31,6 +31,8 @@ enum Broken {
     NeverDrops,
     /// Coverage stays what it was.
     ForgetsCoverage,
+    /// Rows of an upsert pass for older ones until they are published.
+    HidesUpserts,
     /// The second generation of a read is left out.
     ReadsOneGeneration,
     /// Any layout will do.
@@ -101,13 +103,16 @@ impl OnlineStore for Mutant {
         let mut layout = layout;
         let published = self.inner.generation(view, version).await?;
         if self.is(Broken::TakesAnyLayout)
-            && mode == WriteMode::Upsert
+            && mode != WriteMode::Create
             && let Some(generation) = &published
         {
             layout = Arc::clone(generation.layout());
         }
         let mode = match (self.broken, &published) {
             (Broken::ForgetsOnUpsert, Some(_)) => WriteMode::Create,
+            (Broken::HidesUpserts, Some(_)) if mode != WriteMode::Create => WriteMode::Upsert {
+                up_to: UtcMicros::MIN,
+            },
             _ => mode,
         };
         let mut inner = self
@@ -118,7 +123,14 @@ impl OnlineStore for Mutant {
             inner.publish(Coverage::default()).await?;
             inner = self
                 .inner
-                .writer(view, version, layout, WriteMode::Upsert)
+                .writer(
+                    view,
+                    version,
+                    layout,
+                    WriteMode::Upsert {
+                        up_to: UtcMicros::MIN,
+                    },
+                )
                 .await?;
         }
         Ok(Box::new(MutantWriter {
@@ -214,6 +226,7 @@ async fn a_broken_promise_fails_the_suite() {
         Broken::AlwaysRefreshes,
         Broken::NeverDrops,
         Broken::ForgetsCoverage,
+        Broken::HidesUpserts,
         Broken::ReadsOneGeneration,
         Broken::TakesAnyLayout,
     ] {

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use granary_model::UtcMicros;
 use granary_store::{EmbeddedStore, OnlineStore, StoreError, WriteMode};
 
 use super::child::{LAST, Started, WATCHED, start, steps};
-use super::facts::{Fact, VIEW, coverage, file, fill, open, pinned, times, version_folder, writer};
+use super::facts::{
+    Fact, UPSERT, VIEW, coverage, file, fill, keys, open, pinned, rows, times, version_folder,
+    writer,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_another_process_writes_is_seen_after_a_refresh() {
@@ -73,13 +77,11 @@ async fn two_processes_read_beside_a_writer() {
         let mode = if at % 5 == 0 {
             WriteMode::Create
         } else {
-            WriteMode::Upsert
+            UPSERT
         };
         fill(&store, mode, &round(at), 64, at as u64).await.unwrap();
     }
-    fill(&store, WriteMode::Upsert, &round(LAST), 64, 99)
-        .await
-        .unwrap();
+    fill(&store, UPSERT, &round(LAST), 64, 99).await.unwrap();
     for reader in readers {
         reader.succeed();
     }
@@ -113,9 +115,7 @@ async fn a_killed_reader_gives_its_space_back() {
     let size = || std::fs::metadata(file(folder.path(), 1)).unwrap().len();
     let rounds = async |from: i64| {
         for at in from..from + 5 {
-            fill(&store, WriteMode::Upsert, &round(at), 1_000, 2)
-                .await
-                .unwrap();
+            fill(&store, UPSERT, &round(at), 1_000, 2).await.unwrap();
         }
         size()
     };
@@ -183,9 +183,7 @@ async fn a_writer_killed_anywhere_and_run_again_ends_the_same() {
             let step = generation.state().coverage.offline_version as usize - 1;
             let published = after_step(step);
             let next = after_step((step + 1).min(3));
-            let upserts = steps()
-                .get(step + 1)
-                .is_some_and(|s| s.0 == WriteMode::Upsert);
+            let upserts = steps().get(step + 1).is_some_and(|s| s.0 == UPSERT);
             for (id, at) in content(&store).await {
                 let due = published.get(&id);
                 let may = upserts.then(|| next.get(&id)).flatten();
@@ -216,18 +214,43 @@ async fn two_stores_in_one_process_share_the_files() {
     fill(&a, WriteMode::Create, &[(1, 1)], 10, 1).await.unwrap();
     let in_b = pinned(&b).await.unwrap();
     assert_eq!(times(&b, &in_b, &[1]).await, [Some(1)]);
-    fill(&b, WriteMode::Upsert, &[(1, 2)], 10, 2).await.unwrap();
+    fill(&b, UPSERT, &[(1, 2)], 10, 2).await.unwrap();
     let in_a = pinned(&a).await.unwrap();
     assert_eq!(times(&a, &in_a, &[1]).await, [Some(2)]);
     assert!(a.refresh().await.unwrap());
     assert_eq!(in_a.state().coverage, coverage(2));
-    let held = writer(&a, WriteMode::Upsert).await.unwrap();
+    let held = writer(&a, UPSERT).await.unwrap();
     let refused = b.drop_version(VIEW, 1).await;
     assert!(matches!(refused, Err(StoreError::Busy { .. })));
     drop(held);
     b.drop_version(VIEW, 1).await.unwrap();
     a.refresh().await.unwrap();
     assert!(pinned(&a).await.is_none());
+}
+
+/// Who maps the file sees rows of another's upsert before it looks for news,
+/// and must know of which run they may be; so must who comes after a killed one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_another_s_upsert_are_not_taken_for_older_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (open(folder.path()), open(folder.path()));
+    fill(&a, WriteMode::Create, &[(1, 1)], 10, 1).await.unwrap();
+    let in_a = pinned(&a).await.unwrap();
+    assert_eq!(in_a.reaches(), UtcMicros(1));
+    let mut upserted = writer(&b, UPSERT).await.unwrap();
+    upserted.write(&keys(&[1]), &rows(&[2])).await.unwrap();
+    assert_eq!(times(&a, &in_a, &[1]).await, [Some(2)]);
+    assert_eq!(in_a.reaches(), UtcMicros(2));
+    drop(upserted);
+
+    let later = open(folder.path());
+    let in_later = pinned(&later).await.unwrap();
+    assert_eq!(times(&later, &in_later, &[1]).await, [Some(2)]);
+    assert_eq!(in_later.reaches(), UtcMicros(2));
+    assert_eq!(in_later.state().coverage, coverage(1));
+    fill(&b, UPSERT, &[(1, 3)], 10, 3).await.unwrap();
+    times(&a, &in_a, &[1]).await;
+    assert_eq!(in_a.reaches(), UtcMicros(3));
 }
 
 /// A writer that is killed between the manifest and the count of changes has
