@@ -5,6 +5,8 @@ use granary_engine::EngineError;
 use granary_model::ErrorKind;
 use granary_store::StoreError;
 
+use crate::materialize::Lag;
+
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IngestError {
@@ -22,10 +24,15 @@ pub enum IngestError {
     },
     #[error("{view}: the claim was lost to {holder}")]
     ClaimLost { view: String, holder: String },
-    #[error(
-        "{view} reads {dependency}, which was never materialised; materialise it first, or both together"
-    )]
-    DependencyNeverRun { view: String, dependency: String },
+    #[error("{view} as of {as_of} reads {dependency}, which {lag}; run both: {how}")]
+    DependencyLags {
+        view: String,
+        dependency: String,
+        as_of: granary_model::UtcMicros,
+        lag: Lag,
+        /// The command that would do.
+        how: String,
+    },
     #[error("the materialisation stopped half-way: {0}; run it again")]
     Stopped(String),
     #[error(transparent)]
@@ -44,7 +51,7 @@ impl IngestError {
             Self::Refused(_) => ErrorKind::InvalidArgument,
             Self::UnknownView { .. } => ErrorKind::NotFound,
             Self::Claimed { .. } | Self::ClaimLost { .. } => ErrorKind::Conflict,
-            Self::DependencyNeverRun { .. } => ErrorKind::FailedPrecondition,
+            Self::DependencyLags { .. } => ErrorKind::FailedPrecondition,
             Self::Stopped(_) => ErrorKind::Internal,
             Self::Engine(e) => e.kind(),
             Self::Store(e) => e.kind(),

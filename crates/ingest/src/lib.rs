@@ -18,7 +18,7 @@ pub use claim::{Claim, Claims, WhenClaimed};
 pub use due::{DueRun, due_runs};
 pub use error::IngestError;
 pub use materialize::{
-    Backfill, MaterializeRequest, Materializer, MaterializerSettings, RunOutcome,
+    Backfill, Lag, MaterializeRequest, Materializer, MaterializerSettings, RunOutcome, why_not,
 };
 pub use progress::{Progress, Silent, Stage};
 pub use sink::{Filled, Sink, SinkSettings};

@@ -5,6 +5,7 @@
 //! was committed and not brought online is caught up by the next run.
 
 mod due;
+mod lag;
 mod select;
 mod times;
 mod view_runs;
@@ -27,6 +28,8 @@ pub use crate::claim::WhenClaimed;
 use crate::error::IngestError;
 use crate::progress::{Progress, Stage};
 use crate::sink::{Filled, Sink, SinkSettings};
+pub use lag::Lag;
+pub(crate) use lag::lag;
 pub use select::{dependencies, select, why_not};
 pub use times::Backfill;
 use times::Times;
@@ -171,8 +174,8 @@ impl Materializer {
                     sink: self.sink.clone(),
                     definitions: Arc::clone(&definitions),
                     view: (*view).clone(),
-                    times: times.all.clone(),
-                    current_state: times.present || request.current_state,
+                    times: times.clone(),
+                    current_state: request.current_state,
                     lookback: request.lookback,
                     force: request.force,
                     when_claimed: request.when_claimed,
@@ -204,7 +207,7 @@ impl Materializer {
                 let Some(run) = runs.remove(&view) else {
                     continue;
                 };
-                let first = run.times.first().copied().unwrap_or_default();
+                let first = run.times.first();
                 let handle = running.spawn(run.run());
                 names.insert(handle.id(), (view, first));
             }

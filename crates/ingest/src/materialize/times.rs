@@ -26,6 +26,14 @@ pub(super) struct Times {
 }
 
 impl Times {
+    pub(super) fn first(&self) -> UtcMicros {
+        self.all.first().copied().unwrap_or_default()
+    }
+
+    pub(super) fn last(&self) -> UtcMicros {
+        self.all.last().copied().unwrap_or_default()
+    }
+
     pub(super) fn of(request: &MaterializeRequest, now: UtcMicros) -> Result<Self, IngestError> {
         let all = match (request.as_of, request.backfill) {
             (Some(_), Some(_)) => {

@@ -8,7 +8,9 @@ use granary_model::{Interval, UtcMicros};
 
 use super::RunOutcome;
 use super::due::{Committed, Decision, Wanted, decide};
+use super::lag::lag;
 use super::select::dependencies;
+use super::times::Times;
 use crate::claim::{Claim, Claims, WhenClaimed};
 use crate::error::IngestError;
 use crate::progress::{Progress, Stage};
@@ -23,8 +25,8 @@ pub(super) struct ViewRuns {
     pub sink: Sink,
     pub definitions: Arc<Definitions>,
     pub view: FeatureView,
-    /// Ascending.
-    pub times: Vec<UtcMicros>,
+    pub times: Times,
+    /// See [`MaterializeRequest::current_state`](super::MaterializeRequest).
     pub current_state: bool,
     pub lookback: Option<Interval>,
     pub force: bool,
@@ -34,7 +36,7 @@ pub(super) struct ViewRuns {
 
 impl ViewRuns {
     pub(super) fn tell_all(&self, stage: &Stage) {
-        for t in &self.times {
+        for t in &self.times.all {
             self.progress.stage(&self.view.name, *t, stage.clone());
         }
     }
@@ -49,15 +51,13 @@ impl ViewRuns {
         let claim = match self.admit().await {
             Ok(claim) => claim,
             Err(error) => {
-                let first = self.times.first().copied().unwrap_or_default();
-                return vec![self.failed(first, error)];
+                return vec![self.failed(self.times.first(), error)];
             }
         };
         let outcomes = tokio::select! {
             outcomes = self.run_claimed() => outcomes,
             lost = claim.lost() => {
-                let last = self.times.last().copied().unwrap_or_default();
-                vec![self.failed(last, lost)]
+                vec![self.failed(self.times.last(), lost)]
             }
         };
         claim.release().await;
@@ -65,9 +65,9 @@ impl ViewRuns {
     }
 
     async fn run_claimed(&self) -> Vec<RunOutcome> {
-        let mut outcomes = Vec::with_capacity(self.times.len());
+        let mut outcomes = Vec::with_capacity(self.times.all.len());
         let mut previous = None;
-        for as_of in self.times.iter().copied() {
+        for as_of in self.times.all.iter().copied() {
             match self.run_as_of(as_of, previous).await {
                 Ok(ended) => outcomes.push(ended),
                 Err(error) => {
@@ -115,17 +115,27 @@ impl ViewRuns {
     async fn admit(&self) -> Result<Claim, IngestError> {
         for name in dependencies(&self.definitions, &self.view) {
             let dependency = &self.definitions.feature_views[name];
-            if OfflineTable::open(&self.engine, dependency)
-                .await?
-                .is_none()
-            {
-                return Err(IngestError::DependencyNeverRun {
+            if let Some((as_of, lag)) = lag(&self.engine, dependency, &self.times.all).await? {
+                return Err(IngestError::DependencyLags {
                     view: self.view.name.clone(),
                     dependency: name.to_owned(),
+                    as_of,
+                    lag,
+                    how: self.both(name),
                 });
             }
         }
         self.claims.take(&self.view.name, self.when_claimed).await
+    }
+
+    /// The command that runs a dependency and then this view at the same times.
+    fn both(&self, dependency: &str) -> String {
+        let when = match self.times.all.as_slice() {
+            _ if self.times.present => "`".to_owned(),
+            [as_of] => format!(" --as-of {as_of}`"),
+            _ => "`, with the same --from, --to and --every".to_owned(),
+        };
+        format!("`granary materialize {dependency} {}{when}", self.view.name)
     }
 
     /// Decides and computes one T. The last one is told to be done when it is online.
@@ -139,9 +149,9 @@ impl ViewRuns {
             previous,
             lookback: self.lookback,
             force: self.force,
-            current_state: self.current_state,
+            current_state: self.current_state || self.times.present,
         };
-        let is_last = self.times.last() == Some(&as_of);
+        let is_last = self.times.last() == as_of;
         let skipped = |reason: String| {
             if !is_last {
                 let reason = reason.clone();

@@ -41,8 +41,9 @@ async fn what_is_due_is_run_once() {
     assert_eq!(
         lines(outcomes.await.unwrap()),
         [
-            "grade 2026-01-01: 1 rows",
-            "spend 2026-01-01T06:00:00Z: 2 rows"
+            "spend 2026-01-01T06:00:00Z: 2 rows",
+            // It reads accounts as they are now.
+            "grade 2026-01-01T07:30:00Z: 1 rows",
         ]
     );
     assert_eq!(
@@ -56,4 +57,71 @@ async fn what_is_due_is_run_once() {
     );
     let nothing = materializer.refresh(&project.snapshot, &silent);
     assert!(nothing.await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_a_refresh_reads_of_other_views_is_run_with_it() {
+    let events = [
+        event(1, "2025-12-31", 1.0),
+        event(2, "2026-01-01T05:00:00Z", 2.0),
+    ];
+    let mut project = Project::new();
+    project.write(&events);
+    project.write_grades(&[(1, 7)]);
+    // Timestamped, snapshot, and a view over a source without an event time.
+    for (reader, read, query) in [
+        (
+            "doubled",
+            "spend",
+            "SELECT customer_id, amount * 2 AS doubled FROM spend",
+        ),
+        (
+            "above_twice",
+            "total",
+            "SELECT customer_id, total AS y FROM total",
+        ),
+        (
+            "twice",
+            "grade",
+            "SELECT customer_id, CAST(grade AS DOUBLE) AS x FROM grade",
+        ),
+    ] {
+        project.change(reader, |v| {
+            v.refresh_every = Some(Interval::from_micros(6 * 3_600_000_000));
+            v.depends_on = vec![read.into()];
+            v.query = query.into();
+        });
+    }
+    let silent: Arc<dyn Progress> = Arc::new(Silent);
+    let refresh = async |project: &Project, now: &str| {
+        project.clock.set(at(now));
+        let materializer = project.materializer();
+        lines(
+            materializer
+                .refresh(&project.snapshot, &silent)
+                .await
+                .unwrap(),
+        )
+    };
+    assert_eq!(
+        refresh(&project, "2026-01-01T07:30:00Z").await,
+        [
+            "total 2026-01-01T06:00:00Z: 2 rows",
+            "above_twice 2026-01-01T06:00:00Z: 2 rows",
+            "spend 2026-01-01T06:00:00Z: 2 rows",
+            "doubled 2026-01-01T06:00:00Z: 2 rows",
+            "grade 2026-01-01T07:30:00Z: 1 rows",
+            "twice 2026-01-01T07:30:00Z: 1 rows",
+        ]
+    );
+    // A snapshot view that has run keeps its own pace.
+    assert_eq!(
+        refresh(&project, "2026-01-01T12:00:01Z").await,
+        [
+            "above_twice 2026-01-01T12:00:00Z: 2 rows",
+            "spend 2026-01-01T12:00:00Z: 0 rows",
+            "doubled 2026-01-01T12:00:00Z: 2 rows",
+            "twice 2026-01-01T12:00:01Z: 1 rows",
+        ]
+    );
 }

@@ -269,17 +269,79 @@ async fn a_failed_view_fails_what_reads_it_and_nothing_else() {
     );
 }
 
+/// Rows that a view would read and that are not there yet are not read as none.
 #[tokio::test]
-async fn what_was_never_run_is_not_read_as_empty() {
-    let project = project();
-    let outcomes = project
-        .materialize(request(&["doubled"], "2025-03-31"))
-        .await;
-    let RunOutcome::Failed { error, .. } = &outcomes.unwrap()[0] else {
-        panic!("it read a view that was never run");
+async fn a_view_waits_for_the_runs_that_it_reads() {
+    let mut project = project();
+    project.change("above_twice", |v| {
+        v.depends_on = vec!["spend".into()];
+        v.query = "SELECT customer_id, amount AS y FROM spend".into();
+    });
+    let refused = async |project: &Project, request: MaterializeRequest| {
+        let outcomes = project.materialize(request).await.unwrap();
+        let [RunOutcome::Failed { error, .. }] = outcomes.as_slice() else {
+            panic!("it ran: {:?}", lines(outcomes));
+        };
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        error.to_string()
     };
-    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
-    assert!(error.to_string().contains("doubled reads total"), "{error}");
+    assert_eq!(
+        refused(&project, request(&["doubled"], "2025-03-31")).await,
+        "doubled as of 2025-03-31T00:00:00Z reads total, which was never materialised; \
+         run both: `granary materialize total doubled --as-of 2025-03-31T00:00:00Z`"
+    );
+    project.run(&["total", "spend"], "2025-02-28").await;
+    assert_eq!(
+        refused(&project, request(&["doubled"], "2025-01-31")).await,
+        "doubled as of 2025-01-31T00:00:00Z reads total, which has no run at or before that \
+         (the first is as of 2025-02-28T00:00:00Z); \
+         run both: `granary materialize total doubled --as-of 2025-01-31T00:00:00Z`"
+    );
+    let now = MaterializeRequest {
+        as_of: None,
+        ..request(&["above_twice"], "2025-01-31")
+    };
+    assert_eq!(
+        refused(&project, now).await,
+        "above_twice as of 2026-01-01T00:00:00Z reads spend, which is materialised up to \
+         2025-02-28T00:00:00Z only; run both: `granary materialize spend above_twice`"
+    );
+    let monthly = |views: &[&str]| MaterializeRequest {
+        as_of: None,
+        backfill: Some(Backfill {
+            from: at("2025-02-28"),
+            to: at("2025-03-31"),
+            every: days(31),
+        }),
+        ..request(views, "2025-01-31")
+    };
+    let message = refused(&project, monthly(&["above_twice"])).await;
+    assert!(
+        message.starts_with("above_twice as of 2025-03-31T00:00:00Z reads spend")
+            && message.ends_with("with the same --from, --to and --every"),
+        "{message}"
+    );
+    // Nothing was committed on the way, and both together do.
+    let outcomes = project.materialize(monthly(&["above_twice", "spend"]));
+    assert_eq!(
+        lines(outcomes.await.unwrap()),
+        [
+            "spend 2025-02-28: skipped (materialised up to 2025-02-28T00:00:00Z already)",
+            "spend 2025-03-31: 1 rows",
+            "above_twice 2025-02-28: 3 rows",
+            "above_twice 2025-03-31: 3 rows",
+        ]
+    );
+    let newest = spend(&events(), "2025-03-31");
+    let newest = newest
+        .into_iter()
+        .map(|(customer, (_, v))| (customer, (None, v)));
+    assert_eq!(project.online("above_twice").await, newest.collect());
+    // The newest run at or before T will do.
+    assert_eq!(
+        project.run(&["doubled"], "2025-03-31").await,
+        ["doubled 2025-03-31: 3 rows"]
+    );
 }
 
 #[tokio::test]
