@@ -1,10 +1,10 @@
 //! What `granary status` and `describe` show of runs.
 
 use futures::{StreamExt, TryStreamExt, stream};
-use granary_catalog::Snapshot;
+use granary_catalog::{Catalog, Snapshot};
 use granary_engine::{Engine, OfflineTable, RunRecord};
 use granary_model::UtcMicros;
-use granary_model::definitions::FeatureView;
+use granary_model::definitions::{FeatureView, ServeMode};
 use granary_store::{GenerationState, OnlineStore};
 use tracing::instrument;
 
@@ -23,6 +23,9 @@ pub struct ViewStatus {
     /// Of the offline table; `None`: never run.
     pub offline_version: Option<u64>,
     pub online: Option<GenerationState>,
+    /// What answers reads as long as this version is not online: the generation
+    /// of an older one.
+    pub older_online: Option<GenerationState>,
     /// Newest first.
     pub runs: Vec<RunRecord>,
 }
@@ -37,11 +40,12 @@ impl ViewStatus {
 }
 
 /// The status of every feature view of a snapshot, by name, with up to `runs`
-/// run records each.
+/// run records each. `catalog` is the snapshot's.
 #[instrument(skip_all, err)]
 pub async fn view_statuses(
     engine: &Engine,
     store: &dyn OnlineStore,
+    catalog: &Catalog,
     snapshot: &Snapshot,
     runs: usize,
 ) -> Result<Vec<ViewStatus>, IngestError> {
@@ -52,7 +56,7 @@ pub async fn view_statuses(
     // make this future one that cannot be spawned.
     let views = snapshot.definitions.feature_views.values();
     let statuses: Vec<_> = views
-        .map(|view| status(engine, published, view, runs))
+        .map(|view| status(engine, (catalog, snapshot.number), published, view, runs))
         .collect();
     stream::iter(statuses)
         .buffered(TABLES_OPENED)
@@ -62,6 +66,7 @@ pub async fn view_statuses(
 
 async fn status(
     engine: &Engine,
+    (catalog, snapshot): (&Catalog, u64),
     published: &[GenerationState],
     view: &FeatureView,
     runs: usize,
@@ -73,15 +78,50 @@ async fn status(
     let online = published
         .iter()
         .find(|state| state.id.view == view.name && state.id.version == view.version);
+    let older_online = match online {
+        None if view.serve == ServeMode::Online => {
+            older_online(catalog, snapshot, view, published).await?
+        }
+        _ => None,
+    };
     Ok(ViewStatus {
         view: view.name.clone(),
         version: view.version,
         watermark: table.as_ref().map(OfflineTable::watermark),
         offline_version: table.as_ref().map(OfflineTable::version),
         online: online.cloned(),
+        older_online,
         runs: match &table {
             Some(table) => table.runs(runs).await?,
             None => Vec::new(),
         },
     })
+}
+
+/// The generation of the newest older version that has one. A name that a
+/// snapshot in between did not define was another view before.
+async fn older_online(
+    catalog: &Catalog,
+    snapshot: u64,
+    view: &FeatureView,
+    published: &[GenerationState],
+) -> Result<Option<GenerationState>, IngestError> {
+    let of_view: Vec<&GenerationState> = published
+        .iter()
+        .filter(|state| state.id.view == view.name)
+        .collect();
+    if of_view.is_empty() {
+        return Ok(None);
+    }
+    for number in (1..snapshot).rev() {
+        let older = catalog.at(number).await?;
+        let Some(defined) = older.definitions.feature_views.get(&view.name) else {
+            return Ok(None);
+        };
+        let mut of_view = of_view.iter();
+        if let Some(found) = of_view.find(|state| state.id.version == defined.version) {
+            return Ok(Some((*found).clone()));
+        }
+    }
+    Ok(None)
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use granary_catalog::{ChangeAction, ObjectKind, Plan};
+use granary_ingest::why_not;
 
 use super::plan::{in_words, print_unserved, propose};
 use crate::failure::{FAILED, Outcome};
@@ -73,9 +74,12 @@ fn agreed() -> anyhow::Result<bool> {
 
 /// What is left to do: new versions go live once they are materialised.
 fn to_materialize(plan: &Plan) -> Option<String> {
+    let views = &plan.next.feature_views;
+    let is_run = |name: &str| views.get(name).is_some_and(|view| why_not(view).is_none());
     let new = plan.changes.iter().filter(|c| {
         c.object == ObjectKind::FeatureView
             && matches!(c.action, ChangeAction::Create | ChangeAction::Replace)
+            && is_run(&c.name)
     });
     let names: Vec<&str> = new.map(|c| c.name.as_str()).collect();
     match names.len() {

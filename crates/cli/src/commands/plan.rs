@@ -64,6 +64,9 @@ pub async fn run(project: &Project, args: &Args) -> Outcome {
             print_unserved(&proposal.unserved);
         }
     }
+    if !proposal.unserved.is_empty() {
+        return Ok(ExitCode::from(FAILED));
+    }
     if args.exit_code && !proposal.plan.is_empty() {
         return Ok(ExitCode::from(PENDING));
     }

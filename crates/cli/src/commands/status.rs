@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use granary_ingest::{ViewStatus, view_statuses};
 use granary_model::UtcMicros;
 use granary_model::definitions::ServeMode;
+use granary_store::GenerationState;
 use serde::Serialize;
 
 use super::materialize::RunRecordJson;
@@ -40,14 +41,29 @@ struct ViewJson<'a> {
     serve: &'static str,
     watermark: Option<String>,
     online: Option<OnlineJson>,
+    /// The older version that answers until this one is online.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    older_online: Option<OnlineJson>,
     runs: Vec<RunRecordJson<'a>>,
 }
 
 #[derive(Serialize)]
 struct OnlineJson {
+    version: u32,
     generation: u64,
     as_of: String,
     rows: u64,
+}
+
+impl OnlineJson {
+    fn new(state: &GenerationState) -> Self {
+        Self {
+            version: state.id.version,
+            generation: state.id.number,
+            as_of: state.coverage.as_of.to_string(),
+            rows: state.rows,
+        }
+    }
 }
 
 pub async fn run(project: &Project, args: &Args) -> Outcome {
@@ -55,7 +71,8 @@ pub async fn run(project: &Project, args: &Args) -> Outcome {
     let engine = project.engine()?;
     let store = project.online_store()?;
     let runs = args.runs.max(1);
-    let statuses = view_statuses(&engine, store.as_ref(), &snapshot, runs).await?;
+    let catalog = project.catalog()?;
+    let statuses = view_statuses(&engine, store.as_ref(), &catalog, &snapshot, runs).await?;
     let views = &snapshot.definitions.feature_views;
     let listed = statuses.iter().filter_map(|status| {
         let view = views.get(&status.view)?;
@@ -69,11 +86,8 @@ pub async fn run(project: &Project, args: &Args) -> Outcome {
                 kind,
                 serve,
                 watermark: status.watermark.map(|t| t.to_string()),
-                online: status.online.as_ref().map(|g| OnlineJson {
-                    generation: g.id.number,
-                    as_of: g.coverage.as_of.to_string(),
-                    rows: g.rows,
-                }),
+                online: status.online.as_ref().map(OnlineJson::new),
+                older_online: status.older_online.as_ref().map(OnlineJson::new),
                 runs: status
                     .runs
                     .iter()
@@ -107,6 +121,9 @@ pub async fn run(project: &Project, args: &Args) -> Outcome {
             ]);
             for (status, kind, serve) in listed {
                 shown.add_row(row(status, kind, serve, now));
+                if let Some(older) = &status.older_online {
+                    shown.add_row(older_row(status, older, now));
+                }
             }
             table::align_right(&mut shown, [1, 6, 7]);
             output::print(shown.to_string())?;
@@ -135,6 +152,21 @@ fn row(status: &ViewStatus, kind: &str, serve: &str, now: UtcMicros) -> Vec<Stri
             let rows = human::counted(run.rows, "row");
             format!("{rows}, {} ago", human::age(run.committed_at, now))
         }),
+    ]
+}
+
+/// The older version that answers for a view.
+fn older_row(status: &ViewStatus, older: &GenerationState, now: UtcMicros) -> Vec<String> {
+    vec![
+        String::new(),
+        older.id.version.to_string(),
+        String::new(),
+        "online".to_owned(),
+        older.coverage.as_of.to_string(),
+        human::age(older.coverage.as_of, now),
+        human::count(older.rows),
+        older.id.number.to_string(),
+        format!("answers until version {} has run", status.version),
     ]
 }
 

@@ -1,10 +1,12 @@
 //! What is online is what is committed, whatever happened in between.
 
+use granary_catalog::Plan;
 use granary_ingest::{
     Filled, MaterializeRequest, MaterializerSettings, SinkSettings, sweep, view_statuses,
 };
 use granary_model::Interval;
 use granary_model::definitions::ServeMode;
+use granary_model::fingerprint::Fingerprint;
 use granary_store::MemoryStore;
 use std::sync::Arc;
 
@@ -203,6 +205,7 @@ async fn the_status_tells_what_is_committed_and_what_is_online() {
     let statuses = view_statuses(
         &project.engine,
         project.store.as_ref(),
+        &project.catalog,
         &project.snapshot,
         1,
     );
@@ -226,6 +229,34 @@ async fn the_status_tells_what_is_committed_and_what_is_online() {
             ("twice", None, false, vec![]),
         ]
     );
+}
+
+/// Until a changed view has run its older version answers, unless the name was
+/// gone in between.
+#[tokio::test]
+async fn the_status_tells_which_version_answers() {
+    let mut project = Project::new();
+    project.write(&many());
+    let first = Plan::new(None, project.snapshot.definitions.clone());
+    let first = project.catalog.commit(&first, "test").await.unwrap();
+    project.run(&["spend"], "2025-02-01").await;
+    project.change("spend", |v| v.fingerprint = Fingerprint::of(["changed"]));
+    let changed = project.snapshot.definitions.clone();
+    let mut without = changed.clone();
+    without.feature_views.remove("spend");
+    let mut newest = first;
+    for (definitions, answers) in [(changed.clone(), Some(1)), (without, None), (changed, None)] {
+        let plan = Plan::new(Some(&newest), definitions);
+        newest = project.catalog.commit(&plan, "test").await.unwrap();
+        let (engine, store) = (&project.engine, project.store.as_ref());
+        let statuses = view_statuses(engine, store, &project.catalog, &newest, 1);
+        let statuses = statuses.await.unwrap();
+        let spend = statuses.iter().find(|status| status.view == "spend");
+        let told = spend.map(|s| (s.version, s.watermark, s.online.is_some()));
+        assert!(told.is_none_or(|told| told == (2, None, false)), "{told:?}");
+        let older = spend.and_then(|s| s.older_online.as_ref());
+        assert_eq!(older.map(|g| g.id.version), answers);
+    }
 }
 
 #[tokio::test]
