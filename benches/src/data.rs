@@ -21,6 +21,14 @@ const HALF_YEAR_MICROS: i64 = 180 * 86_400_000_000;
 /// Features of a row: eight numbers, one count and one word.
 pub const FEATURES: usize = 10;
 
+/// A timestamped view of all features of a project's `facts.parquet`.
+pub const DEFINITIONS: &str = "
+CREATE ENTITY customer KEY (customer_id BIGINT);
+CREATE EXTERNAL TABLE facts STORED AS PARQUET LOCATION 'facts.parquet';
+CREATE FEATURE VIEW customer_facts ENTITY customer EVENT TIME at
+AS SELECT customer_id, at, f0, f1, f2, f3, f4, f5, f6, f7, f8, f9 FROM facts;
+";
+
 /// Writes `rows` rows of `entities` customers to one Parquet file, in random
 /// order: `customer_id BIGINT, at TIMESTAMP, f0..f7 DOUBLE, f8 BIGINT, f9 VARCHAR`.
 /// Every customer has a row if there are enough.

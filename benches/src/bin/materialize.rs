@@ -112,13 +112,6 @@ fn run_side(side: &str, source: &Path, arguments: &Arguments) -> Result<process:
     Ok(process::run(&mut command)?)
 }
 
-const DEFINITIONS: &str = "
-CREATE ENTITY customer KEY (customer_id BIGINT);
-CREATE EXTERNAL TABLE facts STORED AS PARQUET LOCATION 'facts.parquet';
-CREATE FEATURE VIEW customer_facts ENTITY customer EVENT TIME at
-AS SELECT customer_id, at, f0, f1, f2, f3, f4, f5, f6, f7, f8, f9 FROM facts;
-";
-
 async fn granary(folder: &Path, memory_mib: u64) -> Result<(), BoxError> {
     let settings = EngineSettings {
         memory_bytes_max: memory_mib << 20,
@@ -126,7 +119,7 @@ async fn granary(folder: &Path, memory_mib: u64) -> Result<(), BoxError> {
         ..EngineSettings::default()
     };
     let project = TestProject::open(folder, settings, Arc::new(SystemClock))?;
-    project.apply(&[("facts.sql", DEFINITIONS)]).await?;
+    project.apply(&[("facts.sql", data::DEFINITIONS)]).await?;
     project.materialize(MaterializeRequest::default()).await?;
     Ok(())
 }

@@ -55,13 +55,6 @@ fn main() -> Result<(), BoxError> {
     }
 }
 
-const DEFINITIONS: &str = "
-CREATE ENTITY customer KEY (customer_id BIGINT);
-CREATE EXTERNAL TABLE facts STORED AS PARQUET LOCATION 'facts.parquet';
-CREATE FEATURE VIEW customer_facts ENTITY customer EVENT TIME at
-AS SELECT customer_id, at, f0, f1, f2, f3, f4, f5, f6, f7, f8, f9 FROM facts;
-";
-
 async fn rounds(arguments: &Arguments) -> Result<(), BoxError> {
     let folder = tempfile::tempdir()?;
     data::write_facts(
@@ -77,7 +70,7 @@ async fn rounds(arguments: &Arguments) -> Result<(), BoxError> {
             EngineSettings::default(),
             Arc::new(SystemClock),
         )?;
-        project.apply(&[("facts.sql", DEFINITIONS)]).await?;
+        project.apply(&[("facts.sql", data::DEFINITIONS)]).await?;
         project.materialize(MaterializeRequest::default()).await?;
     }
     println!(

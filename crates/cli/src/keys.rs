@@ -1,8 +1,9 @@
 //! Keys as the command line writes them: `--key customer_id=1,2,3`.
 //!
 //! Values are separated by commas. `'..'` or `".."` around a value keeps commas
-//! and spaces in it, a doubled quote is a quote. A value of nothing is NULL; an
-//! empty string is `''`. VARBINARY is written in base64, DATE as `2026-01-31`.
+//! and spaces in it, a doubled quote is a quote. An unquoted `NULL` is NULL. A
+//! value of nothing is the empty string for VARCHAR and VARBINARY (a shell makes
+//! `name=` of `name=''`) and NULL for the other types. VARBINARY is written in base64, DATE as `2026-01-31`.
 //! Several `--key` of one length are zipped: row i takes value i of each.
 
 use std::str::FromStr;
@@ -46,6 +47,9 @@ impl FromStr for KeyArgument {
     }
 }
 
+/// Unquoted, in any position of a list of values.
+const NULL: &str = "NULL";
+
 fn split(text: &str) -> Result<Vec<Option<String>>, String> {
     let mut values = Vec::new();
     let mut rest = text.chars().peekable();
@@ -73,7 +77,7 @@ fn split(text: &str) -> Result<Vec<Option<String>>, String> {
             }
             value.truncate(value.trim_end().len());
         }
-        values.push((quote.is_some() || !value.is_empty()).then_some(value));
+        values.push((quote.is_some() || value != NULL).then_some(value));
         match rest.next() {
             None => return Ok(values),
             Some(',') => {}
@@ -146,6 +150,7 @@ fn each<T>(
 ) -> anyhow::Result<Vec<Option<T>>> {
     let one = |value: &Option<String>| match value {
         None => Ok(None),
+        Some(text) if text.is_empty() && *data_type != FeatureType::Varbinary => Ok(None),
         Some(text) => match parse(text.trim()) {
             Some(value) => Ok(Some(value)),
             None => bail!("{} expects {data_type}, got {text:?}", argument.name),
@@ -175,8 +180,12 @@ mod tests {
         for (text, expected) in [
             ("k=1,2", Ok(vec![Some("1"), Some("2")])),
             ("k= 1 , 2 ", Ok(vec![Some("1"), Some("2")])),
-            ("k=", Ok(vec![None])),
-            ("k=a,,b", Ok(vec![Some("a"), None, Some("b")])),
+            ("k=", Ok(vec![Some("")])),
+            ("k=a,,b", Ok(vec![Some("a"), Some(""), Some("b")])),
+            (
+                "k=NULL,'NULL',null",
+                Ok(vec![None, Some("NULL"), Some("null")]),
+            ),
             ("k='a,b',\"c\"\"d\"", Ok(vec![Some("a,b"), Some("c\"d")])),
             ("k='',x=y", Ok(vec![Some(""), Some("x=y")])),
             ("k=it's", Ok(vec![Some("it's")])),
@@ -201,12 +210,18 @@ mod tests {
             Column::new("customer_id", FeatureType::BigInt),
             Column::new("day", FeatureType::Date),
             Column::new("hash", FeatureType::Varbinary),
+            Column::new("device", FeatureType::Varchar),
         ]
     }
 
     #[test]
     fn keys_take_the_type_of_their_column() {
-        let arguments = ["Customer_ID=7,", "day=2026-01-31,1970-01-01", "hash=AP8=,"];
+        let arguments = [
+            "Customer_ID=7,",
+            "day=2026-01-31,NULL",
+            "hash=AP8=,",
+            "device=,NULL",
+        ];
         let arguments = arguments.map(|text| text.parse().unwrap());
         let batch = batch(&arguments, &columns()).unwrap();
         assert_eq!(batch.schema().field(0).name(), "customer_id");
@@ -214,6 +229,9 @@ mod tests {
         assert_eq!(customers.iter().collect::<Vec<_>>(), [Some(7), None]);
         assert_eq!(json::value(batch.column(1), 0), "2026-01-31");
         assert_eq!(json::value(batch.column(2), 0), "AP8=");
+        assert_eq!(json::value(batch.column(2), 1), "");
+        let devices = batch.column(3).as_string::<i32>();
+        assert_eq!(devices.iter().collect::<Vec<_>>(), [Some(""), None]);
     }
 
     #[test]

@@ -4,12 +4,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::ValueEnum;
 use granary_client::{Client, GetFeatures, Target};
 use granary_model::definitions::Column;
-use granary_model::{Caller, FeatureType, UtcMicros};
+use granary_model::{Caller, ErrorKind, FeatureType, UtcMicros};
 use granary_serving::{ReadRequest, ReadTarget};
 
 use crate::environment;
@@ -35,8 +34,8 @@ pub enum AnswerFormat {
     group(clap::ArgGroup::new("target").required(true).args(["service", "features"])),
     after_help = "\
 Values of --key are separated by commas; quote those that hold one: --key name=\"'Smith, A.',Jones\".
-A value of nothing is NULL, an empty string is ''. Several --key are zipped: --key a=1,2 --key b=x,y
-reads (1, x) and (2, y).
+NULL is NULL; a value of nothing is the empty string (of numbers and dates: NULL).
+Several --key are zipped: --key a=1,2 --key b=x,y reads (1, x) and (2, y).
 
 Examples:
   granary get --service risk_admission --key customer_id=1,2,3
@@ -155,7 +154,12 @@ async fn ask(endpoint: &str, args: &Args) -> anyhow::Result<Answer> {
     };
     let mut expected = Vec::new();
     for name in described {
-        let columns = client.describe(name).await?.columns.into_iter();
+        let columns = match client.describe(name).await {
+            Ok(object) => object.columns.into_iter(),
+            // The read says so, in the words of a read.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error.into()),
+        };
         let keys = columns.filter(|column| column.role == "key");
         expected.extend(keys.filter_map(|k| Some(Column::new(k.name, key_type(&k.data_type)?))));
     }
@@ -165,16 +169,7 @@ async fn ask(endpoint: &str, args: &Args) -> anyhow::Result<Answer> {
     request.full_names = args.full_names;
     request.event_times = true;
     let answer = client.get_features(&request).await?;
-    let features = answer.features.into_iter().map(|feature| AnswerColumn {
-        name: feature.name,
-        values: feature.values,
-        statuses: feature.statuses,
-        event_times: feature.event_times.map(Arc::new),
-    });
-    Ok(Answer {
-        keys,
-        features: features.collect(),
-    })
+    Ok(Answer::received(keys, answer))
 }
 
 /// The types that a key may have, by their SQL names.

@@ -10,7 +10,7 @@ use granary_client::{Client, GetFeatures, Target};
 
 use super::facts::Application;
 use super::people::{Kind, Person, World};
-use crate::output::answer::{Answer, AnswerColumn};
+use crate::output::answer::Answer;
 use crate::output::print;
 
 /// Reads whose latency is told, of one entity each.
@@ -43,7 +43,9 @@ pub(crate) fn key_arguments(world: &World) -> Result<Vec<(&'static str, String)>
         let keys: Vec<String> = columns
             .map(|(field, values)| {
                 let values: Vec<String> = (0..values.len())
-                    .map(|row| granary_model::json::text(values, row).unwrap_or_default())
+                    .map(|row| {
+                        granary_model::json::text(values, row).unwrap_or_else(|| "NULL".to_owned())
+                    })
                     .collect();
                 format!("--key {}={}", field.name(), values.join(","))
             })
@@ -139,19 +141,7 @@ async fn read(client: &Client, stop: &Stop, keys: RecordBatch) -> Result<(Answer
     let sent = Instant::now();
     let answer = client.get_features(&request).await?;
     let took = sent.elapsed();
-    let features = answer.features.into_iter().map(|feature| AnswerColumn {
-        name: feature.name,
-        values: feature.values,
-        statuses: feature.statuses,
-        event_times: None,
-    });
-    Ok((
-        Answer {
-            keys,
-            features: features.collect(),
-        },
-        took,
-    ))
+    Ok((Answer::received(keys, answer), took))
 }
 
 /// Reads one entity at a time, one read after the other, on one connection.
@@ -210,19 +200,6 @@ async fn print_features(
         .collect();
     let request = GetFeatures::new(Target::Features(list), keys.clone());
     let answer = client.get_features(&request).await?;
-    let features = answer.features.into_iter().map(|feature| AnswerColumn {
-        name: feature.name,
-        values: feature.values,
-        statuses: feature.statuses,
-        event_times: None,
-    });
-    print(
-        Answer {
-            keys,
-            features: features.collect(),
-        }
-        .table()
-        .to_string(),
-    )?;
+    print(Answer::received(keys, answer).table().to_string())?;
     Ok(())
 }

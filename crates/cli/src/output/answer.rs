@@ -7,6 +7,7 @@ use anyhow::bail;
 use arrow::array::{ArrayRef, Int8Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::ipc::writer::StreamWriter;
 use comfy_table::Table;
+use granary_client::ReadAnswer;
 use granary_model::types::UTC;
 use granary_model::{FeatureStatus, UtcMicros, json};
 use serde::Serialize;
@@ -48,6 +49,20 @@ fn values(array: &ArrayRef) -> Vec<Value> {
 }
 
 impl Answer {
+    /// A server's answer to a read of these keys.
+    pub fn received(keys: RecordBatch, answer: ReadAnswer) -> Self {
+        let features = answer.features.into_iter().map(|feature| AnswerColumn {
+            name: feature.name,
+            values: feature.values,
+            statuses: feature.statuses,
+            event_times: feature.event_times.map(Arc::new),
+        });
+        Self {
+            keys,
+            features: features.collect(),
+        }
+    }
+
     fn entities(&self) -> usize {
         self.keys.num_rows()
     }

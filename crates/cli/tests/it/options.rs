@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::process::Stdio;
 
+use serde_json::Value;
+
 use crate::project::{Project, Run};
 
 #[test]
@@ -164,4 +166,57 @@ fn logs_come_when_asked_for() {
     asked.env("GRANARY_LOG", "granary=loud");
     let run = Run::of(&mut asked);
     assert!(run.succeeded().stderr.contains("GRANARY_LOG"), "{run:?}");
+}
+
+#[test]
+fn apply_names_what_is_to_be_materialised_and_nothing_else() {
+    let project = Project::small();
+    project.write(
+        "sql/phones.sql",
+        "CREATE ENTITY phone KEY (phone VARCHAR);\n\
+         CREATE FEATURE VIEW phone_rows ENTITY phone\n\
+         AS SELECT coalesce(phone, '') AS phone, count(*) AS uses FROM balances GROUP BY 1;\n\
+         CREATE FEATURE VIEW phone_now ENTITY phone SERVE QUERY\n\
+         AS SELECT phone, count(*) AS uses_now FROM balances GROUP BY phone;\n",
+    );
+    let run = project.granary(&["apply", "--yes"]);
+    let next = "Next: granary materialize customer_balance customer_rows phone_rows\n";
+    assert!(run.succeeded().stdout.ends_with(next), "{run:?}");
+
+    // The empty string is a key, however the shell hands it over; NULL is none.
+    project.granary(&["materialize"]).succeeded();
+    let keys = ["phone=", "phone=''", "phone=NULL"].map(|key| {
+        let arguments = ["get", "--features", "phone_rows.uses", "--key", key];
+        let run = project.granary(&[&arguments[..], &["--output", "json"]].concat());
+        run.json()["columns"][1]["statuses"][0].clone()
+    });
+    assert_eq!(keys, ["PRESENT", "PRESENT", "NOT_FOUND"]);
+}
+
+#[test]
+fn the_status_shows_the_version_that_answers() {
+    let project = Project::small().applied().materialized();
+    let sql = std::fs::read_to_string(project.path("sql/balances.sql")).unwrap();
+    project.write(
+        "sql/balances.sql",
+        sql.replace("count(*)", "count(balance)"),
+    );
+    let project = project.applied();
+    let status = project.granary(&["status"]);
+    let answers = "answers until version 2 has run";
+    assert!(status.succeeded().stdout.contains(answers), "{status:?}");
+    let status = project.granary(&["status", "--output", "json"]).json();
+    let rows = &status["views"][1];
+    assert_eq!(
+        (&rows["version"], &rows["online"]),
+        (&2.into(), &Value::Null)
+    );
+    assert_eq!(rows["older_online"]["version"], 1);
+    assert!(status["views"][0].get("older_online").is_none());
+    project.granary(&["materialize"]).succeeded();
+    let status = project.granary(&["status"]);
+    assert!(
+        !status.succeeded().stdout.contains("answers until"),
+        "{status:?}"
+    );
 }

@@ -145,6 +145,21 @@ fn apply_asks_or_is_refused() {
 }
 
 #[test]
+fn what_is_not_served_fails_a_plan_and_an_apply() {
+    let project = Project::small();
+    project.write(
+        "sql/chain.sql",
+        "CREATE FEATURE SERVICE chain AS SELECT other.balance FROM customer_rows,\n\
+         customer_balance AS other KEY (customer_id => customer_rows.rows_seen);\n",
+    );
+    let parts = ["sql/chain.sql:", "not served"];
+    project.granary(&["plan"]).failed(1, &parts);
+    let json = project.granary(&["plan", "--exit-code", "--output", "json"]);
+    json.failed(1, &[]);
+    project.granary(&["apply", "--yes"]).failed(1, &parts);
+}
+
+#[test]
 fn reads_of_what_is_not_there_are_refused_by_name() {
     let project = Project::small().applied().materialized();
     let get = |target: &[&str], key: &str| {

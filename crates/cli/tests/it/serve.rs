@@ -143,6 +143,14 @@ fn refusals_of_a_server_are_told_as_they_are() {
         "customer_id=1",
     ])
     .failed(1, &["nothing"]);
+    // In the same words as without a server.
+    for target in [["--features", "nothing.x"], ["--service", "limit"]] {
+        let arguments = [target[0], target[1], "--key", "customer_id=1"];
+        let mut local = vec!["get"];
+        local.extend_from_slice(&arguments);
+        let local = project.granary(&local);
+        assert_eq!(get(&arguments).failed(1, &[]).stderr, local.stderr);
+    }
     let grpc = server.grpc.clone();
     server.stop("-TERM");
     let arguments = [

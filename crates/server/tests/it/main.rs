@@ -6,6 +6,7 @@
     reason = "what these tests stand on"
 )]
 
+mod background;
 mod bounds;
 mod catalog;
 mod materializations;

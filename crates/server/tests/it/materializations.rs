@@ -5,10 +5,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use granary_client::{GetFeatures, MaterializeOptions, MaterializeStage, Target};
 use granary_engine::EngineSettings;
-use granary_ingest::MaterializerSettings;
 use granary_model::{ErrorKind, SystemClock};
-use granary_server::Components;
-use granary_serving::ServingSettings;
 use granary_testing::TestProject;
 use granary_testing::memory::{customers, doubles};
 
@@ -32,17 +29,9 @@ const PAYMENTS: &str = "customer_id,at,amount
 async fn server(folder: &std::path::Path) -> TestServer {
     std::fs::write(folder.join("payments.csv"), PAYMENTS).unwrap();
     let clock = Arc::new(SystemClock);
-    let project = TestProject::open(folder, EngineSettings::default(), clock.clone()).unwrap();
+    let project = TestProject::open(folder, EngineSettings::default(), clock).unwrap();
     project.apply(&[("sql/all.sql", SQL)]).await.unwrap();
-    let reader = project.reader(ServingSettings::default()).await.unwrap();
-    let components = Components {
-        reader: Arc::new(reader),
-        materializer: project.materializer(MaterializerSettings::default()),
-        engine: project.engine.clone(),
-        store: project.store.clone(),
-        clock,
-    };
-    TestServer::start(components, quick()).await
+    TestServer::start(components_of(&project).await, quick()).await
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use granary_store::{
     EntityKeys, Generation, GenerationState, GenerationWriter, OnlineStore, RowLayout, RowSink,
     StoreError, WriteMode,
 };
+use granary_testing::TestProject;
 use granary_testing::memory::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -239,6 +240,18 @@ pub async fn components_with(
         ),
         engine: project.engine.clone(),
         store,
+        clock: project.clock.clone(),
+    }
+}
+
+/// What a server over a project on disk works with.
+pub async fn components_of(project: &TestProject) -> Components {
+    let reader = project.reader(ServingSettings::default()).await.unwrap();
+    Components {
+        reader: Arc::new(reader),
+        materializer: project.materializer(MaterializerSettings::default()),
+        engine: project.engine.clone(),
+        store: project.store.clone(),
         clock: project.clock.clone(),
     }
 }
