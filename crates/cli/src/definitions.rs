@@ -1,13 +1,12 @@
 //! A project's SQL files: read, parsed and checked in one go.
 
-use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use granary_engine::{Checked, Engine};
-use granary_model::{Diagnostic, Diagnostics, SourceFile, Span, parse_file};
+use granary_model::{Diagnostics, SourceFile, parse_file};
 
 use crate::project::Project;
 
@@ -47,59 +46,12 @@ impl Project {
         if unparsed.is_empty() {
             return Ok(checked);
         }
-        let lost = lost_names(&unparsed);
         if let Err(wrong) = checked {
-            let genuine = wrong.into_iter().filter(|d| !blames(d, &lost));
-            unparsed.extend(genuine.collect::<Vec<_>>());
+            unparsed.extend(wrong);
         }
         unparsed.sort();
         Ok(Err(unparsed))
     }
-}
-
-/// Every word of the statements that did not parse: what they would have
-/// defined is missing, and complaints about that would only hide the cause.
-fn lost_names(unparsed: &Diagnostics) -> HashSet<String> {
-    let spans = unparsed.iter().filter_map(|d| d.span.as_ref());
-    spans.flat_map(words_of_statement).collect()
-}
-
-/// The words between the `;` before a place and the `;` after it.
-fn words_of_statement(span: &Span) -> Vec<String> {
-    let text = &span.file.text;
-    let at = offset(span);
-    let start = text[..at].rfind(';').map_or(0, |i| i + 1);
-    let end = text[at..].find(';').map_or(text.len(), |i| at + i);
-    let words = text[start..end].split(|c: char| !c.is_alphanumeric() && c != '_');
-    words
-        .filter(|word| !word.is_empty())
-        .map(str::to_lowercase)
-        .collect()
-}
-
-/// The byte of the text where a span starts.
-fn offset(span: &Span) -> usize {
-    let mut offset = 0;
-    for (number, line) in (1..).zip(span.file.text.split_inclusive('\n')) {
-        if number == span.start.line {
-            let column = span.start.column.saturating_sub(1) as usize;
-            return offset
-                + line
-                    .char_indices()
-                    .nth(column)
-                    .map_or(line.len(), |(i, _)| i);
-        }
-        offset += line.len();
-    }
-    span.file.text.len()
-}
-
-/// Whether a complaint is about one of the names.
-fn blames(diagnostic: &Diagnostic, names: &HashSet<String>) -> bool {
-    let quoted = diagnostic.message.split('"').skip(1).step_by(2);
-    quoted
-        .map(str::to_lowercase)
-        .any(|name| names.contains(&name))
 }
 
 fn collect_sql(folder: &Path, paths: &mut Vec<PathBuf>) -> anyhow::Result<()> {

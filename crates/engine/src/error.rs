@@ -11,7 +11,10 @@ use granary_model::{ErrorKind, UtcMicros};
 pub enum EngineError {
     #[error("{view}: the run as of {as_of} is committed already")]
     AlreadyRun { view: String, as_of: UtcMicros },
-    #[error("{view}: {rows} keys have more than one row in the run as of {as_of}: {examples}")]
+    #[error(
+        "{view}: {rows} {} more than one row in the run as of {as_of}: {examples}",
+        if *.rows == 1 { "key has" } else { "keys have" }
+    )]
     DuplicateKeys {
         view: String,
         as_of: UtcMicros,

@@ -126,7 +126,8 @@ fn what_is_not_served_yet_is_planned_and_not_applied() {
         "CREATE STREAM taps (customer_id BIGINT, at TIMESTAMP) EVENT TIME at;\n",
     );
     let plan = project.granary(&["plan"]);
-    assert!(plan.succeeded().stdout.contains("taps"), "{plan:?}");
+    plan.failed(1, &["taps", "not served"]);
+    assert!(plan.stdout.contains("+ create stream taps"), "{plan:?}");
     project
         .granary(&["apply", "--yes"])
         .failed(1, &["taps", "nothing was applied"]);

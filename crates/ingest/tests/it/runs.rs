@@ -256,17 +256,22 @@ async fn the_present_is_not_passed_off_as_the_past() {
 async fn a_failed_view_fails_what_reads_it_and_nothing_else() {
     let project = project();
     let views = ["twice", "above_twice", "spend"];
-    let outcomes = project.run(&views, "2025-03-31").await;
-    assert_eq!(outcomes.len(), 3, "{outcomes:?}");
-    let failed = "twice 2025-03-31: failed (twice: 2 keys";
-    assert!(outcomes[0].starts_with(failed), "{outcomes:?}");
-    assert_eq!(
-        outcomes[1..],
-        [
-            "above_twice: not started (twice)",
-            "spend 2025-03-31: 5 rows"
-        ]
-    );
+    for (as_of, keys, rows) in [
+        ("2025-02-05", "1 key has", 3),
+        ("2025-03-31", "2 keys have", 2),
+    ] {
+        let outcomes = project.run(&views, as_of).await;
+        assert_eq!(outcomes.len(), 3, "{outcomes:?}");
+        let failed = format!("twice {as_of}: failed (twice: {keys} more than one row");
+        assert!(outcomes[0].starts_with(&failed), "{outcomes:?}");
+        assert_eq!(
+            outcomes[1..],
+            [
+                "above_twice: not started (twice)".to_owned(),
+                format!("spend {as_of}: {rows} rows")
+            ]
+        );
+    }
 }
 
 /// Rows that a view would read and that are not there yet are not read as none.
