@@ -4,6 +4,7 @@
 //! Lake and look-ups at request time. This crate knows nothing of the online
 //! store or of gRPC; whoever calls it gets Arrow batches.
 
+pub mod asof;
 pub mod check;
 pub mod engine;
 pub mod error;

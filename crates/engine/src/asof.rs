@@ -1,0 +1,16 @@
+//! As-of operators: what was known of a key at a time, for many keys and times.
+//!
+//! An operator has two inputs: the *spine* (keys, a time t, any further
+//! columns), whose rows come out once each, in order and untouched, and the
+//! *events* of one source. [`join`] adds the latest event of the key as of t.
+//!
+//! Nothing here knows of feature views, services or statuses of features:
+//! whoever plans a training set compiles views into these operators.
+
+pub mod join;
+mod keys;
+mod order;
+pub mod spine;
+mod time;
+
+pub use join::{AsOfJoinExec, AsOfJoinSpec, Match, Run, Value};

@@ -1,0 +1,521 @@
+//! The latest event of a key as of a time.
+//!
+//! The spine is worked off in parts that fit into memory; each part costs one
+//! pass over the events, which are neither sorted nor buffered (see [`winners`]).
+
+mod answer;
+mod winners;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::compute::concat;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::common::runtime::SpawnedTask;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{Distribution, EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{
+    Boundedness, EmissionType, ReplaceChildrenOptions, apply_expression_roots, reset_plan_states,
+};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, Time,
+};
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
+    InputDistributionRequirements, Partitioning, PlanProperties,
+};
+use futures::StreamExt;
+use granary_model::types::UTC;
+use granary_model::{Interval, UtcMicros};
+use tokio::sync::mpsc::Sender;
+
+use super::keys::compared_as;
+use super::spine::Spine;
+use super::time::micros;
+use answer::{Answers, matched};
+use winners::{Events, Visibility, Winners};
+
+/// Share of the memory pool that a part of the spine may take, one in so many.
+const PART_SHARE: usize = 8;
+/// Bytes of a part of the spine where the pool is unbounded.
+const PART_BYTES_MAX: usize = 1 << 30;
+/// What a row of the spine costs besides its own bytes: position, slots, answer.
+const ROW_BYTES: usize = 128;
+
+/// A committed run of a snapshot view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Run {
+    /// T: what the event time of the run's rows is.
+    pub as_of: UtcMicros,
+    /// The run's created time.
+    pub committed: UtcMicros,
+}
+
+/// Which events a row of the spine can match.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Match {
+    /// The greatest event up to t.
+    Latest,
+    /// The row of the newest of these runs up to t: a key that this run lacks
+    /// is not found, whatever older runs have. Ascending by `as_of`.
+    Runs(Vec<Run>),
+}
+
+/// A value of the events. All of them decide ties, in their order.
+#[derive(Debug, Clone)]
+pub struct Value {
+    pub expression: Arc<dyn PhysicalExpr>,
+    /// The output column; `None`: it decides ties only.
+    pub name: Option<String>,
+}
+
+/// What [`AsOfJoinExec`] computes. Expressions of the spine are over its
+/// schema, those of the events over theirs.
+#[derive(Debug, Clone)]
+pub struct AsOfJoinSpec {
+    /// Keys of the spine and of the events, at least one, which must be equal.
+    pub on: Vec<(Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>)>,
+    /// t of a row of the spine; nothing is found where it is NULL.
+    pub time: Arc<dyn PhysicalExpr>,
+    pub event_time: Arc<dyn PhysicalExpr>,
+    /// NULL counts as the event time.
+    pub created_time: Option<Arc<dyn PhysicalExpr>>,
+    pub values: Vec<Value>,
+    /// How old an event may be, inclusive.
+    pub ttl: Option<Interval>,
+    /// Event time < t rather than <= t.
+    pub strictly_before: bool,
+    /// Events created after t are not seen.
+    pub known_at_the_time: bool,
+    pub matching: Match,
+    /// Output column: the event's time, TIMESTAMP, NULL where none was found.
+    pub event_time_name: String,
+    /// Output column: SMALLINT, a number of `granary_model::FeatureStatus`:
+    /// `Present` (a row was found), `NotFound` or `OutsideMaxAge`.
+    pub status_name: String,
+}
+
+impl AsOfJoinSpec {
+    fn expressions(&self) -> impl Iterator<Item = &Arc<dyn PhysicalExpr>> {
+        let on = self.on.iter().flat_map(|(spine, event)| [spine, event]);
+        on.chain([&self.time, &self.event_time])
+            .chain(&self.created_time)
+            .chain(self.values.iter().map(|value| &value.expression))
+    }
+
+    fn visibility(&self) -> Visibility {
+        match self.matching {
+            Match::Runs(_) => Visibility::At,
+            Match::Latest => Visibility::From {
+                strictly: self.strictly_before,
+                known_at_the_time: self.known_at_the_time,
+            },
+        }
+    }
+
+    fn output(&self, spine: &Schema, events: &Schema) -> Result<SchemaRef> {
+        let mut fields = spine.fields().to_vec();
+        for value in &self.values {
+            if let Some(name) = &value.name {
+                let field = value.expression.return_field(events)?;
+                let field = Field::new(name, field.data_type().clone(), true)
+                    .with_metadata(field.metadata().clone());
+                fields.push(Arc::new(field));
+            }
+        }
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into()));
+        fields.push(Arc::new(Field::new(&self.event_time_name, time, true)));
+        fields.push(Arc::new(Field::new(
+            &self.status_name,
+            DataType::Int8,
+            false,
+        )));
+        Ok(Arc::new(Schema::new_with_metadata(
+            fields,
+            spine.metadata().clone(),
+        )))
+    }
+
+    fn check(&self, spine: &Schema, events: &Schema) -> Result<()> {
+        let plan = |message: String| Err(DataFusionError::Plan(message));
+        if self.on.is_empty() {
+            return plan("an as-of join needs at least one key".into());
+        }
+        for (of_spine, of_event) in &self.on {
+            let left = of_spine.data_type(spine)?;
+            let right = of_event.data_type(events)?;
+            if compared_as(&left) != compared_as(&right) {
+                return plan(format!(
+                    "key {of_event} of the events is {right}, the spine's {of_spine} is {left}"
+                ));
+            }
+        }
+        match &self.matching {
+            Match::Runs(runs) if !runs.is_sorted() => {
+                plan("runs of an as-of join are not in the order of their times".into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Inputs: the spine, whose rows come out in their order with the columns of
+/// [`AsOfJoinSpec`] behind them, and the events, in any order and partitioning.
+#[derive(Debug)]
+pub struct AsOfJoinExec {
+    spine: Arc<dyn ExecutionPlan>,
+    events: Arc<dyn ExecutionPlan>,
+    spec: Arc<AsOfJoinSpec>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl AsOfJoinExec {
+    /// Fails where the keys of the two sides have different types.
+    pub fn try_new(
+        spine: Arc<dyn ExecutionPlan>,
+        events: Arc<dyn ExecutionPlan>,
+        spec: Arc<AsOfJoinSpec>,
+    ) -> Result<Self> {
+        spec.check(&spine.schema(), &events.schema())?;
+        let schema = spec.output(&spine.schema(), &events.schema())?;
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(schema),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Both,
+            Boundedness::Bounded,
+        );
+        Ok(Self {
+            spine,
+            events,
+            spec,
+            properties: Arc::new(properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+        })
+    }
+
+    pub fn spec(&self) -> &Arc<AsOfJoinSpec> {
+        &self.spec
+    }
+}
+
+impl DisplayAs for AsOfJoinExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let spec = &self.spec;
+        let keys: Vec<String> = spec
+            .on
+            .iter()
+            .map(|(spine, event)| format!("{spine} = {event}"))
+            .collect();
+        let before = if spec.strictly_before { "<" } else { "<=" };
+        write!(
+            f,
+            "AsOfJoinExec: keys=[{}], time={} {before} {}",
+            keys.join(", "),
+            spec.event_time,
+            spec.time,
+        )?;
+        if let Some(created) = &spec.created_time {
+            write!(f, ", created={created}")?;
+        }
+        if spec.known_at_the_time {
+            write!(f, ", known_at_the_time")?;
+        }
+        if let Some(ttl) = &spec.ttl {
+            write!(f, ", ttl={ttl}")?;
+        }
+        if let Match::Runs(runs) = &spec.matching {
+            write!(f, ", runs={}", runs.len())?;
+        }
+        let names: Vec<&str> = spec
+            .values
+            .iter()
+            .filter_map(|v| v.name.as_deref())
+            .collect();
+        write!(f, ", values=[{}]", names.join(", "))
+    }
+}
+
+impl ExecutionPlan for AsOfJoinExec {
+    fn name(&self) -> &'static str {
+        "AsOfJoinExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.spine, &self.events]
+    }
+
+    fn input_distribution_requirements(&self) -> InputDistributionRequirements {
+        InputDistributionRequirements::new(vec![
+            Distribution::SinglePartition,
+            Distribution::UnspecifiedDistribution,
+        ])
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true, false]
+    }
+
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        apply_expression_roots(self.spec.expressions(), f)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+        _options: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let [spine, events]: [_; 2] = children
+            .try_into()
+            .map_err(|_| DataFusionError::Internal("AsOfJoinExec has two inputs".into()))?;
+        Ok(Arc::new(Self::try_new(spine, events, self.spec.clone())?))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let mode = datafusion::physical_plan::ChildrenPropertiesMode::Recompute;
+        self.replace_children(children, ReplaceChildrenOptions::new(mode))
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        if partition != 0 {
+            return Err(DataFusionError::Internal(format!(
+                "AsOfJoinExec has one partition, {partition} was asked for"
+            )));
+        }
+        let work = Work {
+            spec: self.spec.clone(),
+            events: self.events.clone(),
+            schema: self.schema(),
+            baseline: BaselineMetrics::new(&self.metrics, partition),
+            parts: MetricBuilder::new(&self.metrics).counter("spine_parts", partition),
+            event_rows: MetricBuilder::new(&self.metrics).counter("event_rows", partition),
+            context: context.clone(),
+        };
+        let spine = self.spine.execute(0, context)?;
+        let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema(), 2);
+        let sender = builder.tx();
+        builder.spawn(work.run(spine, sender));
+        Ok(builder.build())
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}
+
+/// The execution: everything but the spine's stream.
+struct Work {
+    spec: Arc<AsOfJoinSpec>,
+    events: Arc<dyn ExecutionPlan>,
+    schema: SchemaRef,
+    baseline: BaselineMetrics,
+    parts: Count,
+    event_rows: Count,
+    context: Arc<TaskContext>,
+}
+
+impl Work {
+    async fn run(
+        self,
+        mut spine: SendableRecordBatchStream,
+        sender: Sender<Result<RecordBatch>>,
+    ) -> Result<()> {
+        let reservation =
+            MemoryConsumer::new("AsOfJoinExec[spine]").register(self.context.memory_pool());
+        let mut parts = VecDeque::new();
+        loop {
+            let part = match parts.pop_front() {
+                Some(part) => part,
+                None => self.read_part(&mut spine, &reservation).await?,
+            };
+            if part.is_empty() {
+                return Ok(());
+            }
+            let answers = match self.answer(&part).await {
+                // Half of the spine needs half of the memory.
+                Err(error) if part.len() > 1 && is_exhausted(&error) => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.push_front(second.to_vec());
+                    parts.push_front(first.to_vec());
+                    continue;
+                }
+                answers => answers?,
+            };
+            let mut start = 0;
+            for batch in &part {
+                let timer = self.baseline.elapsed_compute().timer();
+                let rows = start..start + batch.num_rows();
+                start = rows.end;
+                let batch = answers.batch(&self.spec, &self.schema, batch, rows)?;
+                timer.done();
+                self.baseline.record_output(batch.num_rows());
+                if sender.send(Ok(batch)).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Batches of the spine, as many as fit.
+    async fn read_part(
+        &self,
+        spine: &mut SendableRecordBatchStream,
+        reservation: &MemoryReservation,
+    ) -> Result<Vec<RecordBatch>> {
+        let bytes_max = match self.context.memory_pool().memory_limit() {
+            MemoryLimit::Finite(bytes) => bytes / PART_SHARE,
+            _ => PART_BYTES_MAX,
+        };
+        reservation.free();
+        let mut part = Vec::new();
+        while reservation.size() < bytes_max {
+            let Some(batch) = spine.next().await.transpose()? else {
+                break;
+            };
+            if batch.num_rows() == 0 {
+                continue;
+            }
+            let bytes = batch.get_array_memory_size() + batch.num_rows() * ROW_BYTES;
+            // A batch in hand must be worked off, reserved or not.
+            reservation.grow(bytes);
+            part.push(batch);
+        }
+        Ok(part)
+    }
+
+    /// One pass over the events for a part of the spine.
+    async fn answer(&self, part: &[RecordBatch]) -> Result<Answers> {
+        self.parts.add(1);
+        let timer = self.baseline.elapsed_compute().timer();
+        let asked = self.asked(part)?;
+        let matched = matched(&asked, &self.spec);
+        let keys = self.keys(part)?;
+        let spine = Arc::new(Spine::new(&keys, &matched)?);
+        timer.done();
+        let visibility = self.spec.visibility();
+        // A plan with exchanges in it can be executed once only: each pass has its own.
+        let events = reset_plan_states(self.events.clone())?;
+        let mut passes = Vec::new();
+        for partition in 0..events.output_partitioning().partition_count() {
+            let stream = events.execute(partition, self.context.clone())?;
+            let consumer = MemoryConsumer::new(format!("AsOfJoinExec[{partition}]"));
+            let reservation = consumer.register(self.context.memory_pool());
+            let pass = Pass {
+                spec: self.spec.clone(),
+                winners: Winners::new(&spine, reservation)?,
+                spine: spine.clone(),
+                event_rows: self.event_rows.clone(),
+                elapsed: self.baseline.elapsed_compute().clone(),
+            };
+            passes.push(SpawnedTask::spawn(pass.run(stream, visibility)));
+        }
+        let mut all: Option<Winners> = None;
+        for pass in passes {
+            let winners = pass
+                .join_unwind()
+                .await
+                .map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))??;
+            match &mut all {
+                Some(all) => all.merge(winners)?,
+                None => all = Some(winners),
+            }
+        }
+        let _timer = self.baseline.elapsed_compute().timer();
+        if let Some(all) = &mut all {
+            all.settle(&spine, visibility);
+        }
+        Ok(Answers::new(&spine, &asked, all, &self.spec))
+    }
+
+    /// t of every row of a part.
+    fn asked(&self, part: &[RecordBatch]) -> Result<Int64Array> {
+        let times = column(&self.spec.time, part)?;
+        micros(&times)
+    }
+
+    fn keys(&self, part: &[RecordBatch]) -> Result<Vec<ArrayRef>> {
+        let on = self.spec.on.iter();
+        on.map(|(expression, _)| column(expression, part)).collect()
+    }
+}
+
+/// An expression over all batches of a part.
+fn column(expression: &Arc<dyn PhysicalExpr>, part: &[RecordBatch]) -> Result<ArrayRef> {
+    let evaluate = |batch: &RecordBatch| expression.evaluate(batch)?.into_array(batch.num_rows());
+    let arrays = part.iter().map(evaluate).collect::<Result<Vec<_>>>()?;
+    let arrays: Vec<_> = arrays.iter().map(AsRef::as_ref).collect();
+    Ok(concat(&arrays)?)
+}
+
+fn is_exhausted(error: &DataFusionError) -> bool {
+    matches!(error.find_root(), DataFusionError::ResourcesExhausted(_))
+}
+
+/// A pass over one partition of the events.
+struct Pass {
+    spec: Arc<AsOfJoinSpec>,
+    spine: Arc<Spine>,
+    winners: Winners,
+    event_rows: Count,
+    elapsed: Time,
+}
+
+impl Pass {
+    async fn run(
+        mut self,
+        mut stream: SendableRecordBatchStream,
+        visibility: Visibility,
+    ) -> Result<Winners> {
+        while let Some(batch) = stream.next().await.transpose()? {
+            self.event_rows.add(batch.num_rows());
+            let _timer = self.elapsed.timer();
+            let events = self.evaluate(&batch)?;
+            self.winners.offer(&self.spine, visibility, &events)?;
+        }
+        Ok(self.winners)
+    }
+
+    fn evaluate(&self, batch: &RecordBatch) -> Result<Events> {
+        let evaluate = |expression: &Arc<dyn PhysicalExpr>| {
+            expression.evaluate(batch)?.into_array(batch.num_rows())
+        };
+        let on = self.spec.on.iter();
+        let keys = on
+            .map(|(_, expression)| evaluate(expression))
+            .collect::<Result<Vec<_>>>()?;
+        let mut groups = Vec::with_capacity(batch.num_rows());
+        self.spine.find(&keys, &mut groups)?;
+        let created = self.spec.created_time.as_ref();
+        let values = self.spec.values.iter();
+        Ok(Events {
+            groups,
+            event_times: micros(&evaluate(&self.spec.event_time)?)?,
+            created: created
+                .map(|created| micros(&evaluate(created)?))
+                .transpose()?,
+            values: values
+                .map(|value| evaluate(&value.expression))
+                .collect::<Result<_>>()?,
+        })
+    }
+}

@@ -1,0 +1,366 @@
+//! The greatest event of each position of the spine.
+//!
+//! Events come in any order. An event belongs to the first position of its key
+//! at which it is visible; that position's *slot* keeps the greatest one. Since
+//! what is visible stays visible, a running maximum along a key's positions then
+//! gives every position its winner. Only rows that won are kept, and those that
+//! lost again are dropped now and then: memory follows the spine, not the events.
+
+use std::cmp::Ordering;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array};
+use arrow::compute::{interleave, take};
+use arrow::datatypes::DataType;
+use datafusion::common::HashMap;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::memory_pool::MemoryReservation;
+
+use crate::asof::keys::NO_GROUP;
+use crate::asof::order::RowOrder;
+use crate::asof::spine::Spine;
+
+/// Rows in a batch of kept rows after compaction.
+const COMPACTED_ROWS: usize = 1 << 16;
+/// Kept rows below which compaction is not worth it.
+const SLACK_ROWS: usize = 1 << 16;
+/// Comparators of pairs of kept batches that a merge holds on to.
+const ORDERS_MAX: usize = 1024;
+
+/// A kept event. `batch` is `NONE` where there is none.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot {
+    pub(super) event_time: i64,
+    created: i64,
+    pub(super) batch: u32,
+    pub(super) row: u32,
+}
+
+const NONE: u32 = u32::MAX;
+
+const EMPTY: Slot = Slot {
+    event_time: i64::MIN,
+    created: i64::MIN,
+    batch: NONE,
+    row: 0,
+};
+
+impl Slot {
+    pub(super) fn is_empty(&self) -> bool {
+        self.batch == NONE
+    }
+
+    /// By event time, then created time; an empty slot is below all others.
+    fn rank(&self) -> (bool, i64, i64) {
+        (!self.is_empty(), self.event_time, self.created)
+    }
+}
+
+/// When an event may be seen, and by which positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Visibility {
+    /// From its event time on; `strictly` after it.
+    From {
+        strictly: bool,
+        known_at_the_time: bool,
+    },
+    /// At positions of its very time: rows of a run.
+    At,
+}
+
+/// A batch of events, evaluated.
+#[derive(Debug)]
+pub(super) struct Events {
+    /// Group of the spine or `NO_GROUP`.
+    pub(super) groups: Vec<u32>,
+    /// UTC microseconds; events without one are never seen.
+    pub(super) event_times: Int64Array,
+    /// NULL: the event time.
+    pub(super) created: Option<Int64Array>,
+    /// In the order in which they decide ties.
+    pub(super) values: Vec<ArrayRef>,
+}
+
+impl Events {
+    fn slot(&self, row: usize, batch: u32) -> Slot {
+        let event_time = self.event_times.value(row);
+        let created = self
+            .created
+            .as_ref()
+            .filter(|created| created.is_valid(row));
+        Slot {
+            event_time,
+            created: created.map_or(event_time, |created| created.value(row)),
+            batch,
+            row: row as u32,
+        }
+    }
+}
+
+impl Visibility {
+    /// The position that an event belongs to.
+    fn position(self, spine: &Spine, group: u32, event: &Slot) -> Option<usize> {
+        match self {
+            Self::At => spine
+                .first_from(group, event.event_time)
+                .filter(|position| spine.times()[*position] == event.event_time),
+            Self::From {
+                strictly,
+                known_at_the_time,
+            } => {
+                let mut from = event.event_time;
+                if strictly {
+                    from = from.checked_add(1)?;
+                }
+                if known_at_the_time {
+                    from = from.max(event.created);
+                }
+                spine.first_from(group, from)
+            }
+        }
+    }
+}
+
+/// Winners among the events seen so far.
+#[derive(Debug)]
+pub(super) struct Winners {
+    slots: Vec<Slot>,
+    filled: usize,
+    kept: Vec<Vec<ArrayRef>>,
+    kept_rows: usize,
+    kept_bytes: usize,
+    reservation: MemoryReservation,
+}
+
+impl Winners {
+    /// Fails where the memory for the slots is not to be had.
+    pub(super) fn new(spine: &Spine, reservation: MemoryReservation) -> Result<Self> {
+        reservation.try_grow(spine.position_count() * size_of::<Slot>())?;
+        Ok(Self {
+            slots: vec![EMPTY; spine.position_count()],
+            filled: 0,
+            kept: Vec::new(),
+            kept_rows: 0,
+            kept_bytes: 0,
+            reservation,
+        })
+    }
+
+    pub(super) fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// Kept rows, a batch each; slots point into them.
+    pub(super) fn kept(&self) -> &[Vec<ArrayRef>] {
+        &self.kept
+    }
+
+    /// Takes in a batch of events.
+    pub(super) fn offer(
+        &mut self,
+        spine: &Spine,
+        visibility: Visibility,
+        events: &Events,
+    ) -> Result<()> {
+        let batch = self.kept.len() as u32;
+        let nulls = events.event_times.nulls();
+        let mut orders: HashMap<u32, RowOrder> = HashMap::default();
+        let mut won: Vec<u32> = Vec::new();
+        for (row, group) in events.groups.iter().enumerate() {
+            if *group == NO_GROUP || nulls.is_some_and(|nulls| nulls.is_null(row)) {
+                continue;
+            }
+            let event = events.slot(row, batch);
+            let Some(position) = visibility.position(spine, *group, &event) else {
+                continue;
+            };
+            let slot = self.slots[position];
+            let greater = match event.rank().cmp(&slot.rank()) {
+                Ordering::Equal => {
+                    let order = match orders.get(&slot.batch) {
+                        Some(order) => order,
+                        None => {
+                            let held = self.kept.get(slot.batch as usize);
+                            let order =
+                                RowOrder::new(&events.values, held.unwrap_or(&events.values))?;
+                            orders.entry(slot.batch).or_insert(order)
+                        }
+                    };
+                    order.compare(row, slot.row as usize)
+                }
+                other => other,
+            };
+            if greater.is_gt() {
+                self.filled += usize::from(slot.is_empty());
+                self.slots[position] = event;
+                won.push(position as u32);
+            }
+        }
+        self.keep(won, batch, &events.values)
+    }
+
+    /// Copies the rows of a batch that won.
+    fn keep(&mut self, mut won: Vec<u32>, batch: u32, values: &[ArrayRef]) -> Result<()> {
+        if won.is_empty() {
+            return Ok(());
+        }
+        won.sort_unstable();
+        won.dedup();
+        let mut rows = Vec::with_capacity(won.len());
+        for position in won {
+            let slot = &mut self.slots[position as usize];
+            debug_assert_eq!(slot.batch, batch);
+            rows.push(slot.row);
+            slot.row = rows.len() as u32 - 1;
+        }
+        let rows = UInt32Array::from(rows);
+        let columns = values
+            .iter()
+            .map(|column| Ok(own(take(column, &rows, None)?)))
+            .collect::<Result<Vec<_>>>()?;
+        self.push(columns, rows.len());
+        if self.kept_rows > 2 * self.filled + SLACK_ROWS {
+            self.compact()?;
+        }
+        self.reserve()
+    }
+
+    fn push(&mut self, columns: Vec<ArrayRef>, rows: usize) {
+        for column in &columns {
+            self.kept_bytes += column.get_array_memory_size();
+        }
+        self.kept_rows += rows;
+        self.kept.push(columns);
+    }
+
+    fn reserve(&mut self) -> Result<()> {
+        let slots = self.slots.len() * size_of::<Slot>();
+        if self
+            .reservation
+            .try_resize(slots + self.kept_bytes)
+            .is_err()
+        {
+            self.compact()?;
+            self.reservation.try_resize(slots + self.kept_bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Drops kept rows that no slot points to.
+    fn compact(&mut self) -> Result<()> {
+        let live: Vec<usize> = (0..self.slots.len())
+            .filter(|position| !self.slots[*position].is_empty())
+            .collect();
+        let old = std::mem::take(&mut self.kept);
+        self.kept_rows = 0;
+        self.kept_bytes = 0;
+        for positions in live.chunks(COMPACTED_ROWS) {
+            let rows: Vec<(usize, usize)> = positions
+                .iter()
+                .map(|position| self.slots[*position])
+                .map(|slot| (slot.batch as usize, slot.row as usize))
+                .collect();
+            let width = old.first().map_or(0, Vec::len);
+            let columns = (0..width)
+                .map(|column| gather(&old, column, None, &rows).map(own))
+                .collect::<Result<Vec<_>>>()?;
+            let batch = self.kept.len() as u32;
+            for (row, position) in positions.iter().enumerate() {
+                self.slots[*position].batch = batch;
+                self.slots[*position].row = row as u32;
+            }
+            self.push(columns, positions.len());
+        }
+        Ok(())
+    }
+
+    /// Takes in the winners among other events, for the same spine.
+    pub(super) fn merge(&mut self, other: Self) -> Result<()> {
+        let offset = self.kept.len() as u32;
+        let mut orders: HashMap<(u32, u32), RowOrder> = HashMap::default();
+        for (mine, theirs) in self.slots.iter_mut().zip(&other.slots) {
+            let greater = match theirs.rank().cmp(&mine.rank()) {
+                Ordering::Equal if mine.is_empty() => Ordering::Equal,
+                Ordering::Equal => {
+                    let pair = (theirs.batch, mine.batch);
+                    if !orders.contains_key(&pair) {
+                        if orders.len() == ORDERS_MAX {
+                            orders.clear();
+                        }
+                        let held = match mine.batch.checked_sub(offset) {
+                            Some(taken) => &other.kept[taken as usize],
+                            None => &self.kept[mine.batch as usize],
+                        };
+                        let order = RowOrder::new(&other.kept[theirs.batch as usize], held)?;
+                        orders.insert(pair, order);
+                    }
+                    orders[&pair].compare(theirs.row as usize, mine.row as usize)
+                }
+                greater => greater,
+            };
+            if greater.is_gt() {
+                self.filled += usize::from(mine.is_empty());
+                *mine = Slot {
+                    batch: theirs.batch + offset,
+                    ..*theirs
+                };
+            }
+        }
+        self.kept.extend(other.kept);
+        self.kept_rows += other.kept_rows;
+        self.kept_bytes += other.kept_bytes;
+        // The other slots go, their rows stay.
+        drop(other.slots);
+        drop(other.reservation);
+        self.reserve()
+    }
+
+    /// Gives every position its winner.
+    pub(super) fn settle(&mut self, spine: &Spine, visibility: Visibility) {
+        for group in 0..spine.group_count() {
+            let mut best = EMPTY;
+            let mut best_time = None;
+            for position in spine.positions(group as u32) {
+                let time = spine.times()[position];
+                if visibility == Visibility::At && best_time.is_some_and(|best| best != time) {
+                    best = EMPTY;
+                }
+                best_time = Some(time);
+                let slot = &mut self.slots[position];
+                // Events of equal rank are visible at the same position, where
+                // their values were compared.
+                if slot.rank() > best.rank() {
+                    best = *slot;
+                } else {
+                    *slot = best;
+                }
+            }
+        }
+    }
+}
+
+/// One column of kept rows, by (batch, row); the batch after the last is `last`.
+pub(super) fn gather(
+    kept: &[Vec<ArrayRef>],
+    column: usize,
+    last: Option<&ArrayRef>,
+    rows: &[(usize, usize)],
+) -> Result<ArrayRef> {
+    let arrays: Vec<&dyn Array> = kept
+        .iter()
+        .map(|batch| batch[column].as_ref())
+        .chain(last.map(AsRef::as_ref))
+        .collect();
+    if arrays.is_empty() {
+        return Err(DataFusionError::Internal("no rows to gather from".into()));
+    }
+    Ok(interleave(&arrays, rows)?)
+}
+
+/// Without the buffers that a view array shares with what it was taken from.
+fn own(array: ArrayRef) -> ArrayRef {
+    match array.data_type() {
+        DataType::Utf8View => std::sync::Arc::new(array.as_string_view().gc()),
+        DataType::BinaryView => std::sync::Arc::new(array.as_binary_view().gc()),
+        _ => array,
+    }
+}
