@@ -3,14 +3,19 @@
 //! An operator has two inputs: the *spine* (keys, a time t, any further
 //! columns), whose rows come out once each, in order and untouched, and the
 //! *events* of one source. [`join`] adds the latest event of the key as of t.
+//! [`kernels`] computes aggregates over ranges of sorted events, as [`frame`]
+//! gives them, and does no IO.
 //!
 //! Nothing here knows of feature views, services or statuses of features:
 //! whoever plans a training set compiles views into these operators.
 
+pub mod frame;
 pub mod join;
+pub mod kernels;
 mod keys;
 mod order;
 pub mod spine;
 mod time;
 
+pub use frame::{Frame, FrameBounds};
 pub use join::{AsOfJoinExec, AsOfJoinSpec, Match, Run, Value};

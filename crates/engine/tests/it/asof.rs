@@ -2,6 +2,7 @@
 //! row of the spine.
 
 mod join;
+mod kernels;
 mod reference;
 
 use std::sync::{Arc, LazyLock};
