@@ -116,7 +116,7 @@ impl OfflineTable {
     /// T of every committed snapshot run, ascending; of a timestamped view only the watermark.
     pub async fn run_times(&self) -> Result<Vec<UtcMicros>, EngineError> {
         Ok(match self.view.kind {
-            ViewKind::Snapshot => snapshot_times(&self.state.files).into_iter().collect(),
+            kind if kind.whole_runs() => snapshot_times(&self.state.files).into_iter().collect(),
             _ => vec![self.state.watermark],
         })
     }
@@ -170,7 +170,7 @@ impl OfflineTable {
         not_before: Option<UtcMicros>,
     ) -> Result<SendableRecordBatchStream, EngineError> {
         let mut files = self.state.files.clone();
-        if self.view.kind == ViewKind::Snapshot {
+        if self.view.kind.whole_runs() {
             let newest = snapshot_times(&files).pop_last();
             files.retain(|f| Some(f.stamp.as_of) == newest);
         } else if let Some(since) = since

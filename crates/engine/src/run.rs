@@ -118,12 +118,6 @@ impl Engine {
             let view = view.name.clone();
             return Err(EngineError::Future { view, as_of, now });
         }
-        if view.kind == ViewKind::Windowed {
-            return Err(EngineError::NotRun {
-                view: view.name.clone(),
-                reason: "windowed views are not materialised by this version".into(),
-            });
-        }
         if !view.current_state.is_empty() && !scope.current_state {
             return Err(EngineError::CurrentState {
                 view: view.name.clone(),
@@ -147,7 +141,7 @@ fn start(
         return Ok(from);
     };
     let committed = match view.kind {
-        ViewKind::Snapshot => base.files.iter().any(|f| f.stamp.as_of == scope.as_of),
+        kind if kind.whole_runs() => base.files.iter().any(|f| f.stamp.as_of == scope.as_of),
         _ => scope.as_of <= base.watermark,
     };
     if committed {
@@ -189,7 +183,7 @@ impl Run<'_> {
         outcome
             .passed
             .refuse_duplicates(self.view, self.scope.as_of)?;
-        if self.view.kind == ViewKind::Snapshot && outcome.new.is_empty() {
+        if self.view.kind.whole_runs() && outcome.new.is_empty() {
             let mut empty = PartitionWriter::new(self.files.clone(), self.stamp, 0);
             empty.write_empty().await?;
             outcome.take(empty.finish().await?, Passed::default());

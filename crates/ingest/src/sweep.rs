@@ -70,7 +70,7 @@ fn superseded(snapshot: &Snapshot, published: &[GenerationState]) -> Vec<(String
         .collect();
     let views = snapshot.definitions.feature_views.values();
     let served: BTreeSet<(&str, u32)> = views
-        .filter(|view| view.serve == ServeMode::Online && view.kind != ViewKind::Windowed)
+        .filter(|view| view.serve == ServeMode::Online)
         .map(|view| (view.name.as_str(), view.version))
         .collect();
     if !served.is_subset(&there) {

@@ -149,6 +149,15 @@ impl ViewKind {
             Self::Snapshot => "snapshot",
         }
     }
+
+    /// Whether each run writes all keys anew, so that its rows are seen together
+    /// or not at all. Of a timestamped view each row stands for itself.
+    pub fn whole_runs(self) -> bool {
+        match self {
+            Self::Windowed | Self::Snapshot => true,
+            Self::Timestamped => false,
+        }
+    }
 }
 
 /// Where online values of a view come from.

@@ -55,7 +55,7 @@ impl OfflineTable {
     /// The rows that were known as of t, one a key.
     pub(super) fn rows_as_of(&self, t: UtcMicros) -> Result<Arc<dyn TableProvider>, EngineError> {
         let mut files = self.state.files.clone();
-        if self.view.kind == ViewKind::Snapshot {
+        if self.view.kind.whole_runs() {
             let newest = files
                 .iter()
                 .map(|f| f.stamp.as_of)

@@ -98,7 +98,7 @@ impl Gate {
             view: view.name.clone(),
             keys: view.keys.len(),
             event_time: timestamped.then_some(view.keys.len()),
-            snapshot: view.kind == ViewKind::Snapshot,
+            snapshot: view.kind.whole_runs(),
             as_of,
             times: times.collect(),
             last: None,

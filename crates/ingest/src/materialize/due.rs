@@ -43,7 +43,7 @@ pub(super) fn decide(kind: ViewKind, committed: &Committed, wanted: Wanted) -> D
     let Some(watermark) = committed.watermark else {
         return scope(None, RunMode::Append);
     };
-    if kind == ViewKind::Snapshot {
+    if kind.whole_runs() {
         let done = committed.times.binary_search(&wanted.as_of).is_ok();
         return match (done, wanted.force) {
             (false, _) => scope(None, RunMode::Append),

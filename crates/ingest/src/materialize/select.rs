@@ -28,12 +28,11 @@ pub fn select<'a>(
 
 /// Why a view is never materialised; `None` if it is.
 pub fn why_not(view: &FeatureView) -> Option<&'static str> {
-    match (view.serve, view.kind) {
-        (ServeMode::Query { .. }, _) => {
+    match view.serve {
+        ServeMode::Query { .. } => {
             Some("it is computed at request time (SERVE QUERY), there is nothing to materialise")
         }
-        (_, ViewKind::Windowed) => Some("windowed views are not materialised by this version"),
-        _ => None,
+        ServeMode::Online | ServeMode::Offline => None,
     }
 }
 

@@ -1,0 +1,222 @@
+//! From windowed queries to one operator: views over one source share a scan
+//! and a sort.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::common::{Column, DFSchema, TableReference};
+use datafusion::error::Result;
+use datafusion::execution::SessionState;
+use datafusion::functions::expr_fn::{coalesce, greatest};
+use datafusion::logical_expr::{Expr, LogicalPlanBuilder, cast, utils::disjunction};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::ExecutionPlan;
+use granary_model::types::UTC;
+
+use super::{Aggregate, WindowedQuery};
+use crate::asof::{
+    AS_OF_COLUMN, AsOfWindowExec, AsOfWindowSpec, Call, EventSet, WindowAggregate, event_schema,
+};
+
+/// Which events a row of the spine sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Seen {
+    /// Event time < t rather than <= t.
+    pub(crate) strictly_before: bool,
+    /// Created at or before t.
+    pub(crate) known_at_the_time: bool,
+}
+
+/// A query with the columns, besides the event time, before whose times its
+/// events were not there.
+#[derive(Debug, Clone)]
+pub(crate) struct WindowedView {
+    pub(crate) query: WindowedQuery,
+    pub(crate) also_from: BTreeSet<Column>,
+}
+
+/// Views that one operator computes.
+#[derive(Debug)]
+pub(crate) struct SharedWindows {
+    views: Vec<WindowedView>,
+}
+
+/// Keys and time of the spine.
+#[derive(Debug, Clone)]
+pub(crate) struct SpineKeys {
+    pub(crate) keys: Vec<Arc<dyn PhysicalExpr>>,
+    pub(crate) time: Arc<dyn PhysicalExpr>,
+}
+
+impl SharedWindows {
+    pub(crate) fn new(first: WindowedView) -> Self {
+        Self { views: vec![first] }
+    }
+
+    /// Takes a view in if the operator can compute it beside the others.
+    pub(crate) fn share(&mut self, view: WindowedView) -> Option<WindowedView> {
+        let first = &self.views[0];
+        let (a, b) = (&first.query, &view.query);
+        let minded = self.views.iter().any(|v| v.query.minds_order) || b.minds_order;
+        let fits = a.events == b.events
+            && a.keys == b.keys
+            && a.event_time == b.event_time
+            && a.created_time == b.created_time
+            && first.also_from == view.also_from
+            && (!minded || a.then_by == b.then_by)
+            && [a, b].iter().all(|q| !q.filter.as_ref().is_some_and(has_subquery));
+        if fits {
+            self.views.push(view);
+            return None;
+        }
+        Some(view)
+    }
+
+    /// Puts the aggregates of all views behind the spine's columns, each under
+    /// the name that [`aggregate_name`] gives.
+    pub(crate) async fn join(
+        &self,
+        state: &SessionState,
+        spine: Arc<dyn ExecutionPlan>,
+        spine_keys: SpineKeys,
+        seen: Seen,
+        prefix: &str,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let pushed = self.pushed_filter();
+        let mut events = LogicalPlanBuilder::from(self.first().events.clone());
+        if let Some(filter) = &pushed {
+            events = events.filter(filter.clone())?;
+        }
+        let columns = self.columns().into_iter().map(Expr::Column);
+        let events = state.optimize(&events.project(columns)?.build()?)?;
+        let schema = with_as_of(events.schema())?;
+        let physical = state.query_planner().create_physical_plan(&events, state).await?;
+        let spec = self.spec(state, &schema, &physical, spine_keys, seen, prefix)?;
+        Ok(Arc::new(AsOfWindowExec::try_new(spine, physical, Arc::new(spec))?))
+    }
+
+    fn first(&self) -> &WindowedQuery {
+        &self.views[0].query
+    }
+
+    /// What the scan may leave out: rows that no view's WHERE takes.
+    fn pushed_filter(&self) -> Option<Expr> {
+        let filters = self.views.iter().map(|v| v.query.filter.clone());
+        let mut filters = filters.collect::<Option<Vec<_>>>()?;
+        filters.dedup();
+        (!filters.iter().any(reads_as_of)).then(|| disjunction(filters)).flatten()
+    }
+
+    /// The events' columns that any view needs, in the order of the source.
+    fn columns(&self) -> Vec<Column> {
+        let mut read: BTreeSet<Column> = BTreeSet::new();
+        for view in &self.views {
+            read.extend(view.query.columns_read());
+            read.extend(view.also_from.iter().cloned());
+        }
+        let columns = self.first().events.schema().columns();
+        columns.into_iter().filter(|c| read.contains(c)).collect()
+    }
+
+    fn spec(
+        &self,
+        state: &SessionState,
+        schema: &DFSchema,
+        events: &Arc<dyn ExecutionPlan>,
+        spine_keys: SpineKeys,
+        seen: Seen,
+        prefix: &str,
+    ) -> Result<AsOfWindowSpec> {
+        let physical = |e: &Expr| state.create_physical_expr(e.clone(), schema);
+        let first = self.first();
+        let keys = first.keys.iter().map(physical).collect::<Result<Vec<_>>>()?;
+        let created = created(first, seen, &self.views[0].also_from);
+        let one_filter = self.views.windows(2).all(|v| v[0].query.filter == v[1].query.filter);
+        let sets = self.views.iter().enumerate().map(|(number, view)| {
+            let filter = view.query.filter.as_ref();
+            // The scan has done it already.
+            let filter = filter.filter(|f| !one_filter || reads_as_of(f));
+            let aggregates = view.query.aggregates.iter();
+            let event_schema = event_schema(&events.schema());
+            let aggregates = aggregates.map(|aggregate| {
+                let name = aggregate_name(prefix, number, &aggregate.name);
+                windowed(aggregate, name, &physical, event_schema.clone())
+            });
+            Ok(EventSet {
+                filter: filter.map(physical).transpose()?,
+                aggregates: aggregates.collect::<Result<_>>()?,
+            })
+        });
+        Ok(AsOfWindowSpec {
+            on: spine_keys.keys.into_iter().zip(keys).collect(),
+            time: spine_keys.time,
+            event_time: physical(&first.event_time)?,
+            known_at_the_time: created.is_some(),
+            created_time: created.as_ref().map(physical).transpose()?,
+            then_by: first.then_by.iter().map(physical).collect::<Result<_>>()?,
+            strictly_before: seen.strictly_before,
+            sets: sets.collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// What an aggregate of the view of that number is called behind the spine.
+pub(crate) fn aggregate_name(prefix: &str, number: usize, name: &str) -> String {
+    format!("{prefix}{number} {name}")
+}
+
+fn windowed(
+    aggregate: &Aggregate,
+    name: String,
+    physical: &dyn Fn(&Expr) -> Result<Arc<dyn PhysicalExpr>>,
+    schema: datafusion::arrow::datatypes::SchemaRef,
+) -> Result<WindowAggregate> {
+    let arguments = aggregate.arguments.iter().map(physical);
+    let call = Call::try_new(
+        aggregate.function.clone(),
+        arguments.collect::<Result<_>>()?,
+        schema,
+    )?;
+    Ok(WindowAggregate {
+        call: call
+            .distinct(aggregate.distinct)
+            .ignore_nulls(aggregate.ignore_nulls),
+        filter: aggregate.filter.as_ref().map(physical).transpose()?,
+        frame: aggregate.frame,
+        name,
+    })
+}
+
+/// When an event came to be there, where that is not its event time.
+fn created(query: &WindowedQuery, seen: Seen, also_from: &BTreeSet<Column>) -> Option<Expr> {
+    let time = |e: Expr| cast(e, DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into())));
+    let created = query.created_time.as_ref().filter(|_| seen.known_at_the_time);
+    let created = created.map(|c| coalesce(vec![time(c.clone()), time(query.event_time.clone())]));
+    let mut times: Vec<Expr> = created.into_iter().collect();
+    times.extend(also_from.iter().map(|c| time(Expr::Column(c.clone()))));
+    match times.len() {
+        0 | 1 => times.pop(),
+        _ => Some(greatest(times)),
+    }
+}
+
+/// The columns of events with the one that stands for t behind them.
+fn with_as_of(events: &DFSchema) -> Result<DFSchema> {
+    let mut fields: Vec<_> = events
+        .iter()
+        .map(|(qualifier, field)| (qualifier.cloned(), field.clone()))
+        .collect();
+    let all = event_schema(events.as_arrow());
+    let as_of = all.fields()[all.fields().len() - 1].clone();
+    fields.push((None::<TableReference>, as_of));
+    DFSchema::new_with_metadata(fields, Default::default())
+}
+
+fn reads_as_of(expression: &Expr) -> bool {
+    expression.column_refs().iter().any(|c| c.name == AS_OF_COLUMN)
+}
+
+fn has_subquery(expression: &Expr) -> bool {
+    crate::check::has_subquery(expression)
+}
