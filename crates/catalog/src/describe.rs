@@ -376,6 +376,11 @@ fn describe_feature_view(view: &FeatureView) -> ObjectDescription {
     if let Some(n) = view.max_events {
         say("max events", n.to_string());
     }
+    if !view.windows.is_empty() {
+        let windows = view.windows.iter();
+        let windows: Vec<String> = windows.map(|w| format!("{} OVER {}", w.aggregate, w.frame)).collect();
+        say("windows", windows.join("; "));
+    }
     if !view.current_state.is_empty() {
         say("reads as they are now", view.current_state.join(", "));
     }

@@ -205,7 +205,19 @@ pub struct FeatureView {
     pub current_state: Vec<String>,
     /// Whether it reads a stream row by row, so that its online value is as of the read.
     pub live: bool,
+    /// Of a windowed view: its aggregates and their frames, as they were understood.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<WindowAggregate>,
     pub annotations: Annotations,
+}
+
+/// An aggregate of a windowed view, in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowAggregate {
+    /// `sum(amount) FILTER (WHERE settled)`.
+    pub aggregate: String,
+    /// `RANGE 7 days TO 0 seconds`: distances back from t.
+    pub frame: String,
 }
 
 impl FeatureView {

@@ -72,6 +72,7 @@ pub fn view(
         depends_on: Vec::new(),
         current_state: Vec::new(),
         live: false,
+        windows: Vec::new(),
         annotations: Annotations::default(),
     }
 }

@@ -43,6 +43,7 @@ fn definitions() -> Definitions {
             depends_on: vec!["accounts".into()],
             current_state: Vec::new(),
             live: false,
+            windows: Vec::new(),
             annotations: Annotations {
                 owner: Some("risk".into()),
                 ..Annotations::default()

@@ -53,6 +53,7 @@ pub fn view(name: &str, query: &str, features: &[&str]) -> FeatureView {
         depends_on: vec!["clean".into()],
         current_state: vec![],
         live: false,
+        windows: Vec::new(),
         annotations: Default::default(),
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::Schema;
+use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::logical_expr::LogicalPlan;
 use granary_model::definitions::{Column, ServeMode};
 use granary_model::fingerprint::Fingerprint;
-use granary_model::statement::{CreateFeatureView, ObjectSort, ServeClause};
+use granary_model::statement::{CreateFeatureView, Ident, ObjectSort, ServeClause};
 use granary_model::{Diagnostic, FeatureType, FeatureView, Span, ViewKind};
 
 use super::Check;
@@ -19,6 +19,7 @@ use super::query::{Query, Read};
 use super::relations::{names_of, time_column};
 use super::translate::instead;
 use super::windowed::{Windowed, has_windows};
+use crate::windowed::WindowedQuery;
 
 impl Check<'_> {
     pub(super) async fn feature_view(
@@ -48,7 +49,7 @@ impl Check<'_> {
         if self.diagnostics.len() > errors_before {
             self.breaks(&create.name.value);
         }
-        self.unserved_forms(create, &view, reads);
+        self.unserved_forms(reads);
         let table = Arc::new(EmptyTable::new(view.row_schema()));
         self.register(&create.name, table);
         self.definitions
@@ -121,7 +122,8 @@ impl Check<'_> {
         };
         let (then_by, mut others) = match kind {
             ViewKind::Timestamped => times(create, &outputs, &keys, &mut errors),
-            ViewKind::Windowed | ViewKind::Snapshot => (Vec::new(), BTreeSet::new()),
+            ViewKind::Windowed => (self.orders(create, reads, &mut errors), BTreeSet::new()),
+            ViewKind::Snapshot => (Vec::new(), BTreeSet::new()),
         };
         others.extend(keys.iter().map(|key| key.name.as_str()));
         let (features, wrong) = outputs.features(&others);
@@ -140,7 +142,10 @@ impl Check<'_> {
         let current_state = self.current_state(create, kind, plan, reads);
         let failed = !errors.is_empty();
         self.tell(errors);
-        (!failed).then(|| FeatureView {
+        if failed {
+            return None;
+        }
+        let mut view = FeatureView {
             name: create.name.value.clone(),
             version: 0,
             fingerprint: Fingerprint::default(),
@@ -165,8 +170,64 @@ impl Check<'_> {
             depends_on: names_of(reads),
             current_state,
             live,
+            windows: Vec::new(),
             annotations: annotations(&create.annotations),
-        })
+        };
+        if kind == ViewKind::Windowed {
+            self.windows(create, query, plan, &mut view)?;
+        }
+        Some(view)
+    }
+
+    /// Takes a windowed view apart, to show how it is understood and to know
+    /// that it can be computed.
+    fn windows(
+        &mut self,
+        create: &CreateFeatureView,
+        query: &Query<'_>,
+        plan: &LogicalPlan,
+        view: &mut FeatureView,
+    ) -> Option<()> {
+        match WindowedQuery::take_apart(&self.state, view, plan) {
+            Ok(windowed) => {
+                view.windows = windowed.described();
+                Some(())
+            }
+            Err(error) => {
+                let message = format!("{}: {}", create.name.value, error.strip_backtrace());
+                self.tell([Diagnostic::new(&query.text.span, message)]);
+                None
+            }
+        }
+    }
+
+    /// THEN BY columns of a windowed view: columns of what stands in FROM.
+    fn orders(
+        &self,
+        create: &CreateFeatureView,
+        reads: &[Read],
+        errors: &mut Vec<Diagnostic>,
+    ) -> Vec<Column> {
+        let [read] = reads else {
+            return Vec::new();
+        };
+        let Some(relation) = self.relations.get(&read.name) else {
+            return Vec::new();
+        };
+        let schema = relation.schema();
+        let names = || schema.fields().iter().map(|field| field.name().as_str());
+        let mut orders = Vec::new();
+        for column in &create.then_by {
+            match schema.field_with_name(&column.value) {
+                Ok(field) => orders.extend(then_by_column(column, field, errors)),
+                Err(_) => {
+                    let message = format!("{} has no column {:?}", read.name, column.value);
+                    let help = instead(&column.value, names());
+                    errors.push(Diagnostic::new(&column.span, message).help_if(help));
+                }
+            }
+        }
+        orders
     }
 
     /// The kind that the view's form makes it; `None` where it fits none.
@@ -312,12 +373,8 @@ impl Check<'_> {
         }
     }
 
-    fn unserved_forms(&mut self, create: &CreateFeatureView, view: &FeatureView, reads: &[Read]) {
-        let span = &create.name.span;
-        if view.kind == ViewKind::Windowed {
-            let message = "windowed feature views are not served by this version";
-            self.unserved.push(Diagnostic::new(span, message));
-        } else if let Some(read) = reads.iter().find(|read| self.reads_stream(&read.name)) {
+    fn unserved_forms(&mut self, reads: &[Read]) {
+        if let Some(read) = reads.iter().find(|read| self.reads_stream(&read.name)) {
             let message = "feature views over streams are not served by this version";
             self.unserved.push(Diagnostic::new(&read.span, message));
         }
@@ -370,24 +427,32 @@ fn times<'c>(
                 .push(Diagnostic::new(&column.span, message).help("THEN BY takes further columns"));
             continue;
         }
-        match FeatureType::from_arrow(field.data_type()) {
-            Some(stored) if !matches!(stored, FeatureType::List(_)) => {
-                then_by.push(Column::new(column.value.clone(), stored));
-                names.insert(&column.value);
-            }
-            _ => {
-                let given = type_name(field.data_type());
-                let message = format!(
-                    "THEN BY column {:?} is {given}, which has no order",
-                    column.value
-                );
-                errors.push(
-                    Diagnostic::new(&column.span, message).help("order by numbers, texts or times"),
-                );
-            }
+        if let Some(stored) = then_by_column(column, field, errors) {
+            then_by.push(stored);
+            names.insert(&column.value);
         }
     }
     (then_by, names)
+}
+
+/// A column to order by as it is stored; lists and the like have no order.
+fn then_by_column(column: &Ident, field: &Field, errors: &mut Vec<Diagnostic>) -> Option<Column> {
+    match FeatureType::from_arrow(field.data_type()) {
+        Some(stored) if !matches!(stored, FeatureType::List(_)) => {
+            Some(Column::new(column.value.clone(), stored))
+        }
+        _ => {
+            let given = type_name(field.data_type());
+            let message = format!(
+                "THEN BY column {:?} is {given}, which has no order",
+                column.value
+            );
+            errors.push(
+                Diagnostic::new(&column.span, message).help("order by numbers, texts or times"),
+            );
+            None
+        }
+    }
 }
 
 /// Clauses that make no sense together, whatever the query is.

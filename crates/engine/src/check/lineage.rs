@@ -32,7 +32,7 @@ pub(crate) fn is_row_wise(plan: &LogicalPlan) -> bool {
     walked.is_ok() && row_wise
 }
 
-fn has_subquery(expression: &Expr) -> bool {
+pub(crate) fn has_subquery(expression: &Expr) -> bool {
     use datafusion::common::tree_node::TreeNode;
     expression
         .exists(|e| {

@@ -165,6 +165,7 @@ impl Project {
             depends_on: Vec::new(),
             current_state: Vec::new(),
             live: false,
+            windows: Vec::new(),
             annotations: Default::default(),
         };
         self.definitions

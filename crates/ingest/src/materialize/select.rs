@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use granary_model::ViewKind;
 use granary_model::definitions::{Definitions, FeatureView, ServeMode};
 use granary_model::suggest::did_you_mean;
 

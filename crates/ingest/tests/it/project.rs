@@ -371,6 +371,7 @@ fn snapshot_view(
         depends_on: vec![reads.into()],
         current_state: vec![],
         live: false,
+        windows: Vec::new(),
         annotations: Default::default(),
     }
 }

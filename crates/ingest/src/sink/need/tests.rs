@@ -26,6 +26,7 @@ fn view(kind: ViewKind, ttl_days: Option<i32>) -> FeatureView {
         depends_on: vec![],
         current_state: vec![],
         live: false,
+        windows: Vec::new(),
         annotations: Default::default(),
     }
 }
