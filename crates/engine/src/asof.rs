@@ -2,7 +2,8 @@
 //!
 //! An operator has two inputs: the *spine* (keys, a time t, any further
 //! columns), whose rows come out once each, in order and untouched, and the
-//! *events* of one source. [`join`] adds the latest event of the key as of t.
+//! *events* of one source. [`join`] adds the latest event of the key as of t,
+//! [`window`] aggregates of the key's events over windows that end at t.
 //! [`kernels`] computes aggregates over ranges of sorted events, as [`frame`]
 //! gives them, and does no IO.
 //!
@@ -16,6 +17,10 @@ mod keys;
 mod order;
 pub mod spine;
 mod time;
+pub mod window;
 
 pub use frame::{Frame, FrameBounds};
 pub use join::{AsOfJoinExec, AsOfJoinSpec, Match, Run, Value};
+pub use window::{
+    AS_OF_COLUMN, AsOfWindowExec, AsOfWindowSpec, EventSet, WindowAggregate, event_schema,
+};
