@@ -10,11 +10,13 @@
 //! Nothing here knows of feature views, services or statuses of features:
 //! whoever plans a training set compiles views into these operators.
 
+mod compact;
 pub mod frame;
 pub mod join;
 pub mod kernels;
 mod keys;
 mod order;
+mod parts;
 pub mod spine;
 mod time;
 pub mod window;

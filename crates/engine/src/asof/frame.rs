@@ -8,6 +8,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use granary_model::interval::MICROS_PER_DAY;
 use granary_model::{Interval, UtcMicros};
 
 /// A frame that ends at or before t.
@@ -59,26 +60,7 @@ impl Frame {
     /// times. `strictly_before` leaves out those at t; then a frame that ends
     /// before t keeps the end that it has.
     pub fn events(&self, times: &[i64], t: i64, strictly_before: bool) -> Range<usize> {
-        let known = match strictly_before {
-            true => times.partition_point(|time| *time < t),
-            false => times.partition_point(|time| *time <= t),
-        };
-        let frame = match self.bounds {
-            FrameBounds::Range { start, end } => {
-                let first = start.map_or(0, |start| {
-                    let from = start.before(UtcMicros(t)).0;
-                    times.partition_point(|time| *time < from)
-                });
-                let until = end.before(UtcMicros(t)).0;
-                first..times.partition_point(|time| *time <= until).min(known)
-            }
-            FrameBounds::Rows { start, end } => {
-                let back = |n: u64| known.saturating_sub(usize::try_from(n).unwrap_or(usize::MAX));
-                let first = start.map_or(0, |start| back(start.saturating_add(1)));
-                first..back(end)
-            }
-        };
-        self.newest(frame)
+        Sweep::new(self, strictly_before).events(times, t)
     }
 
     /// The newest events of a range that may be counted; an inverted range is empty.
@@ -88,6 +70,146 @@ impl Frame {
             .map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
         let start = frame.start.min(frame.end);
         start.max(frame.end.saturating_sub(max))..frame.end
+    }
+}
+
+/// A frame that is moved along the events of one key: each bound is sought from
+/// where it was, so that ascending times cost one pass together.
+#[derive(Debug, Clone)]
+pub(super) struct Sweep {
+    frame: Frame,
+    strictly_before: bool,
+    start: Option<Shift>,
+    end: Shift,
+    known: usize,
+    first: usize,
+    until: usize,
+}
+
+impl Sweep {
+    pub(super) fn new(frame: &Frame, strictly_before: bool) -> Self {
+        let (start, end) = match frame.bounds {
+            FrameBounds::Range { start, end } => (start, end),
+            FrameBounds::Rows { .. } => (None, Interval::ZERO),
+        };
+        Self {
+            frame: *frame,
+            strictly_before,
+            start: start.map(Shift::new),
+            end: Shift::new(end),
+            known: 0,
+            first: 0,
+            until: 0,
+        }
+    }
+
+    /// [`Frame::events`]; `times` are the same at each call.
+    pub(super) fn events(&mut self, times: &[i64], t: i64) -> Range<usize> {
+        self.known = match self.strictly_before {
+            true => seek(times, self.known, |time| time < t),
+            false => seek(times, self.known, |time| time <= t),
+        };
+        let frame = match self.frame.bounds {
+            FrameBounds::Range { .. } => {
+                if let Some(start) = self.start {
+                    let from = start.before(t);
+                    self.first = seek(times, self.first, |time| time < from);
+                }
+                let until = self.end.before(t);
+                self.until = seek(times, self.until, |time| time <= until);
+                self.first..self.until.min(self.known)
+            }
+            FrameBounds::Rows { start, end } => {
+                let back =
+                    |n: u64| (self.known).saturating_sub(usize::try_from(n).unwrap_or(usize::MAX));
+                let first = start.map_or(0, |start| back(start.saturating_add(1)));
+                first..back(end)
+            }
+        };
+        self.frame.newest(frame)
+    }
+
+    /// The events that decided over the last answer: without one of them it
+    /// could have been another.
+    pub(super) fn deciding(&self, answer: &Range<usize>) -> Range<usize> {
+        match self.frame.bounds {
+            FrameBounds::Range { .. } => answer.clone(),
+            FrameBounds::Rows { .. } => answer.start..self.known,
+        }
+    }
+
+    /// The events that the last answer could have been made of if not all of
+    /// them existed, where those that do not are not `seen`.
+    pub(super) fn possible(&self, seen: impl Fn(usize) -> bool) -> Range<usize> {
+        let (events, newest) = match self.frame.bounds {
+            FrameBounds::Range { .. } => {
+                let end = self.until.min(self.known);
+                (self.first.min(end)..end, self.frame.events_max)
+            }
+            FrameBounds::Rows { start, end } => {
+                let counted = start.map(|start| start.saturating_add(1));
+                let max = self.frame.events_max.map(|max| max.saturating_add(end));
+                let newest = counted.into_iter().chain(max).min();
+                (0..self.known, newest)
+            }
+        };
+        let Some(mut wanted) = newest else {
+            return events;
+        };
+        let mut start = events.end;
+        while start > events.start && wanted > 0 {
+            start -= 1;
+            wanted -= u64::from(seen(start));
+        }
+        start..events.end
+    }
+}
+
+/// How many of the ascending times are `before` a bound, sought from a guess in
+/// steps that double.
+fn seek(times: &[i64], guess: usize, before: impl Fn(i64) -> bool) -> usize {
+    let mut step = 1;
+    let (low, high) = if guess > 0 && !before(times[guess - 1]) {
+        let mut high = guess;
+        while high >= step && !before(times[high - step]) {
+            high -= step;
+            step *= 2;
+        }
+        (high.saturating_sub(step), high)
+    } else {
+        let mut low = guess;
+        while times.get(low + step - 1).is_some_and(|time| before(*time)) {
+            low += step;
+            step *= 2;
+        }
+        (low, times.len().min(low + step - 1))
+    };
+    low + times[low..high].partition_point(|time| before(*time))
+}
+
+/// An interval to be taken off many times.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Shift {
+    Micros(i64),
+    /// With months, whose lengths differ.
+    Calendar(Interval),
+}
+
+impl Shift {
+    pub(super) fn new(interval: Interval) -> Self {
+        let days = i128::from(interval.days) * i128::from(MICROS_PER_DAY);
+        match i64::try_from(days + i128::from(interval.micros)) {
+            Ok(micros) if interval.months == 0 => Self::Micros(micros),
+            _ => Self::Calendar(interval),
+        }
+    }
+
+    /// [`Interval::before`].
+    pub(super) fn before(self, t: i64) -> i64 {
+        match self {
+            Self::Micros(micros) => t.saturating_sub(micros),
+            Self::Calendar(interval) => interval.before(UtcMicros(t)).0,
+        }
     }
 }
 
@@ -160,6 +282,42 @@ mod tests {
         assert_eq!(events(Frame::rows(None, 1), 20), [0..2, 0..0]);
         assert_eq!(events(Frame::rows(Some(100), 0), 20), [0..3, 0..1]);
         assert!(Frame::rows(Some(1), 3).events(&TIMES, 40, false).is_empty());
+    }
+
+    #[test]
+    fn a_bound_is_found_from_any_guess() {
+        let times: Vec<i64> = (0..70).map(|n| n / 3).collect();
+        for bound in -1..26 {
+            let expected = times.partition_point(|time| *time < bound);
+            for guess in 0..=times.len() {
+                let found = seek(&times, guess, |time| time < bound);
+                assert_eq!(found, expected, "{bound} from {guess}");
+            }
+        }
+        assert_eq!(seek(&[], 0, |_| true), 0);
+    }
+
+    #[test]
+    fn a_shift_is_the_interval_to_the_ends_of_time() {
+        let intervals = [
+            Interval::ZERO,
+            Interval::from_micros(i64::MAX),
+            Interval {
+                days: i32::MAX,
+                ..Interval::ZERO
+            },
+            Interval {
+                months: 1,
+                days: 2,
+                micros: 3,
+            },
+        ];
+        for interval in intervals {
+            for t in [i64::MIN, -1, 0, 1_772_236_800_000_000, i64::MAX] {
+                let expected = interval.before(UtcMicros(t)).0;
+                assert_eq!(Shift::new(interval).before(t), expected, "{t} - {interval}");
+            }
+        }
     }
 
     #[test]

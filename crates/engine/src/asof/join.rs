@@ -6,17 +6,15 @@
 mod answer;
 mod winners;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
-use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{Distribution, EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{
@@ -36,15 +34,12 @@ use granary_model::{Interval, UtcMicros};
 use tokio::sync::mpsc::Sender;
 
 use super::keys::compared_as;
+use super::parts::{Parts, column, is_exhausted};
 use super::spine::Spine;
 use super::time::micros;
 use answer::{Answers, matched};
 use winners::{Events, Visibility, Winners};
 
-/// Share of the memory pool that a part of the spine may take, one in so many.
-const PART_SHARE: usize = 8;
-/// Bytes of a part of the spine where the pool is unbounded.
-const PART_BYTES_MAX: usize = 1 << 30;
 /// What a row of the spine costs besides its own bytes: position, slots, answer.
 const ROW_BYTES: usize = 128;
 
@@ -337,28 +332,17 @@ struct Work {
 impl Work {
     async fn run(
         self,
-        mut spine: SendableRecordBatchStream,
+        spine: SendableRecordBatchStream,
         sender: Sender<Result<RecordBatch>>,
     ) -> Result<()> {
-        let reservation =
-            MemoryConsumer::new("AsOfJoinExec[spine]").register(self.context.memory_pool());
-        let mut parts = VecDeque::new();
+        let mut parts = Parts::new(spine, "AsOfJoinExec", ROW_BYTES, self.context.clone());
         loop {
-            let part = match parts.pop_front() {
-                Some(part) => part,
-                None => self.read_part(&mut spine, &reservation).await?,
-            };
+            let part = parts.next().await?;
             if part.is_empty() {
                 return Ok(());
             }
             let answers = match self.answer(&part).await {
-                // Half of the spine needs half of the memory.
-                Err(error) if part.len() > 1 && is_exhausted(&error) => {
-                    let (first, second) = part.split_at(part.len() / 2);
-                    parts.push_front(second.to_vec());
-                    parts.push_front(first.to_vec());
-                    continue;
-                }
+                Err(error) if is_exhausted(&error) && parts.halve(&part) => continue,
                 answers => answers?,
             };
             let mut start = 0;
@@ -374,33 +358,6 @@ impl Work {
                 }
             }
         }
-    }
-
-    /// Batches of the spine, as many as fit.
-    async fn read_part(
-        &self,
-        spine: &mut SendableRecordBatchStream,
-        reservation: &MemoryReservation,
-    ) -> Result<Vec<RecordBatch>> {
-        let bytes_max = match self.context.memory_pool().memory_limit() {
-            MemoryLimit::Finite(bytes) => bytes / PART_SHARE,
-            _ => PART_BYTES_MAX,
-        };
-        reservation.free();
-        let mut part = Vec::new();
-        while reservation.size() < bytes_max {
-            let Some(batch) = spine.next().await.transpose()? else {
-                break;
-            };
-            if batch.num_rows() == 0 {
-                continue;
-            }
-            let bytes = batch.get_array_memory_size() + batch.num_rows() * ROW_BYTES;
-            // A batch in hand must be worked off, reserved or not.
-            reservation.grow(bytes);
-            part.push(batch);
-        }
-        Ok(part)
     }
 
     /// One pass over the events for a part of the spine.
@@ -457,18 +414,6 @@ impl Work {
         let on = self.spec.on.iter();
         on.map(|(expression, _)| column(expression, part)).collect()
     }
-}
-
-/// An expression over all batches of a part.
-fn column(expression: &Arc<dyn PhysicalExpr>, part: &[RecordBatch]) -> Result<ArrayRef> {
-    let evaluate = |batch: &RecordBatch| expression.evaluate(batch)?.into_array(batch.num_rows());
-    let arrays = part.iter().map(evaluate).collect::<Result<Vec<_>>>()?;
-    let arrays: Vec<_> = arrays.iter().map(AsRef::as_ref).collect();
-    Ok(concat(&arrays)?)
-}
-
-fn is_exhausted(error: &DataFusionError) -> bool {
-    matches!(error.find_root(), DataFusionError::ResourcesExhausted(_))
 }
 
 /// A pass over one partition of the events.

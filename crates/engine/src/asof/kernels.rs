@@ -14,15 +14,15 @@ mod accumulate;
 mod distinct;
 mod extremes;
 mod positions;
-mod selection;
+pub(super) mod selection;
 mod sums;
-mod tree;
+pub(super) mod tree;
 
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, UInt32Array};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, UInt32Array, new_empty_array};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
 use datafusion::error::Result;
@@ -47,6 +47,40 @@ pub struct Call {
     return_field: FieldRef,
     kind: Kind,
 }
+
+/// Functions without a kernel here whose result does not depend on the order of
+/// rows. What DataFusion says of itself will not do: its default is an order,
+/// and `any_value` is said to need none.
+const ORDER_FREE: [&str; 28] = [
+    "approx_distinct",
+    "avg",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "bool_and",
+    "bool_or",
+    "corr",
+    "covar_pop",
+    "covar_samp",
+    "max",
+    "median",
+    "min",
+    "percentile_cont",
+    "regr_avgx",
+    "regr_avgy",
+    "regr_count",
+    "regr_intercept",
+    "regr_r2",
+    "regr_slope",
+    "regr_sxx",
+    "regr_sxy",
+    "regr_syy",
+    "stddev",
+    "stddev_pop",
+    "sum",
+    "var",
+    "var_pop",
+];
 
 /// How a call is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +149,15 @@ impl Kind {
         }
     }
 
+    /// Whether the order of rows can change the result by more than rounding.
+    fn minds_order(self, name: &str) -> bool {
+        match self {
+            Self::First | Self::Last | Self::Nth | Self::List => true,
+            Self::Accumulate => !ORDER_FREE.contains(&name),
+            _ => false,
+        }
+    }
+
     /// Whether equal values, counted once, could change the result.
     fn minds_duplicates(self) -> bool {
         !matches!(self, Self::Extreme { .. } | Self::First | Self::Last)
@@ -161,6 +204,11 @@ impl Call {
         self
     }
 
+    /// Whether the order of rows can change the result by more than rounding.
+    pub fn minds_order(&self) -> bool {
+        self.kind.minds_order(self.function.name())
+    }
+
     /// The result under a name; nullable unless the function counts.
     pub fn field(&self, name: &str) -> Field {
         let nullable = self.kind != Kind::Count;
@@ -195,6 +243,14 @@ impl Call {
         }
     }
 
+    /// The aggregate of no rows, one value.
+    pub fn of_nothing(&self) -> Result<ArrayRef> {
+        let none = self.argument_fields.iter();
+        let none: Vec<ArrayRef> = none.map(|f| new_empty_array(f.data_type())).collect();
+        let nothing = 0..0;
+        self.evaluate(&none, None, &[nothing])
+    }
+
     fn evaluate_selected(&self, inputs: &[ArrayRef], ranges: &[RowRange]) -> Result<ArrayRef> {
         match (self.distinct && self.kind.minds_duplicates(), self.kind) {
             (true, Kind::Count) => distinct::count(inputs, ranges),
@@ -224,6 +280,16 @@ impl Call {
             Kind::List => positions::list(&inputs[0], ranges, result),
             Kind::Accumulate => accumulate::accumulate(self, inputs, ranges),
         }
+    }
+}
+
+/// The same aggregate, whatever schema its arguments stand in.
+impl PartialEq for Call {
+    fn eq(&self, other: &Self) -> bool {
+        self.function == other.function
+            && self.arguments == other.arguments
+            && self.distinct == other.distinct
+            && self.ignore_nulls == other.ignore_nulls
     }
 }
 

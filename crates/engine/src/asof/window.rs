@@ -5,6 +5,16 @@
 //! are then sorted and aggregated one by one, on all cores. Events that do not
 //! fit into memory wait for that on disk.
 
+mod anew;
+mod answers;
+mod bucket;
+mod calls;
+mod dealer;
+mod program;
+mod sorted;
+mod store;
+mod work;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,7 +26,10 @@ use datafusion::physical_expr::{Distribution, EquivalenceProperties, PhysicalExp
 use datafusion::physical_plan::execution_plan::{
     Boundedness, EmissionType, ReplaceChildrenOptions, apply_expression_roots,
 };
-use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, SpillMetrics,
+};
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, InputDistributionRequirements, Partitioning,
     PlanProperties,
@@ -26,6 +39,8 @@ use granary_model::types::UTC;
 use super::frame::Frame;
 use super::kernels::Call;
 use super::keys::compared_as;
+use program::Program;
+use work::{Metrics, Work};
 
 /// Name of the column that stands for t in expressions over events: the last
 /// column of [`event_schema`]. What reads it is computed anew for each t.
@@ -282,14 +297,37 @@ impl ExecutionPlan for AsOfWindowExec {
     fn execute(
         &self,
         partition: usize,
-        _context: Arc<TaskContext>,
+        context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         if partition != 0 {
             return Err(DataFusionError::Internal(format!(
                 "AsOfWindowExec has one partition, {partition} was asked for"
             )));
         }
-        Err(DataFusionError::NotImplemented("as-of windows".into()))
+        let time = |name| MetricBuilder::new(&self.metrics).subset_time(name, partition);
+        let counter = |name| MetricBuilder::new(&self.metrics).counter(name, partition);
+        let metrics = Metrics {
+            baseline: BaselineMetrics::new(&self.metrics, partition),
+            read: time("read_time"),
+            sort: time("sort_time"),
+            aggregate: time("aggregate_time"),
+            spine_parts: counter("spine_parts"),
+            event_rows: counter("event_rows"),
+            spills: SpillMetrics::new(&self.metrics, partition),
+        };
+        let work = Work {
+            spec: self.spec.clone(),
+            program: Arc::new(Program::new(&self.spec, &self.events.schema())?),
+            events: self.events.clone(),
+            schema: self.schema(),
+            metrics,
+            context: context.clone(),
+        };
+        let spine = self.spine.execute(0, context)?;
+        let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema(), 2);
+        let sender = builder.tx();
+        builder.spawn(work.run(spine, sender));
+        Ok(builder.build())
     }
 
     fn metrics(&self) -> Option<MetricsSet> {

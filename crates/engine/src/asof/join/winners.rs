@@ -8,13 +8,13 @@
 
 use std::cmp::Ordering;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array};
+use arrow::array::{Array, ArrayRef, Int64Array, UInt32Array};
 use arrow::compute::{interleave, take};
-use arrow::datatypes::DataType;
 use datafusion::common::HashMap;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::MemoryReservation;
 
+use crate::asof::compact::compact;
 use crate::asof::keys::NO_GROUP;
 use crate::asof::order::RowOrder;
 use crate::asof::spine::Spine;
@@ -215,7 +215,7 @@ impl Winners {
         let rows = UInt32Array::from(rows);
         let columns = values
             .iter()
-            .map(|column| Ok(own(take(column, &rows, None)?)))
+            .map(|column| Ok(compact(take(column, &rows, None)?)))
             .collect::<Result<Vec<_>>>()?;
         self.push(columns, rows.len());
         if self.kept_rows > 2 * self.filled + SLACK_ROWS {
@@ -261,7 +261,7 @@ impl Winners {
                 .collect();
             let width = old.first().map_or(0, Vec::len);
             let columns = (0..width)
-                .map(|column| gather(&old, column, None, &rows).map(own))
+                .map(|column| gather(&old, column, None, &rows).map(compact))
                 .collect::<Result<Vec<_>>>()?;
             let batch = self.kept.len() as u32;
             for (row, position) in positions.iter().enumerate() {
@@ -354,13 +354,4 @@ pub(super) fn gather(
         return Err(DataFusionError::Internal("no rows to gather from".into()));
     }
     Ok(interleave(&arrays, rows)?)
-}
-
-/// Without the buffers that a view array shares with what it was taken from.
-fn own(array: ArrayRef) -> ArrayRef {
-    match array.data_type() {
-        DataType::Utf8View => std::sync::Arc::new(array.as_string_view().gc()),
-        DataType::BinaryView => std::sync::Arc::new(array.as_binary_view().gc()),
-        _ => array,
-    }
 }

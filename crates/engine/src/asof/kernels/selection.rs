@@ -2,7 +2,7 @@
 
 use arrow::array::{Array, ArrayRef, BooleanArray};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
-use arrow::compute::{filter, prep_null_mask_filter};
+use arrow::compute::filter;
 use datafusion::error::Result;
 
 use super::RowRange;
@@ -45,10 +45,7 @@ impl Selection {
 
 /// Rows that are true in the mask and NULL in none of the arrays; `None`: all.
 pub(super) fn kept_rows(mask: Option<&BooleanArray>, arrays: &[ArrayRef]) -> Option<BooleanArray> {
-    let mut kept: Option<BooleanBuffer> = mask.map(|mask| match mask.null_count() {
-        0 => mask.values().clone(),
-        _ => prep_null_mask_filter(mask).values().clone(),
-    });
+    let mut kept = mask.map(true_rows);
     for array in arrays {
         let valid = array.logical_nulls().filter(|nulls| nulls.null_count() > 0);
         if let Some(valid) = valid.map(NullBuffer::into_inner) {
@@ -59,4 +56,12 @@ pub(super) fn kept_rows(mask: Option<&BooleanArray>, arrays: &[ArrayRef]) -> Opt
         }
     }
     kept.map(|kept| BooleanArray::new(kept, None))
+}
+
+/// Rows that are true, and not NULL.
+pub(in crate::asof) fn true_rows(mask: &BooleanArray) -> BooleanBuffer {
+    match mask.nulls() {
+        Some(valid) => mask.values() & valid.inner(),
+        None => mask.values().clone(),
+    }
 }

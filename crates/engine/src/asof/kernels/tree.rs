@@ -6,7 +6,7 @@ use super::RowRange;
 const FAN_OUT: usize = 16;
 
 /// A value that adjacent ranges can be combined to, in order.
-pub(super) trait Part: Copy {
+pub(in crate::asof) trait Part: Copy {
     /// Of no rows.
     const EMPTY: Self;
 
@@ -15,12 +15,12 @@ pub(super) trait Part: Copy {
 }
 
 /// Level 0 are the rows, a part of level i + 1 stands for 16 of level i.
-pub(super) struct Tree<P> {
+pub(in crate::asof) struct Tree<P> {
     levels: Vec<Vec<P>>,
 }
 
 impl<P: Part> Tree<P> {
-    pub(super) fn new(rows: Vec<P>) -> Self {
+    pub(in crate::asof) fn new(rows: Vec<P>) -> Self {
         let mut levels = vec![rows];
         while let Some(below) = levels.last().filter(|below| below.len() > FAN_OUT) {
             let blocks = below.chunks(FAN_OUT);
@@ -32,7 +32,7 @@ impl<P: Part> Tree<P> {
         Self { levels }
     }
 
-    pub(super) fn combine(&self, range: &RowRange) -> P {
+    pub(in crate::asof) fn combine(&self, range: &RowRange) -> P {
         let (mut start, mut end) = (range.start as usize, range.end as usize);
         let (mut left, mut right) = (P::EMPTY, P::EMPTY);
         for level in &self.levels {
