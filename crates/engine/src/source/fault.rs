@@ -33,7 +33,7 @@ impl SourceFault {
         Self::new(path, first_line(&reason))
     }
 
-    pub(super) fn not_readable_as(self, format: &str) -> Self {
+    pub(crate) fn not_readable_as(self, format: &str) -> Self {
         let format = format.to_uppercase();
         let reason = format!("it is no whole {format} file: {}", self.reason);
         Self { reason, ..self }
