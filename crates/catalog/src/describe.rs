@@ -378,7 +378,9 @@ fn describe_feature_view(view: &FeatureView) -> ObjectDescription {
     }
     if !view.windows.is_empty() {
         let windows = view.windows.iter();
-        let windows: Vec<String> = windows.map(|w| format!("{} OVER {}", w.aggregate, w.frame)).collect();
+        let windows: Vec<String> = windows
+            .map(|w| format!("{} OVER {}", w.aggregate, w.frame))
+            .collect();
         say("windows", windows.join("; "));
     }
     if !view.current_state.is_empty() {

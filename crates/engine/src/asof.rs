@@ -23,6 +23,8 @@ pub mod window;
 
 pub use frame::{Frame, FrameBounds};
 pub use join::{AsOfJoinExec, AsOfJoinSpec, Match, Run, Value};
+pub use kernels::Call;
+pub(crate) use time::micros;
 pub use window::{
     AS_OF_COLUMN, AsOfWindowExec, AsOfWindowSpec, EventSet, WindowAggregate, event_schema,
 };

@@ -30,7 +30,7 @@ use crate::source::VerifiedSources;
 pub use cut::{event_time_type, no_later_than};
 pub use functions::AS_OF_FUNCTION;
 pub use session::Joins;
-pub(crate) use session::{plan_statement, register, settle_types};
+pub(crate) use session::{plan_sql, plan_statement, register, settle_types};
 pub use stores::Stores;
 
 /// Makes the object store for a URL (`file:///`, `s3://bucket/`, ...): chosen

@@ -13,6 +13,8 @@ pub mod offline;
 pub mod query;
 pub mod run;
 mod source;
+pub mod training;
+mod windowed;
 
 pub use check::Checked;
 pub use engine::{Engine, EngineSettings, Joins, StoreFactory, Stores};
@@ -20,3 +22,4 @@ pub use error::EngineError;
 pub use lookup::QueryLookup;
 pub use offline::{ColumnStatistics, OfflineTable, RunMode, RunRecord};
 pub use run::{RunScope, RunSummary};
+pub use training::{Spine, TrainingOptions, TrainingReport, TrainingRequest, TrainingSet};

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use datafusion::catalog::TableProvider;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::{StreamExt, TryStreamExt, stream};
-use granary_model::{FeatureView, UtcMicros, ViewKind};
+use granary_model::{FeatureView, UtcMicros};
 use serde::{Deserialize, Serialize};
 use tracing::instrument;
 

@@ -7,6 +7,7 @@
 mod gate;
 mod plan;
 mod replace;
+mod windowed;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -18,16 +18,17 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::{NullTreatment, WindowFunction};
 use datafusion::logical_expr::{
     AggregateUDF, Expr, LogicalPlan, Projection, WindowFrame, WindowFrameBound, WindowFrameUnits,
-    WindowFunctionDefinition,
+    WindowFunctionDefinition, lit,
 };
 use datafusion::scalar::ScalarValue;
 use granary_model::definitions::WindowAggregate;
-use granary_model::{FeatureView, Interval};
+use granary_model::{FeatureView, Interval, UtcMicros};
 
 use crate::asof::{AS_OF_COLUMN, Frame, FrameBounds};
 use crate::engine::{AS_OF_FUNCTION, plan_sql};
+use crate::offline::read::time_scalar;
 
-pub(crate) use physical::{SharedWindows, WindowedView};
+pub(crate) use physical::{Seen, SharedWindows, SpineKeys, WindowedView, aggregate_name};
 
 /// Aggregates whose result does not depend on the order of the rows.
 const UNORDERED: [&str; 24] = [
@@ -69,7 +70,7 @@ pub(crate) struct WindowedQuery {
     pub(crate) keys: Vec<Expr>,
     pub(crate) event_time: Expr,
     pub(crate) created_time: Option<Expr>,
-    /// What orders events of equal time: THEN BY, else every column that the
+    /// What orders events of equal time: THEN BY, then every column that the
     /// view reads, in the order of the table.
     pub(crate) then_by: Vec<Expr>,
     /// Whether a value depends on the order of events of equal time.
@@ -118,9 +119,10 @@ impl WindowedQuery {
             below = window.input.as_ref();
         }
         let (filter, events) = match below {
-            LogicalPlan::Filter(filter) => {
-                (Some(filter.predicate.clone()), filter.input.as_ref().clone())
-            }
+            LogicalPlan::Filter(filter) => (
+                Some(filter.predicate.clone()),
+                filter.input.as_ref().clone(),
+            ),
             other => (None, other.clone()),
         };
         let keys = keys(view, select)?;
@@ -141,14 +143,38 @@ impl WindowedQuery {
             aggregates: windows.aggregates,
             events,
         };
-        query.then_by = match view.then_by.is_empty() {
-            false => {
-                let named = view.then_by.iter().map(|c| column_of(&query.events, &c.name));
-                named.collect::<Result<_>>()?
-            }
-            true => query.columns_read().into_iter().map(Expr::Column).collect(),
-        };
+        let named = view
+            .then_by
+            .iter()
+            .map(|c| column_of(&query.events, &c.name));
+        query.then_by = named.collect::<Result<_>>()?;
+        let read = query.columns_read().into_iter().map(Expr::Column);
+        query.then_by.extend(read);
         Ok(query)
+    }
+
+    /// The same query with one time for t.
+    pub(crate) fn at(mut self, t: UtcMicros) -> Result<Self> {
+        let at = |expression: &mut Expr| -> Result<()> {
+            let replaced = std::mem::take(expression).transform_up(|e| {
+                Ok(match &e {
+                    Expr::Column(column) if column.name == AS_OF_COLUMN => {
+                        Transformed::yes(lit(time_scalar(t)))
+                    }
+                    _ => Transformed::no(e),
+                })
+            });
+            *expression = replaced?.data;
+            Ok(())
+        };
+        self.filter.iter_mut().try_for_each(at)?;
+        self.keys.iter_mut().try_for_each(at)?;
+        self.outputs.iter_mut().try_for_each(at)?;
+        for aggregate in &mut self.aggregates {
+            aggregate.arguments.iter_mut().try_for_each(at)?;
+            aggregate.filter.iter_mut().try_for_each(at)?;
+        }
+        Ok(self)
     }
 
     /// The columns of the events that the view reads, in their order there.
@@ -192,15 +218,19 @@ impl WindowedQuery {
 
 impl Aggregate {
     fn minds_order(&self) -> bool {
-        let counts_events =
-            matches!(self.frame.bounds, FrameBounds::Rows { .. }) || self.frame.events_max.is_some();
+        let counts_events = matches!(self.frame.bounds, FrameBounds::Rows { .. })
+            || self.frame.events_max.is_some();
         counts_events || !UNORDERED.contains(&self.function.name())
     }
 }
 
 impl std::fmt::Display for Aggregate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let arguments: Vec<String> = self.arguments.iter().map(Expr::human_display_text).collect();
+        let arguments: Vec<String> = self
+            .arguments
+            .iter()
+            .map(Expr::human_display_text)
+            .collect();
         let distinct = if self.distinct { "DISTINCT " } else { "" };
         let name = self.function.name();
         write!(f, "{name}({distinct}{})", arguments.join(", "))?;

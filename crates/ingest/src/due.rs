@@ -15,7 +15,7 @@ use granary_model::{Interval, UtcMicros};
 
 use crate::error::IngestError;
 use crate::materialize::{
-    MaterializeRequest, Materializer, RunOutcome, dependencies, lag, times_of, why_not,
+    MaterializeRequest, Materializer, RunOutcome, dependencies, lag, why_not,
 };
 use crate::progress::Progress;
 
@@ -33,25 +33,6 @@ pub struct DueRun {
     pub as_of: UtcMicros,
 }
 
-/// The newest multiple of an interval after the epoch that is not after `now`;
-/// `None` for an interval that does not get on, or before its first multiple.
-pub fn newest_refresh(every: Interval, now: UtcMicros) -> Option<UtcMicros> {
-    let at = |count: i32| times_of(every, count).after(UtcMicros::default());
-    if at(1) <= UtcMicros::default() {
-        return None;
-    }
-    // Multiples ascend: the last one that is not later, by halving.
-    let (mut reached, mut beyond) = (0, i32::MAX);
-    while beyond - reached > 1 {
-        let middle = reached + (beyond - reached) / 2;
-        match at(middle) <= now {
-            true => reached = middle,
-            false => beyond = middle,
-        }
-    }
-    (at(reached) <= now).then(|| at(reached))
-}
-
 /// Every view whose newest refresh time is not materialised, by name.
 pub async fn due_runs(
     engine: &Engine,
@@ -62,7 +43,7 @@ pub async fn due_runs(
     let refreshed = views
         .filter(|view| why_not(view).is_none())
         .filter_map(|view| {
-            let as_of = newest_refresh(view.refresh_every?, now)?;
+            let as_of = view.refresh_every?.newest_multiple(now)?;
             Some(due_run(engine, view, as_of))
         });
     // Made outside of the stream: a closure over references to views would
@@ -156,56 +137,4 @@ fn reads_the_present(definitions: &Definitions, view: &str) -> bool {
     let view = &definitions.feature_views[view];
     let mut reads = dependencies(definitions, view).into_iter();
     !view.current_state.is_empty() || reads.any(|read| reads_the_present(definitions, read))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn time(text: &str) -> UtcMicros {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn refreshes_are_multiples_after_the_epoch() {
-        let every = |months, days, hours: i64| Interval {
-            months,
-            days,
-            micros: hours * 3_600_000_000,
-        };
-        for (interval, now, expected) in [
-            (every(0, 1, 0), "2026-03-05T13:00:00Z", Some("2026-03-05")),
-            (every(0, 1, 0), "2026-03-05", Some("2026-03-05")),
-            (
-                every(0, 0, 6),
-                "2026-03-05T13:00:00Z",
-                Some("2026-03-05T12:00:00Z"),
-            ),
-            (every(1, 0, 0), "2026-03-05", Some("2026-03-01")),
-            (every(12, 0, 0), "2026-03-05", Some("2026-01-01")),
-            (every(0, 7, 0), "1970-01-09", Some("1970-01-08")),
-            (every(0, 7, 0), "1970-01-02", Some("1970-01-01")),
-            (every(0, 7, 0), "1969-12-31", None),
-            (Interval::ZERO, "2026-03-05", None),
-            (every(0, -1, 0), "2026-03-05", None),
-        ] {
-            let found = newest_refresh(interval, time(now));
-            assert_eq!(found, expected.map(time), "{interval} {now}");
-        }
-    }
-
-    #[test]
-    fn the_newest_multiple_is_that_of_counting_up() {
-        let every = Interval {
-            months: 1,
-            days: 3,
-            micros: 7,
-        };
-        for day in 0..2_000 {
-            let now = UtcMicros(day * granary_model::interval::MICROS_PER_DAY);
-            let counted = (0..).map(|n| times_of(every, n).after(UtcMicros(0)));
-            let counted = counted.take_while(|t| *t <= now).last();
-            assert_eq!(newest_refresh(every, now), counted, "{now}");
-        }
-    }
 }

@@ -33,7 +33,6 @@ pub(crate) use lag::lag;
 pub use select::{dependencies, select, why_not};
 pub use times::Backfill;
 use times::Times;
-pub(crate) use times::times_of;
 use view_runs::ViewRuns;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

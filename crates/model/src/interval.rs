@@ -3,6 +3,8 @@
 //! Months and years are calendar arithmetic on an instant (2026-03-31 less one
 //! month is 2026-02-28), days are 24 hours, since all times are UTC.
 
+mod multiples;
+
 use std::fmt;
 use std::str::FromStr;
 

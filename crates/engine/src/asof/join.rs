@@ -82,8 +82,11 @@ pub struct AsOfJoinSpec {
     /// NULL counts as the event time.
     pub created_time: Option<Arc<dyn PhysicalExpr>>,
     pub values: Vec<Value>,
-    /// How old an event may be, inclusive.
+    /// How old an event may be at t, inclusive.
     pub ttl: Option<Interval>,
+    /// Not t itself is asked for, but the newest multiple of this interval after
+    /// the epoch up to it; nothing is found before the first.
+    pub refreshed_every: Option<Interval>,
     /// Event time < t rather than <= t.
     pub strictly_before: bool,
     /// Events created after t are not seen.
@@ -224,6 +227,9 @@ impl DisplayAs for AsOfJoinExec {
         }
         if let Some(ttl) = &spec.ttl {
             write!(f, ", ttl={ttl}")?;
+        }
+        if let Some(every) = &spec.refreshed_every {
+            write!(f, ", refreshed_every={every}")?;
         }
         if let Match::Runs(runs) = &spec.matching {
             write!(f, ", runs={}", runs.len())?;

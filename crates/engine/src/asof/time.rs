@@ -8,7 +8,7 @@ use granary_model::interval::MICROS_PER_DAY;
 
 /// Microseconds of an array of times. A time without a zone is UTC, a date is
 /// its midnight, and finer values count as the microsecond that they lie in.
-pub(super) fn micros(array: &ArrayRef) -> Result<Int64Array> {
+pub(crate) fn micros(array: &ArrayRef) -> Result<Int64Array> {
     let (raw, scale): (DataType, fn(i64) -> i64) = match array.data_type() {
         DataType::Timestamp(TimeUnit::Second, _) => {
             (DataType::Int64, |v| v.saturating_mul(1_000_000))

@@ -22,6 +22,7 @@ use granary_model::{Definitions, FeatureType, FeatureView, UtcMicros, ViewKind};
 
 use crate::engine::{Engine, Joins, no_later_than};
 use crate::error::EngineError;
+use crate::run::windowed::windowed_rows;
 
 /// A physical plan whose partitions are sorted; of a snapshot view all rows of
 /// a key are in one partition.
@@ -41,9 +42,14 @@ impl RunPlan {
         let context = engine
             .session_for(definitions, view, as_of, Joins::Spilling)
             .await?;
-        let rows = view_rows(&context, view, Some((from, as_of))).await?;
         let failed = |e| EngineError::from_query(&view.name, e);
-        let plan = rows.create_physical_plan().await.map_err(failed)?;
+        let plan = match view.kind {
+            ViewKind::Windowed => windowed_rows(&context, view, as_of).await.map_err(failed)?,
+            ViewKind::Timestamped | ViewKind::Snapshot => {
+                let rows = view_rows(&context, view, Some((from, as_of))).await?;
+                rows.create_physical_plan().await.map_err(failed)?
+            }
+        };
         let partitions = context.state().config().target_partitions();
         Ok(Self {
             plan: sorted(plan, view, partitions).map_err(failed)?,

@@ -117,7 +117,9 @@ impl Walk<'_> {
         let given = |time: &Column| {
             let place = projection.expr.iter().position(|e| plain(e) == Some(time));
             place.map(|place| columns[place].clone()).ok_or_else(|| {
-                format!("the event time {time} is dropped on the way, so that later rows cannot be told")
+                format!(
+                    "the event time {time} is dropped on the way, so that later rows cannot be told"
+                )
             })
         };
         below.iter().map(given).collect()
@@ -147,10 +149,13 @@ impl Walk<'_> {
         let below = self.plan(&aggregate.input)?;
         let columns = aggregate.schema.columns();
         let given = |time: &Column| {
-            let place = aggregate.group_expr.iter().position(|e| plain(e) == Some(time));
-            place.map(|place| columns[place].clone()).ok_or_else(|| {
-                format!("GROUP BY without {time} adds up events of several times")
-            })
+            let place = aggregate
+                .group_expr
+                .iter()
+                .position(|e| plain(e) == Some(time));
+            place
+                .map(|place| columns[place].clone())
+                .ok_or_else(|| format!("GROUP BY without {time} adds up events of several times"))
         };
         below.iter().map(given).collect()
     }
@@ -179,9 +184,8 @@ impl Walk<'_> {
 }
 
 fn reads_as_of(expression: &Expr) -> bool {
-    let is_call = |e: &Expr| {
-        Ok(matches!(e, Expr::ScalarFunction(call) if call.name() == AS_OF_FUNCTION))
-    };
+    let is_call =
+        |e: &Expr| Ok(matches!(e, Expr::ScalarFunction(call) if call.name() == AS_OF_FUNCTION));
     expression.exists(is_call).unwrap_or(true)
 }
 
@@ -198,7 +202,10 @@ fn looks_back(expression: &Expr, times: &Times) -> bool {
         WindowFunctionDefinition::WindowUDF(function) => BACKWARD.contains(&function.name()),
         WindowFunctionDefinition::AggregateUDF(_) => true,
     };
-    let ended = !matches!(params.window_frame.end_bound, WindowFrameBound::Following(_));
+    let ended = !matches!(
+        params.window_frame.end_bound,
+        WindowFrameBound::Following(_)
+    );
     by_time && backward && ended
 }
 

@@ -65,7 +65,9 @@ impl SharedWindows {
             && a.created_time == b.created_time
             && first.also_from == view.also_from
             && (!minded || a.then_by == b.then_by)
-            && [a, b].iter().all(|q| !q.filter.as_ref().is_some_and(has_subquery));
+            && [a, b]
+                .iter()
+                .all(|q| !q.filter.as_ref().is_some_and(has_subquery));
         if fits {
             self.views.push(view);
             return None;
@@ -91,9 +93,16 @@ impl SharedWindows {
         let columns = self.columns().into_iter().map(Expr::Column);
         let events = state.optimize(&events.project(columns)?.build()?)?;
         let schema = with_as_of(events.schema())?;
-        let physical = state.query_planner().create_physical_plan(&events, state).await?;
+        let physical = state
+            .query_planner()
+            .create_physical_plan(&events, state)
+            .await?;
         let spec = self.spec(state, &schema, &physical, spine_keys, seen, prefix)?;
-        Ok(Arc::new(AsOfWindowExec::try_new(spine, physical, Arc::new(spec))?))
+        Ok(Arc::new(AsOfWindowExec::try_new(
+            spine,
+            physical,
+            Arc::new(spec),
+        )?))
     }
 
     fn first(&self) -> &WindowedQuery {
@@ -105,7 +114,9 @@ impl SharedWindows {
         let filters = self.views.iter().map(|v| v.query.filter.clone());
         let mut filters = filters.collect::<Option<Vec<_>>>()?;
         filters.dedup();
-        (!filters.iter().any(reads_as_of)).then(|| disjunction(filters)).flatten()
+        (!filters.iter().any(reads_as_of))
+            .then(|| disjunction(filters))
+            .flatten()
     }
 
     /// The events' columns that any view needs, in the order of the source.
@@ -130,9 +141,16 @@ impl SharedWindows {
     ) -> Result<AsOfWindowSpec> {
         let physical = |e: &Expr| state.create_physical_expr(e.clone(), schema);
         let first = self.first();
-        let keys = first.keys.iter().map(physical).collect::<Result<Vec<_>>>()?;
+        let keys = first
+            .keys
+            .iter()
+            .map(physical)
+            .collect::<Result<Vec<_>>>()?;
         let created = created(first, seen, &self.views[0].also_from);
-        let one_filter = self.views.windows(2).all(|v| v[0].query.filter == v[1].query.filter);
+        let one_filter = self
+            .views
+            .windows(2)
+            .all(|v| v[0].query.filter == v[1].query.filter);
         let sets = self.views.iter().enumerate().map(|(number, view)| {
             let filter = view.query.filter.as_ref();
             // The scan has done it already.
@@ -190,8 +208,16 @@ fn windowed(
 
 /// When an event came to be there, where that is not its event time.
 fn created(query: &WindowedQuery, seen: Seen, also_from: &BTreeSet<Column>) -> Option<Expr> {
-    let time = |e: Expr| cast(e, DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into())));
-    let created = query.created_time.as_ref().filter(|_| seen.known_at_the_time);
+    let time = |e: Expr| {
+        cast(
+            e,
+            DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into())),
+        )
+    };
+    let created = query
+        .created_time
+        .as_ref()
+        .filter(|_| seen.known_at_the_time);
     let created = created.map(|c| coalesce(vec![time(c.clone()), time(query.event_time.clone())]));
     let mut times: Vec<Expr> = created.into_iter().collect();
     times.extend(also_from.iter().map(|c| time(Expr::Column(c.clone()))));
@@ -214,7 +240,10 @@ fn with_as_of(events: &DFSchema) -> Result<DFSchema> {
 }
 
 fn reads_as_of(expression: &Expr) -> bool {
-    expression.column_refs().iter().any(|c| c.name == AS_OF_COLUMN)
+    expression
+        .column_refs()
+        .iter()
+        .any(|c| c.name == AS_OF_COLUMN)
 }
 
 fn has_subquery(expression: &Expr) -> bool {

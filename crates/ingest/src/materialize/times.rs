@@ -76,7 +76,7 @@ impl Backfill {
         }
         let mut times = Vec::new();
         for step in 0.. {
-            let t = times_of(self.every, step).after(self.from);
+            let t = self.every.times(step).after(self.from);
             if t > self.to || times.last().is_some_and(|last| t <= *last) {
                 break;
             }
@@ -89,15 +89,6 @@ impl Backfill {
             times.push(t);
         }
         Ok(times)
-    }
-}
-
-/// An interval, `count` times over.
-pub(crate) fn times_of(every: Interval, count: i32) -> Interval {
-    Interval {
-        months: every.months.saturating_mul(count),
-        days: every.days.saturating_mul(count),
-        micros: every.micros.saturating_mul(i64::from(count)),
     }
 }
 

@@ -18,9 +18,17 @@ use crate::asof::spine::Spine;
 
 /// The time that a row's events are matched by: t itself, or that of its run.
 pub(super) fn matched(asked: &Int64Array, spec: &AsOfJoinSpec) -> Int64Array {
+    let refreshed = |t: Option<i64>| match spec.refreshed_every {
+        Some(every) => every.newest_multiple(UtcMicros(t?)).map(|t| t.0),
+        None => t,
+    };
     match &spec.matching {
-        Match::Latest => asked.clone(),
-        Match::Runs(runs) => asked.iter().map(|t| newest_run(runs, t?, spec)).collect(),
+        Match::Latest if spec.refreshed_every.is_none() => asked.clone(),
+        Match::Latest => asked.iter().map(refreshed).collect(),
+        Match::Runs(runs) => {
+            let newest = |t| newest_run(runs, refreshed(t)?, spec);
+            asked.iter().map(newest).collect()
+        }
     }
 }
 

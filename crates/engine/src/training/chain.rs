@@ -1,0 +1,445 @@
+//! From a request to a plan: which views are joined in which order, by which
+//! keys, and what of them comes out under which names.
+//!
+//! The plan only ever grows to the right: a column of the spine or of a view
+//! keeps its position to the end, where one projection picks what was asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::common::{Column as Name, DFSchema};
+use datafusion::error::{DataFusionError, Result as PlanResult};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{Expr, ScalarUDF, cast, lit, when};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
+use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use datafusion::prelude::SessionContext;
+use granary_model::definitions::{BoundView, Column as Typed, KeySource, ServiceFeature};
+use granary_model::{Definitions, FeatureStatus, FeatureView, Interval, did_you_mean};
+
+use super::report::Counters;
+use super::spine::{SpineColumns, open_spine};
+use super::time::SpineTime;
+use super::{TrainingRequest, TrainingSet};
+use crate::engine::{Engine, Joins};
+use crate::error::EngineError;
+
+/// Begins the names of working columns.
+pub(super) const WORKING: &str = "__granary ";
+/// t of each row of the spine.
+pub(super) const T: &str = "__granary t";
+
+pub(super) struct Chain<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) definitions: &'a Definitions,
+    pub(super) request: &'a TrainingRequest,
+    context: SessionContext,
+    pub(super) state: SessionState,
+    pub(super) plan: Arc<dyn ExecutionPlan>,
+    spine_columns: usize,
+    /// Key columns of the spine, and the keys as they are compared.
+    spine_keys: Vec<(String, Arc<dyn PhysicalExpr>)>,
+    found: BTreeMap<&'a str, Found>,
+    /// Of each view that is read from its runs: whether none was there.
+    without_run: Vec<(String, Expr)>,
+    notes: BTreeSet<String>,
+}
+
+/// What a view gave: a column and a status a feature.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) values: BTreeMap<String, String>,
+    /// `granary_model::FeatureStatus` of the row, SMALLINT: a NULL in a row
+    /// that is there is for the feature to tell.
+    pub(super) status: String,
+}
+
+/// A view with what is asked of it.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted<'a> {
+    pub(super) alias: &'a str,
+    pub(super) view: &'a FeatureView,
+    pub(super) features: BTreeSet<&'a str>,
+    /// Over the chain's columns.
+    pub(super) keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// The same, by name.
+    pub(super) key_names: Vec<String>,
+    /// Not t but the newest multiple of this up to it.
+    pub(super) refreshed_every: Option<Interval>,
+}
+
+pub(super) fn name(name: &str) -> Expr {
+    Expr::Column(Name::new_unqualified(name))
+}
+
+pub(super) fn failed(object: &str) -> impl Fn(DataFusionError) -> EngineError + '_ {
+    move |error| EngineError::from_query(object, error)
+}
+
+impl<'a> Chain<'a> {
+    /// Opens the spine, and puts t behind it.
+    pub(super) async fn begin(
+        engine: &'a Engine,
+        definitions: &'a Definitions,
+        request: &'a TrainingRequest,
+    ) -> Result<Self, EngineError> {
+        let context = engine
+            .session_with(definitions, None, Joins::Spilling)
+            .await?;
+        let needed = needed(request);
+        let keys = request_keys(&needed);
+        let added = request.features.iter().map(|f| short_name(request, f));
+        let added: Vec<String> = added.collect();
+        let columns = SpineColumns {
+            time: &request.time,
+            keys: &keys,
+            added: &added,
+        };
+        let spine = open_spine(&context, &request.spine, columns).await?;
+        let names = keys.into_iter().map(|key| key.name);
+        let spine_columns = spine.plan.schema().fields().len();
+        let mut chain = Self {
+            engine,
+            definitions,
+            request,
+            state: context.state(),
+            context,
+            plan: spine.plan,
+            spine_columns,
+            spine_keys: names.zip(spine.keys).collect(),
+            found: BTreeMap::new(),
+            without_run: Vec::new(),
+            notes: BTreeSet::new(),
+        };
+        chain.add_t(spine.time)?;
+        Ok(chain)
+    }
+
+    fn add_t(&mut self, time: Arc<dyn PhysicalExpr>) -> Result<(), EngineError> {
+        let schema = self.plan.schema();
+        let t = ScalarFunctionExpr::try_new(
+            Arc::new(ScalarUDF::from(SpineTime::new(None))),
+            vec![time],
+            &schema,
+            self.state.config_options().clone(),
+        );
+        let mut columns = plain_columns(&schema, 0..schema.fields().len());
+        columns.push(ProjectionExpr {
+            expr: Arc::new(t.map_err(failed("training set"))?),
+            alias: T.to_owned(),
+        });
+        self.project(columns)
+    }
+
+    pub(super) fn context(&self) -> &SessionContext {
+        &self.context
+    }
+
+    pub(super) fn note(&mut self, note: String) {
+        self.notes.insert(note);
+    }
+
+    pub(super) fn lacks_runs(&mut self, view: &str, missing: Expr) {
+        self.without_run.push((view.to_owned(), missing));
+    }
+
+    pub(super) fn give(&mut self, alias: &'a str, found: Found) {
+        self.found.insert(alias, found);
+    }
+
+    /// Puts expressions over the chain's columns behind them.
+    pub(super) fn add(&mut self, columns: Vec<(String, Expr)>) -> Result<(), EngineError> {
+        let keep = self.plan.schema().fields().len();
+        self.keep_and_add(keep, columns)
+    }
+
+    /// The first columns, and expressions over all of them.
+    pub(super) fn keep_and_add(
+        &mut self,
+        keep: usize,
+        columns: Vec<(String, Expr)>,
+    ) -> Result<(), EngineError> {
+        let schema = self.plan.schema();
+        let mut projected = plain_columns(&schema, 0..keep);
+        projected.extend(self.physical(columns)?);
+        self.project(projected)
+    }
+
+    fn physical(&self, columns: Vec<(String, Expr)>) -> Result<Vec<ProjectionExpr>, EngineError> {
+        let failed = failed("training set");
+        let schema = DFSchema::try_from(self.plan.schema()).map_err(&failed)?;
+        let physical = columns.into_iter().map(|(alias, expression)| {
+            let expr = self.state.create_physical_expr(expression, &schema)?;
+            Ok(ProjectionExpr { expr, alias })
+        });
+        physical.collect::<PlanResult<_>>().map_err(failed)
+    }
+
+    fn project(&mut self, columns: Vec<ProjectionExpr>) -> Result<(), EngineError> {
+        let projected = ProjectionExec::try_new(columns, self.plan.clone());
+        self.plan = Arc::new(projected.map_err(failed("training set"))?);
+        Ok(())
+    }
+
+    /// Joins every view that is needed, each after those that give its keys.
+    pub(super) async fn join_views(&mut self) -> Result<(), EngineError> {
+        let request = self.request;
+        let mut open: Vec<&'a BoundView> = needed(request);
+        while !open.is_empty() {
+            let (ready, blocked): (Vec<_>, Vec<_>) = open.into_iter().partition(|bound| {
+                let sources = bound.keys.iter().map(|binding| &binding.source);
+                sources.into_iter().all(|source| match source {
+                    KeySource::Feature { alias, .. } => self.found.contains_key(alias.as_str()),
+                    _ => true,
+                })
+            });
+            if ready.is_empty() {
+                let names: Vec<&str> = blocked.iter().map(|b| b.alias.as_str()).collect();
+                return Err(EngineError::Refused(format!(
+                    "the keys of {} depend on each other",
+                    names.join(", ")
+                )));
+            }
+            let wanted = ready.into_iter().map(|bound| self.wanted(bound));
+            let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
+            self.join_level(wanted).await?;
+            open = blocked;
+        }
+        Ok(())
+    }
+
+    fn wanted(&self, bound: &'a BoundView) -> Result<Wanted<'a>, EngineError> {
+        let view = view_of(self.definitions, bound)?;
+        let mut features = BTreeSet::new();
+        let selected = self.request.features.iter();
+        features.extend(
+            selected
+                .filter(|f| f.view_alias == bound.alias)
+                .map(|f| f.feature.as_str()),
+        );
+        for other in &self.request.from {
+            features.extend(other.keys.iter().filter_map(|b| match &b.source {
+                KeySource::Feature { alias, feature } if *alias == bound.alias => {
+                    Some(feature.as_str())
+                }
+                _ => None,
+            }));
+        }
+        if let Some(unknown) = features.iter().find(|f| view.feature(f).is_none()) {
+            let known = view.features.iter().map(|f| f.name.as_str());
+            return Err(EngineError::Refused(format!(
+                "{} has no feature {unknown:?}{}",
+                view.name,
+                did_you_mean(unknown, known)
+            )));
+        }
+        let mut keys = Vec::with_capacity(bound.keys.len());
+        let mut key_names = Vec::with_capacity(bound.keys.len());
+        for binding in &bound.keys {
+            let (name, key) = self.key(bound, &binding.key, &binding.source)?;
+            keys.push(key);
+            key_names.push(name);
+        }
+        let served = self.request.options.as_served && super::runs::is_run_written(view);
+        Ok(Wanted {
+            alias: &bound.alias,
+            view,
+            features,
+            keys,
+            key_names,
+            refreshed_every: view.refresh_every.filter(|_| served),
+        })
+    }
+
+    /// Where a key comes from: a column's name, and the key as it is compared.
+    fn key(
+        &self,
+        bound: &BoundView,
+        key: &Typed,
+        source: &KeySource,
+    ) -> Result<(String, Arc<dyn PhysicalExpr>), EngineError> {
+        match source {
+            KeySource::Request(column) => {
+                let known = self.spine_keys.iter().find(|(name, _)| name == column);
+                let (column, expression) = known.ok_or_else(|| {
+                    EngineError::Refused(format!("{}: no key {column}", bound.alias))
+                })?;
+                Ok((column.clone(), expression.clone()))
+            }
+            KeySource::Feature { alias, feature } => {
+                let found = self.found.get(alias.as_str());
+                let column = found.and_then(|found| found.values.get(feature));
+                let column = column
+                    .ok_or_else(|| EngineError::Refused(format!("{alias} has no {feature}")))?;
+                let schema = self.plan.schema();
+                let place = schema.index_of(column);
+                let place = place.map_err(|e| failed(&bound.alias)(e.into()))?;
+                Ok((column.clone(), Arc::new(Column::new(column, place))))
+            }
+            KeySource::Expression(_) | KeySource::Each(_) => Err(EngineError::Refused(format!(
+                "{}: the key {} comes from an expression, which this version does not serve",
+                bound.alias, key.name
+            ))),
+        }
+    }
+
+    /// Picks the training set's columns, and what is counted behind them.
+    pub(super) fn finish(mut self) -> Result<TrainingSet, EngineError> {
+        let schema = self.plan.schema();
+        let mut columns = plain_columns(&schema, 0..self.spine_columns);
+        let mut features = Vec::new();
+        for feature in &self.request.features {
+            features.extend(self.feature(feature)?);
+        }
+        let names = columns.iter().map(|column| column.alias.as_str());
+        let clash = clash(names.chain(features.iter().map(|(name, _)| name.as_str())));
+        if let Some(twice) = clash {
+            let help = match self.request.options.full_names {
+                true => "rename the spine's column",
+                false => "use --full-names (view__feature), or rename the spine's column",
+            };
+            return Err(EngineError::Refused(format!(
+                "two columns would be named {twice:?}: {help}"
+            )));
+        }
+        columns.extend(self.physical(features)?);
+        let own = columns.len();
+        let mut counted = vec![(T.to_owned(), cast(name(T), DataType::Int64))];
+        for (key, _) in &self.spine_keys {
+            counted.push((format!("{WORKING}no {key}"), name(key).is_null()));
+        }
+        let keys = self.spine_keys.iter().map(|(key, _)| key.clone()).collect();
+        let mut views = Vec::new();
+        for (view, missing) in std::mem::take(&mut self.without_run) {
+            counted.push((format!("{WORKING}no run of {view}"), missing));
+            views.push(view);
+        }
+        columns.extend(self.physical(counted)?);
+        self.project(columns)?;
+        debug_assert_eq!(self.plan.output_partitioning().partition_count(), 1);
+        Ok(TrainingSet {
+            plan: self.plan,
+            columns: own,
+            counters: Arc::new(Counters::new(own, keys, views)),
+            notes: self.notes.into_iter().collect(),
+            context: self.context.task_ctx(),
+        })
+    }
+
+    /// The column of a feature, and of its status where that is asked for.
+    fn feature(&self, feature: &ServiceFeature) -> Result<Vec<(String, Expr)>, EngineError> {
+        let found = self.found.get(feature.view_alias.as_str());
+        let found = found.and_then(|f| Some((f.values.get(&feature.feature)?, &f.status)));
+        let (value, status) = found.ok_or_else(|| {
+            EngineError::Refused(format!(
+                "{}.{} is not in FROM",
+                feature.view_alias, feature.feature
+            ))
+        })?;
+        let short = short_name(self.request, feature);
+        let mut columns = vec![(short.clone(), name(value))];
+        if self.request.options.statuses {
+            let text = status_text(name(value), name(status)).map_err(failed("training set"))?;
+            columns.push((format!("{short}__status"), text));
+        }
+        Ok(columns)
+    }
+}
+
+/// The status of a feature: that of its row, unless only the value is missing.
+fn status_text(value: Expr, status: Expr) -> PlanResult<Expr> {
+    let is = |known: FeatureStatus| status.clone().eq(lit(known as i8));
+    let text = |known: FeatureStatus| lit(known.as_str());
+    when(
+        is(FeatureStatus::Present).and(value.is_not_null()),
+        text(FeatureStatus::Present),
+    )
+    .when(is(FeatureStatus::Present), text(FeatureStatus::NullValue))
+    .when(
+        is(FeatureStatus::OutsideMaxAge),
+        text(FeatureStatus::OutsideMaxAge),
+    )
+    .otherwise(text(FeatureStatus::NotFound))
+}
+
+fn plain_columns(schema: &SchemaRef, range: std::ops::Range<usize>) -> Vec<ProjectionExpr> {
+    let column = |index: usize| {
+        let alias = schema.field(index).name().clone();
+        ProjectionExpr {
+            expr: Arc::new(Column::new(&alias, index)),
+            alias,
+        }
+    };
+    range.map(column).collect()
+}
+
+fn clash<'n>(names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let mut seen = BTreeSet::new();
+    names.into_iter().find(|name| !seen.insert(*name))
+}
+
+fn short_name(request: &TrainingRequest, feature: &ServiceFeature) -> String {
+    match request.options.full_names {
+        true => format!("{}__{}", feature.view_alias, feature.feature),
+        false => feature.name.clone(),
+    }
+}
+
+/// Key columns that the spine must have, each once.
+fn request_keys(needed: &[&BoundView]) -> Vec<Typed> {
+    let mut keys: Vec<Typed> = Vec::new();
+    for binding in needed.iter().flat_map(|bound| &bound.keys) {
+        if let KeySource::Request(name) = &binding.source
+            && !keys.iter().any(|key| key.name == *name)
+        {
+            keys.push(Typed::new(name.clone(), binding.key.data_type.clone()));
+        }
+    }
+    keys
+}
+
+/// Views that features are selected from, and those that give keys to them.
+fn needed(request: &TrainingRequest) -> Vec<&BoundView> {
+    let selected = request.features.iter();
+    let mut wanted: BTreeSet<&str> = selected.map(|f| f.view_alias.as_str()).collect();
+    loop {
+        let before = wanted.len();
+        for bound in &request.from {
+            if wanted.contains(bound.alias.as_str()) {
+                wanted.extend(bound.keys.iter().filter_map(|b| match &b.source {
+                    KeySource::Feature { alias, .. } => Some(alias.as_str()),
+                    _ => None,
+                }));
+            }
+        }
+        if wanted.len() == before {
+            break;
+        }
+    }
+    let from = request.from.iter();
+    from.filter(|bound| wanted.contains(bound.alias.as_str()))
+        .collect()
+}
+
+fn view_of<'a>(
+    definitions: &'a Definitions,
+    bound: &BoundView,
+) -> Result<&'a FeatureView, EngineError> {
+    if definitions.on_demand_views.contains_key(&bound.view) {
+        return Err(EngineError::Refused(format!(
+            "{}: on-demand views are not served by this version",
+            bound.view
+        )));
+    }
+    definitions.feature_views.get(&bound.view).ok_or_else(|| {
+        let known = definitions.feature_views.keys().map(String::as_str);
+        EngineError::Refused(format!(
+            "there is no feature view {:?}{}",
+            bound.view,
+            did_you_mean(&bound.view, known)
+        ))
+    })
+}

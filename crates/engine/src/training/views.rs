@@ -1,0 +1,457 @@
+//! One level of a chain: every view whose keys are there, each by the operator
+//! of its kind.
+
+use std::sync::Arc;
+
+use arrow::datatypes::Schema;
+use datafusion::common::Column as Name;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::error::Result as PlanResult;
+use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF, cast, lit, when};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{Column, col};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::scalar::ScalarValue;
+use granary_model::definitions::ServeMode;
+use granary_model::{FeatureStatus, FeatureView, Interval, UtcMicros, ViewKind};
+
+use super::availability::{Times, availability};
+use super::chain::{Chain, Found, T, WORKING, Wanted, failed, name};
+use super::each_time::{COMPUTED_AS_OF, EachTime};
+use super::runs::{self, Runs};
+use super::time::SpineTime;
+use crate::asof::{AS_OF_COLUMN, AsOfJoinExec, AsOfJoinSpec, Match, Run, Value};
+use crate::engine::plan_sql;
+use crate::error::EngineError;
+use crate::run::view_rows;
+use crate::windowed::{
+    Seen, SharedWindows, SpineKeys, WindowedQuery, WindowedView, aggregate_name,
+};
+
+/// Events of a view that is joined by its newest row.
+struct Events {
+    rows: Arc<dyn ExecutionPlan>,
+    event_time: String,
+    created_time: Option<String>,
+    matching: Match,
+    /// How old, at t, the event time may be.
+    ttl: Option<Interval>,
+}
+
+/// Windowed views that one operator may compute, with what they are asked.
+struct WindowGroup<'a> {
+    shared: SharedWindows,
+    wanted: Vec<(Wanted<'a>, Vec<Expr>)>,
+}
+
+impl<'a> Chain<'a> {
+    pub(super) async fn join_level(&mut self, wanted: Vec<Wanted<'a>>) -> Result<(), EngineError> {
+        let mut groups: Vec<WindowGroup<'a>> = Vec::new();
+        for wanted in wanted {
+            self.note_current_state(wanted.view);
+            match wanted.view.kind {
+                ViewKind::Windowed => match self.windowed(wanted.view).await? {
+                    Ok(view) => add_to_group(&mut groups, wanted, view),
+                    Err(reason) => self.join_each_time(&wanted, &reason).await?,
+                },
+                ViewKind::Timestamped => match self.events(wanted.view).await? {
+                    Ok(events) => self.join_latest(&wanted, events)?,
+                    Err(reason) => self.join_each_time(&wanted, &reason).await?,
+                },
+                ViewKind::Snapshot if matches!(wanted.view.serve, ServeMode::Query { .. }) => {
+                    self.join_each_time(&wanted, "it has no runs (SERVE QUERY)")
+                        .await?;
+                }
+                ViewKind::Snapshot => self.join_runs(&wanted).await?,
+            }
+        }
+        for (number, group) in groups.into_iter().enumerate() {
+            self.join_windows(group, number).await?;
+        }
+        Ok(())
+    }
+
+    fn note_current_state(&mut self, view: &FeatureView) {
+        if !view.current_state.is_empty() && view.kind != ViewKind::Snapshot {
+            let sources = view.current_state.join(", ");
+            self.note(format!(
+                "{} reads {sources} as it is now: it has no event time",
+                view.name
+            ));
+        }
+    }
+
+    /// The windowed view's query, if one pass answers for every t.
+    async fn windowed(
+        &self,
+        view: &FeatureView,
+    ) -> Result<Result<WindowedView, String>, EngineError> {
+        let failed = failed(&view.name);
+        let query = WindowedQuery::of(&self.state, view)
+            .await
+            .map_err(&failed)?;
+        let mut also_from = match availability(&query.events, self.definitions) {
+            Ok(times) => times,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        if let Expr::Column(event_time) = &query.event_time {
+            also_from.remove(event_time);
+        }
+        Ok(Ok(WindowedView { query, also_from }))
+    }
+
+    /// The rows of a timestamped view, if one pass answers for every t.
+    async fn events(&self, view: &FeatureView) -> Result<Result<Events, String>, EngineError> {
+        let failed = failed(&view.name);
+        let plan = plan_sql(&self.state, &view.query).await.map_err(&failed)?;
+        match availability(&plan, self.definitions) {
+            Ok(times) if is_event_time(&plan, &times, view) => {}
+            Ok(_) => {
+                let reason = "its rows have another event time than what they are made of";
+                return Ok(Err(reason.into()));
+            }
+            Err(reason) => return Ok(Err(reason)),
+        }
+        let rows = view_rows(self.context(), view, None).await?;
+        let rows = rows.create_physical_plan().await.map_err(&failed)?;
+        Ok(Ok(Events {
+            rows,
+            event_time: view.event_time.clone().unwrap_or_default(),
+            created_time: view.created_time.clone(),
+            matching: Match::Latest,
+            ttl: view.ttl,
+        }))
+    }
+
+    async fn join_runs(&mut self, wanted: &Wanted<'a>) -> Result<(), EngineError> {
+        let view = wanted.view;
+        let Runs { rows, runs } = runs::committed(self.engine, self.context(), view).await?;
+        let missing = self.before_first(&runs);
+        self.lacks_runs(&view.name, missing);
+        if runs.is_empty() {
+            self.note(format!(
+                "{} was never run: its features are NULL",
+                view.name
+            ));
+        }
+        self.join_latest(
+            wanted,
+            Events {
+                rows,
+                event_time: crate::offline::AS_OF_COLUMN.to_owned(),
+                created_time: None,
+                matching: Match::Runs(runs),
+                ttl: view.ttl,
+            },
+        )
+    }
+
+    /// Whether t lies before every run that it could see.
+    fn before_first(&self, runs: &[Run]) -> Expr {
+        let options = self.request.options;
+        let first = runs.iter().map(|run| {
+            let from = run.as_of.0 + i64::from(options.strictly_before);
+            match options.known_at_the_time {
+                true => from.max(run.committed.0),
+                false => from,
+            }
+        });
+        match first.min() {
+            Some(first) => name(T).lt(lit(crate::offline::read::time_scalar(UtcMicros(first)))),
+            None => name(T).is_not_null(),
+        }
+    }
+
+    /// Computes the view's rows once for each distinct t of the spine.
+    async fn join_each_time(
+        &mut self,
+        wanted: &Wanted<'a>,
+        reason: &str,
+    ) -> Result<(), EngineError> {
+        let view = wanted.view;
+        if view.kind == ViewKind::Windowed {
+            return Err(EngineError::Refused(format!(
+                "{}: its events cannot be read in one pass, since {reason}; read sources whose \
+                 rows do not change with later ones",
+                view.name
+            )));
+        }
+        let EachTime { rows, times } = self.each_time(wanted, reason).await?;
+        self.note(format!(
+            "{} is computed for each of {} times by itself, since {reason}",
+            view.name,
+            times.len()
+        ));
+        self.join_latest(
+            wanted,
+            Events {
+                rows,
+                event_time: COMPUTED_AS_OF.to_owned(),
+                created_time: view.event_time.clone(),
+                matching: Match::Runs(times),
+                ttl: None,
+            },
+        )?;
+        match (view.ttl, view.kind) {
+            (Some(ttl), ViewKind::Timestamped) => self.expire(wanted, ttl),
+            _ => Ok(()),
+        }
+    }
+
+    /// Leaves out rows whose event time, which is a value here, is too old.
+    fn expire(&mut self, wanted: &Wanted<'a>, ttl: Interval) -> Result<(), EngineError> {
+        let status = format!("{WORKING}{}", wanted.alias);
+        let event_time = self.working(wanted, wanted.view.event_time.as_deref().unwrap_or(""));
+        let failed = failed(&wanted.view.name);
+        let fresh = is_fresh(&event_time, T, ttl);
+        let number = |status: FeatureStatus| lit(status as i8);
+        let mut aged = when(
+            fresh.clone().is_false(),
+            number(FeatureStatus::OutsideMaxAge),
+        );
+        let aged = aged.otherwise(name(&status)).map_err(&failed)?;
+        let mut found = Found {
+            status: format!("{status} aged"),
+            ..Found::default()
+        };
+        let mut columns = vec![(found.status.clone(), aged)];
+        for feature in &wanted.features {
+            let value = self.working(wanted, feature);
+            let kept = when(fresh.clone().is_not_false(), name(&value)).end();
+            let aged = format!("{value} aged");
+            columns.push((aged.clone(), kept.map_err(&failed)?));
+            found.values.insert((*feature).to_owned(), aged);
+        }
+        self.add(columns)?;
+        self.give(wanted.alias, found);
+        Ok(())
+    }
+
+    /// Puts the newest of the events behind the chain.
+    fn join_latest(&mut self, wanted: &Wanted<'a>, events: Events) -> Result<(), EngineError> {
+        let view = wanted.view;
+        let failed = failed(&view.name);
+        let schema = events.rows.schema();
+        let column = |name: &str| col(name, &schema);
+        let keys = view.keys.iter().map(|key| column(&key.name));
+        let keys = keys.collect::<PlanResult<Vec<_>>>().map_err(&failed)?;
+        let mut found = Found {
+            status: format!("{WORKING}{}", wanted.alias),
+            ..Found::default()
+        };
+        let mut values = self
+            .times_as_values(wanted, &events, &schema)
+            .map_err(&failed)?;
+        for decides in view.then_by.iter().chain(&view.features) {
+            let asked = wanted.features.contains(decides.name.as_str());
+            let name = asked.then(|| self.working(wanted, &decides.name));
+            if let Some(name) = &name {
+                found.values.insert(decides.name.clone(), name.clone());
+            }
+            let expression = column(&decides.name).map_err(&failed)?;
+            values.push(Value { expression, name });
+        }
+        let created_time = events.created_time.as_deref().map(column);
+        let options = self.request.options;
+        let spec = AsOfJoinSpec {
+            on: wanted.keys.iter().cloned().zip(keys).collect(),
+            time: self.t()?,
+            event_time: column(&events.event_time).map_err(&failed)?,
+            created_time: created_time.transpose().map_err(&failed)?,
+            values,
+            ttl: events.ttl,
+            refreshed_every: wanted.refreshed_every,
+            strictly_before: options.strictly_before,
+            known_at_the_time: options.known_at_the_time,
+            matching: events.matching,
+            event_time_name: format!("{} at", found.status),
+            status_name: found.status.clone(),
+        };
+        let joined = AsOfJoinExec::try_new(self.plan.clone(), events.rows, Arc::new(spec));
+        self.plan = Arc::new(joined.map_err(&failed)?);
+        self.give(wanted.alias, found);
+        Ok(())
+    }
+
+    /// Of rows that were computed as of t: the created time, which decides
+    /// between those of one event time, and the event time to tell their age.
+    fn times_as_values(
+        &self,
+        wanted: &Wanted<'_>,
+        events: &Events,
+        schema: &Schema,
+    ) -> PlanResult<Vec<Value>> {
+        let view = wanted.view;
+        let mut values = Vec::new();
+        if let (COMPUTED_AS_OF, Some(event_time)) = (events.event_time.as_str(), &view.event_time) {
+            if let Some(created) = &view.created_time {
+                let expression = col(created, schema)?;
+                values.push(Value {
+                    expression,
+                    name: None,
+                });
+            }
+            values.push(Value {
+                expression: col(event_time, schema)?,
+                name: Some(self.working(wanted, event_time)),
+            });
+        }
+        Ok(values)
+    }
+
+    fn working(&self, wanted: &Wanted<'_>, feature: &str) -> String {
+        format!("{WORKING}{}.{feature}", wanted.alias)
+    }
+
+    /// t as a column of the chain.
+    fn t(&self) -> Result<Arc<dyn PhysicalExpr>, EngineError> {
+        let place = self.plan.schema().index_of(T);
+        let place = place.map_err(|e| failed("training set")(e.into()))?;
+        Ok(Arc::new(Column::new(T, place)))
+    }
+
+    /// Puts the aggregates of a group behind the chain, and what the views
+    /// select of them in their place.
+    async fn join_windows(
+        &mut self,
+        group: WindowGroup<'a>,
+        number: usize,
+    ) -> Result<(), EngineError> {
+        let WindowGroup { shared, wanted } = group;
+        let first = &wanted[0].0;
+        let prefix = format!("{WORKING}{} {number} ", first.alias);
+        let mut t = T.to_owned();
+        if let Some(every) = first.refreshed_every {
+            t = format!("{WORKING}refresh {}", first.alias);
+            let refreshed = ScalarUDF::from(SpineTime::new(Some(every))).call(vec![name(T)]);
+            self.add(vec![(t.clone(), refreshed)])?;
+        }
+        let before = self.plan.schema().fields().len();
+        let place = self.plan.schema().index_of(&t);
+        let place = place.map_err(|e| failed(&first.view.name)(e.into()))?;
+        let spine_keys = SpineKeys {
+            keys: first.keys.clone(),
+            time: Arc::new(Column::new(&t, place)),
+        };
+        let seen = Seen {
+            strictly_before: self.request.options.strictly_before,
+            known_at_the_time: self.request.options.known_at_the_time,
+        };
+        let joined = shared.join(&self.state, self.plan.clone(), spine_keys, seen, &prefix);
+        self.plan = joined.await.map_err(failed(&first.view.name))?;
+        let mut columns = Vec::new();
+        for (place, (wanted, outputs)) in wanted.iter().enumerate() {
+            let selected = self.selected(wanted, outputs, &t, |name| {
+                aggregate_name(&prefix, place, name)
+            });
+            columns.extend(selected.map_err(failed(&wanted.view.name))?);
+        }
+        self.keep_and_add(before, columns)
+    }
+
+    /// The features of a windowed view and its status.
+    fn selected(
+        &mut self,
+        wanted: &Wanted<'a>,
+        outputs: &[Expr],
+        t: &str,
+        aggregate: impl Fn(&str) -> String,
+    ) -> PlanResult<Vec<(String, Expr)>> {
+        let view = wanted.view;
+        let keys = wanted.key_names.iter();
+        let known = keys.fold(name(t).is_not_null(), |known, key| {
+            known.and(name(key).is_not_null())
+        });
+        let fresh = match (view.ttl, wanted.refreshed_every) {
+            // What is computed as of t itself has no age.
+            (Some(ttl), Some(_)) => Some(is_fresh(t, T, ttl)),
+            _ => None,
+        };
+        let mut found = Found {
+            status: format!("{WORKING}{}", wanted.alias),
+            ..Found::default()
+        };
+        let there = match &fresh {
+            Some(fresh) => known.clone().and(fresh.clone()),
+            None => known.clone(),
+        };
+        let mut columns = Vec::new();
+        for (feature, output) in view.features.iter().zip(outputs) {
+            if !wanted.features.contains(feature.name.as_str()) {
+                continue;
+            }
+            let value = named(output.clone(), t, &aggregate)?;
+            let value = cast(value, feature.data_type.to_arrow());
+            let column = self.working(wanted, &feature.name);
+            found.values.insert(feature.name.clone(), column.clone());
+            columns.push((column, when(there.clone(), value).end()?));
+        }
+        let status = |status: FeatureStatus| lit(status as i8);
+        let mut text = when(there, status(FeatureStatus::Present));
+        if fresh.is_some() {
+            text = text.when(known, status(FeatureStatus::OutsideMaxAge));
+        }
+        columns.push((
+            found.status.clone(),
+            text.otherwise(status(FeatureStatus::NotFound))?,
+        ));
+        self.give(wanted.alias, found);
+        Ok(columns)
+    }
+}
+
+/// Whether what is of time `t` is within its TTL when it is asked for; NULL
+/// where there is none.
+fn is_fresh(t: &str, asked: &str, ttl: Interval) -> Expr {
+    let nanos = ttl.micros.saturating_mul(1_000);
+    let ttl = ScalarValue::new_interval_mdn(ttl.months, ttl.days, nanos);
+    name(t).gt_eq(name(asked) - lit(ttl))
+}
+
+/// A selected expression over the chain's columns.
+fn named(output: Expr, t: &str, aggregate: impl Fn(&str) -> String) -> PlanResult<Expr> {
+    let replaced = output.transform_up(|e| {
+        Ok(match &e {
+            Expr::Column(column) if column.name == AS_OF_COLUMN => Transformed::yes(name(t)),
+            Expr::Column(column) => {
+                Transformed::yes(Expr::Column(Name::new_unqualified(aggregate(&column.name))))
+            }
+            _ => Transformed::no(e),
+        })
+    })?;
+    Ok(replaced.data)
+}
+
+/// Whether a row is there from the view's event time on, and no later.
+fn is_event_time(plan: &LogicalPlan, times: &Times, view: &FeatureView) -> bool {
+    let columns = plan.schema().columns();
+    let of_view = columns
+        .iter()
+        .filter(|c| Some(&c.name) == view.event_time.as_ref());
+    let of_view: Vec<_> = of_view.collect();
+    times.iter().all(|time| of_view.contains(&time))
+}
+
+fn add_to_group<'a>(groups: &mut Vec<WindowGroup<'a>>, wanted: Wanted<'a>, view: WindowedView) {
+    let outputs = view.query.outputs.clone();
+    let mut view = view;
+    for group in &mut groups.iter_mut() {
+        let first = &group.wanted[0].0;
+        let alike =
+            first.key_names == wanted.key_names && first.refreshed_every == wanted.refreshed_every;
+        if !alike {
+            continue;
+        }
+        match group.shared.share(view) {
+            None => {
+                group.wanted.push((wanted, outputs));
+                return;
+            }
+            Some(back) => view = back,
+        }
+    }
+    groups.push(WindowGroup {
+        shared: SharedWindows::new(view),
+        wanted: vec![(wanted, outputs)],
+    });
+}
