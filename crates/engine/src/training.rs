@@ -13,6 +13,7 @@
 mod availability;
 mod chain;
 mod each_time;
+pub mod output;
 mod report;
 mod runs;
 pub(crate) mod spine;
@@ -34,6 +35,7 @@ use crate::engine::Engine;
 use crate::error::EngineError;
 use chain::Chain;
 use report::Counters;
+use unchanged::{ScannedFiles, unchanged};
 
 pub use report::{TrainingReport, WithoutRun};
 pub use spine::Spine;
@@ -72,6 +74,8 @@ pub struct TrainingSet {
     columns: usize,
     counters: Arc<Counters>,
     notes: Vec<String>,
+    /// As they were when the plan was made.
+    files: ScannedFiles,
     context: Arc<TaskContext>,
 }
 
@@ -130,6 +134,7 @@ impl TrainingSet {
     pub fn execute(&self) -> Result<SendableRecordBatchStream, EngineError> {
         let failed = |e| EngineError::from_query("training set", e);
         let rows = self.plan.execute(0, self.context.clone()).map_err(failed)?;
+        let rows = unchanged(rows, self.files.clone(), self.context.runtime_env());
         Ok(self.counters.count(rows, self.schema()))
     }
 

@@ -23,6 +23,7 @@ use granary_model::{Definitions, FeatureStatus, FeatureView, Interval, did_you_m
 use super::report::Counters;
 use super::spine::{SpineColumns, open_spine};
 use super::time::SpineTime;
+use super::unchanged::ScannedFiles;
 use super::{TrainingRequest, TrainingSet};
 use crate::engine::{Engine, Joins};
 use crate::error::EngineError;
@@ -321,6 +322,7 @@ impl<'a> Chain<'a> {
         self.project(columns)?;
         debug_assert_eq!(self.plan.output_partitioning().partition_count(), 1);
         Ok(TrainingSet {
+            files: ScannedFiles::of(&self.plan).map_err(failed("training set"))?,
             plan: self.plan,
             columns: own,
             counters: Arc::new(Counters::new(own, keys, views)),

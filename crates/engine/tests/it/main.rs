@@ -6,6 +6,7 @@ mod check;
 mod cuts;
 mod lookups;
 mod memory;
+mod outputs;
 mod project;
 mod runs;
 mod types;
