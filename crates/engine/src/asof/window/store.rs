@@ -17,8 +17,8 @@ use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::disk_manager::DiskManager;
-use datafusion::execution::spill_file::SpillFile;
 use datafusion::execution::memory_pool::MemoryReservation;
+use datafusion::execution::spill_file::SpillFile;
 use datafusion::physical_plan::metrics::SpillMetrics;
 
 use super::dealer::Chunk;
