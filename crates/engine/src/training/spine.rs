@@ -119,6 +119,8 @@ pub(crate) async fn open_spine(
 fn one_partition(context: &SessionContext) -> SessionState {
     let state = context.state();
     let config = state.config().clone().with_target_partitions(1);
+    // The state shares its catalog with the context: a new one would take its place.
+    let config = config.with_create_default_catalog_and_schema(false);
     SessionStateBuilder::new_from_existing(state)
         .with_config(config)
         .build()

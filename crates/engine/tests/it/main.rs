@@ -9,4 +9,5 @@ mod memory;
 mod outputs;
 mod project;
 mod runs;
+mod training;
 mod types;
