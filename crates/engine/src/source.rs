@@ -10,6 +10,7 @@ mod bad_row;
 mod delta;
 mod fault;
 mod files;
+mod headers;
 mod scan;
 
 use std::path::Path;
@@ -47,6 +48,8 @@ pub(crate) enum SourceFormat {
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
     name: String,
+    /// The statement as written: what DataFusion keeps of it leaves options out.
+    sql: String,
     command: CreateExternalTable,
     format: SourceFormat,
     stores: Arc<Stores>,
@@ -95,11 +98,17 @@ impl Source {
         };
         Ok(Self {
             name: name.to_owned(),
+            sql: sql.to_owned(),
             command,
             format,
             stores: engine.stores().clone(),
             verified: engine.verified().clone(),
         })
+    }
+
+    /// Where it is read from: absolute paths and URLs, with globs.
+    pub(crate) fn locations(&self) -> &[String] {
+        &self.command.locations
     }
 
     /// Whether the statement itself lists the columns.
@@ -122,7 +131,7 @@ impl Source {
 }
 
 /// The locations of a project are written relative to its folder.
-fn absolute(project: &Path, location: &str) -> String {
+pub(crate) fn absolute(project: &Path, location: &str) -> String {
     if location.contains("://") {
         return location.to_owned();
     }

@@ -1,15 +1,16 @@
 //! Which file, and which line of it, a row stands in that cannot be read.
 //!
-//! DataFusion reads text files in slices and says of a bad row neither the file
-//! nor, but for the first slice, the line. So the last optimizer rule puts a
-//! node over each scan of text files that hands batches through untouched;
-//! after an error it reads the files again, each alone from its beginning, and
-//! names the first that fails.
+//! DataFusion reads files in slices and says of a bad row neither the file nor,
+//! but for the first slice of a text, the line; nor does it name the file of a
+//! damaged page. So the last optimizer rule puts a node over each scan of files
+//! that hands batches through untouched; after an error it reads the files
+//! again, each alone from its beginning, and names the first that fails.
 
 use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::error::ArrowError;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::listing::PartitionedFile;
@@ -26,8 +27,9 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use futures::{StreamExt, TryStreamExt};
 
 use super::SourceFault;
+use crate::error::EngineError;
 
-/// Puts a [`NamedScan`] over every scan of text files.
+/// Puts a [`NamedScan`] over every scan of files.
 #[derive(Debug)]
 pub(crate) struct NameBadRows;
 
@@ -41,7 +43,7 @@ impl PhysicalOptimizerRule for NameBadRows {
             if node.is::<NamedScan>() {
                 return Ok(Transformed::new(node, false, TreeNodeRecursion::Jump));
             }
-            let Some(scan) = text_scan(&node) else {
+            let Some(scan) = file_scan(&node) else {
                 return Ok(Transformed::no(node));
             };
             let scan = scan.clone();
@@ -60,17 +62,12 @@ impl PhysicalOptimizerRule for NameBadRows {
     }
 }
 
-fn text_scan(node: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
+fn file_scan(node: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
     let exec = node.downcast_ref::<DataSourceExec>()?;
-    let csv = exec.downcast_to_file_source::<CsvSource>();
-    let csv = csv.map(|(scan, _)| scan);
-    csv.or_else(|| {
-        exec.downcast_to_file_source::<JsonSource>()
-            .map(|(scan, _)| scan)
-    })
+    exec.data_source().downcast_ref::<FileScanConfig>()
 }
 
-/// A scan of text files whose errors name the file and the line.
+/// A scan of files whose errors name the file, of text the line too.
 #[derive(Clone)]
 struct NamedScan {
     input: Arc<dyn ExecutionPlan>,
@@ -126,7 +123,7 @@ impl ExecutionPlan for NamedScan {
         let input = children
             .pop()
             .ok_or_else(|| DataFusionError::Internal("NamedScan has one input".into()))?;
-        let scan = text_scan(&input).unwrap_or(&self.scan).clone();
+        let scan = file_scan(&input).unwrap_or(&self.scan).clone();
         Ok(Arc::new(Self { input, scan }))
     }
 
@@ -151,10 +148,7 @@ async fn name<T>(
     context: Arc<TaskContext>,
     error: DataFusionError,
 ) -> Result<T> {
-    if matches!(
-        error.find_root(),
-        DataFusionError::ResourcesExhausted(_) | DataFusionError::External(_)
-    ) {
+    if !is_of_file(&scan, &error) {
         return Err(error);
     }
     let mut paths = std::collections::BTreeSet::new();
@@ -169,6 +163,37 @@ async fn name<T>(
         }
     }
     Err(error)
+}
+
+/// How a Parquet scan says that a filter failed that it evaluates while it reads.
+const FILTER_FAILED: &str = "Error evaluating filter predicate";
+
+/// Whether an error may be a file's fault. A scan of typed files evaluates
+/// filters too, which fail by themselves.
+fn is_of_file(scan: &FileScanConfig, error: &DataFusionError) -> bool {
+    if error.to_string().contains(FILTER_FAILED) {
+        return false;
+    }
+    match error.find_root() {
+        DataFusionError::ResourcesExhausted(_) => false,
+        DataFusionError::External(error) => !error.is::<EngineError>(),
+        DataFusionError::ArrowError(error, _) => {
+            is_text(scan)
+                || !matches!(
+                    error.as_ref(),
+                    ArrowError::CastError(_)
+                        | ArrowError::ComputeError(_)
+                        | ArrowError::DivideByZero
+                        | ArrowError::ArithmeticOverflow(_)
+                        | ArrowError::InvalidArgumentError(_)
+                )
+        }
+        _ => true,
+    }
+}
+
+fn is_text(scan: &FileScanConfig) -> bool {
+    is_json(scan) || scan.file_source().downcast_ref::<CsvSource>().is_some()
 }
 
 /// Reads a whole file from its beginning, row by row, and forgets what it

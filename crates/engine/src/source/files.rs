@@ -14,11 +14,11 @@ use futures::{StreamExt, TryStreamExt};
 use granary_model::FeatureType;
 use object_store::ObjectMeta;
 
-use super::{Source, SourceFault, SourceFormat};
+use super::{Source, SourceFault, SourceFormat, headers};
 use crate::error::EngineError;
 
 /// Files whose schema is read at once.
-const FILES_AT_ONCE: usize = 8;
+pub(super) const FILES_AT_ONCE: usize = 8;
 
 /// Sources kept; beyond it all are verified anew.
 const SOURCES_MAX: usize = 10_000;
@@ -66,6 +66,9 @@ pub(super) async fn infer(source: &Source, state: &SessionState) -> Result<Schem
             return Err(SourceFault::new(locations(source), difference));
         }
     }
+    if let Some(difference) = headers::difference(source, state, &schema, &table).await? {
+        return Err(SourceFault::new(locations(source), difference));
+    }
     Ok(schema)
 }
 
@@ -75,12 +78,7 @@ pub(super) async fn open_recorded(
     state: &SessionState,
     recorded: &SchemaRef,
 ) -> Result<Arc<ListingTable>, EngineError> {
-    let key = hash_of(&(
-        &source.name,
-        &source.command.definition,
-        &source.command.locations,
-        recorded,
-    ));
+    let key = hash_of(&(&source.name, &source.sql, recorded));
     let fault = |fault: SourceFault| fault.into_engine(&source.name);
     if let Some(verified) = source.verified.get(key) {
         let files = list(source, state, &verified.table).await.map_err(fault)?;
@@ -161,7 +159,7 @@ async fn list(
     Ok(all)
 }
 
-async fn list_path(
+pub(super) async fn list_path(
     state: &SessionState,
     path: &ListingTableUrl,
     extension: &str,
@@ -266,6 +264,9 @@ async fn difference(
     recorded: &Schema,
     found: &ListingTable,
 ) -> Result<Option<String>, SourceFault> {
+    if let Some(difference) = headers::difference(source, state, recorded, found).await? {
+        return Ok(Some(difference));
+    }
     if source.is_declared() {
         let actual = file_schemas(source, state, found).await?;
         return Ok(missing_column(recorded, found, &actual));
@@ -396,7 +397,7 @@ fn locations(source: &Source) -> String {
 }
 
 /// A location as one would write it: local ones as a path.
-fn written(path: &ListingTableUrl) -> String {
+pub(super) fn written(path: &ListingTableUrl) -> String {
     match path.get_url().to_file_path() {
         Ok(local) => local.to_string_lossy().into_owned(),
         Err(()) => path.get_url().to_string(),
@@ -404,7 +405,7 @@ fn written(path: &ListingTableUrl) -> String {
 }
 
 /// A file of a location as one would write it.
-fn in_store(path: &ListingTableUrl, file: &ObjectMeta) -> String {
+pub(super) fn in_store(path: &ListingTableUrl, file: &ObjectMeta) -> String {
     let store = path.object_store();
     if path.scheme() == "file" {
         format!("/{}", file.location)

@@ -275,8 +275,133 @@ async fn a_changed_schema_is_told_by_its_column() {
     let told = rows(&engine, &of_csv).await.unwrap_err().to_string();
     assert_eq!(
         told,
-        "t: its schema changed since apply: column 1 was a, is b; apply again"
+        format!(
+            "t: its schema changed since apply: column 1 was a, is b ({}); apply again",
+            path.join("t.csv").display()
+        )
     );
+}
+
+/// CSV is read by place: a header in another order would swap columns in silence.
+#[tokio::test]
+async fn a_header_in_another_order_is_refused_file_by_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let engine = engine(path);
+    std::fs::create_dir(path.join("parts")).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(path.join(name), text).unwrap();
+    write("parts/a.csv", "x,y\n1,2\n");
+    write("parts/empty.csv", "");
+    let inferred = "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'parts/'";
+    let declared = "CREATE EXTERNAL TABLE t (x BIGINT, y BIGINT) STORED AS CSV LOCATION 'parts/'";
+    let renamed = "CREATE EXTERNAL TABLE t (p BIGINT, q BIGINT) STORED AS CSV LOCATION 'parts/'";
+    let short = "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'parts/' \
+                 OPTIONS ('format.truncated_rows' 'true')";
+    let bare = "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'parts/' \
+                OPTIONS ('format.has_header' 'false')";
+    let mut all = Vec::new();
+    for sql in [inferred, declared, renamed, short, bare] {
+        all.push(definitions(&engine, sql).await);
+    }
+    let [
+        inferred_table,
+        declared_table,
+        renamed_table,
+        short_table,
+        bare_table,
+    ] = all.as_slice()
+    else {
+        panic!("five tables");
+    };
+    write("parts/b.csv", "x,y\n3,4\n");
+    for table in [inferred_table, declared_table, renamed_table, short_table] {
+        assert_eq!(rows(&engine, table).await.unwrap(), ["1|2", "3|4"]);
+    }
+    let b = path.join("parts/b.csv").display().to_string();
+    for (header, of_inferred, of_declared) in [
+        (
+            "y,x",
+            "column 1 was x, is y",
+            Some("column 1 is declared as x, which is column 2 of the header"),
+        ),
+        ("x,z", "column y is gone", None),
+        ("x,y,z", "column z is new", None),
+    ] {
+        let row = if header == "x,y,z" { "3,4,5" } else { "3,4" };
+        write("parts/b.csv", &format!("{header}\n{row}\n"));
+        let told = rows(&engine, inferred_table).await.unwrap_err().to_string();
+        let expected =
+            format!("t: its schema changed since apply: {of_inferred} ({b}); apply again");
+        assert_eq!(told, expected);
+        if let Some(of_declared) = of_declared {
+            let told = rows(&engine, declared_table).await.unwrap_err().to_string();
+            let expected =
+                format!("t: its schema changed since apply: {of_declared} ({b}); apply again");
+            assert_eq!(told, expected);
+            // At apply too, where no schema was recorded that they could differ from.
+            for sql in [inferred, declared] {
+                let error = check(&engine, &[("sources", sql)]).await.unwrap_err();
+                assert!(error.to_string().contains(&b), "{sql}: {error}");
+            }
+        }
+    }
+    // Names of one's own and no header at all: there is nothing to compare.
+    write("parts/b.csv", "y,x\n3,4\n");
+    assert_eq!(rows(&engine, renamed_table).await.unwrap(), ["1|2", "3|4"]);
+    assert_eq!(rows(&engine, bare_table).await.unwrap().len(), 4);
+    write("parts/b.csv", "x\n3\n");
+    assert_eq!(rows(&engine, short_table).await.unwrap(), ["1|2", "3|NULL"]);
+    let told = rows(&engine, inferred_table).await.unwrap_err().to_string();
+    assert!(told.contains("column y is gone"), "{told}");
+}
+
+#[tokio::test]
+async fn a_damaged_page_is_named_by_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let engine = engine(path);
+    std::fs::create_dir(path.join("parts")).unwrap();
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(
+        (0..100_000).map(|n| n * 7_919 % 65_537),
+    ));
+    let rows_of = RecordBatch::try_from_iter([("n", numbers)]).unwrap();
+    for name in ["a", "b", "c"] {
+        let file = File::create(path.join(format!("parts/{name}.parquet"))).unwrap();
+        let properties = parquet::file::properties::WriterProperties::builder()
+            .set_compression(parquet::basic::Compression::ZSTD(Default::default()))
+            .build();
+        let mut writer = ArrowWriter::try_new(file, rows_of.schema(), Some(properties)).unwrap();
+        writer.write(&rows_of).unwrap();
+        writer.close().unwrap();
+    }
+    let sql = "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'parts/'";
+    let definitions = definitions(&engine, sql).await;
+    assert_eq!(rows(&engine, &definitions).await.unwrap().len(), 300_000);
+    let damaged = path.join("parts/b.parquet");
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    // Where the first page's compressed bytes begin.
+    let frame = bytes
+        .windows(4)
+        .position(|magic| magic == [0x28, 0xB5, 0x2F, 0xFD])
+        .unwrap();
+    bytes[frame..frame + 4].fill(0xA5);
+    std::fs::write(&damaged, bytes).unwrap();
+    let error = rows(&engine, &definitions)
+        .await
+        .map(|rows| rows.len())
+        .unwrap_err();
+    assert!(
+        matches!(&error, EngineError::Source { path, .. } if *path == damaged.display().to_string()),
+        "{error}"
+    );
+    // A filter that fails by itself blames no file.
+    let context = engine.session(&definitions, None).await.unwrap();
+    let frame = context
+        .sql("SELECT n FROM t WHERE 1 / (n - n) > 0")
+        .await
+        .unwrap();
+    let error = EngineError::from_query("query", frame.collect().await.unwrap_err());
+    assert!(matches!(&error, EngineError::Query { .. }), "{error}");
 }
 
 #[tokio::test]
