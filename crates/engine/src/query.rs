@@ -1,19 +1,26 @@
 //! SQL as a person types it, over the sources, views and offline tables of
 //! some definitions. Nothing here writes into a source or changes a definition.
 
+mod copy;
+
 use std::fmt;
 
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{DataFrame, SessionContext};
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use granary_model::{Definitions, UtcMicros};
 
+use self::copy::Protected;
 use crate::engine::Engine;
 use crate::error::EngineError;
 
 /// Where statements run.
 pub struct Session {
+    engine: Engine,
+    definitions: Definitions,
     context: SessionContext,
 }
 
@@ -43,24 +50,50 @@ impl Engine {
         as_of: Option<UtcMicros>,
     ) -> Result<Session, EngineError> {
         let context = self.session(definitions, as_of).await?;
-        Ok(Session { context })
+        Ok(Session {
+            engine: self.clone(),
+            definitions: definitions.clone(),
+            context,
+        })
     }
 }
 
 impl Session {
     /// Parses and plans every statement of a text, so that a mistake in the
     /// last is told before the first runs. Statements that write into tables or
-    /// define objects are `EngineError::Refused`; `COPY query TO 'file'` is not.
+    /// define objects are `EngineError::Refused`; `COPY query TO 'file'` is not,
+    /// unless it would write over a source or into the root.
     pub async fn queries(&self, text: &str) -> Result<Vec<Query>, EngineError> {
         let mut queries = Vec::new();
         for statement in parse(&self.context, text)? {
             let state = self.context.state();
             let plan = state.statement_to_plan(statement).await.map_err(failed)?;
-            refuse_writes(&plan)?;
+            let plan = self.admit(plan).await?;
             let frame = DataFrame::new(state, plan);
             queries.push(Query { frame });
         }
         Ok(queries)
+    }
+
+    /// Refuses what writes where it must not, within `EXPLAIN ANALYZE` too.
+    async fn admit(&self, plan: LogicalPlan) -> Result<LogicalPlan, EngineError> {
+        refuse_writes(&plan)?;
+        let is_copy = |node: &LogicalPlan| Ok(matches!(node, LogicalPlan::Copy(_)));
+        if !plan.exists(is_copy).map_err(failed)? {
+            return Ok(plan);
+        }
+        let state = self.context.state();
+        let protected = Protected::of(&self.engine, &self.definitions, &state).await?;
+        let admitted = plan.transform_down(|node| match node {
+            LogicalPlan::Copy(mut copy) => {
+                protected
+                    .admit(&self.engine, &mut copy)
+                    .map_err(|error| DataFusionError::External(Box::new(error)))?;
+                Ok(Transformed::yes(LogicalPlan::Copy(copy)))
+            }
+            node => Ok(Transformed::no(node)),
+        });
+        Ok(admitted.map_err(failed)?.data)
     }
 }
 
@@ -71,7 +104,7 @@ impl Query {
     }
 }
 
-fn failed(source: datafusion::error::DataFusionError) -> EngineError {
+fn failed(source: DataFusionError) -> EngineError {
     EngineError::from_query("query", source)
 }
 
@@ -86,14 +119,25 @@ fn parse(context: &SessionContext, text: &str) -> Result<Vec<Statement>, EngineE
 }
 
 fn refuse_writes(plan: &LogicalPlan) -> Result<(), EngineError> {
-    let what = match plan {
+    let refused = |node: &LogicalPlan| match node {
         LogicalPlan::Ddl(_) => {
-            "definitions are made in the project's sql files, by `granary apply`"
+            Some("definitions are made in the project's sql files, by `granary apply`")
         }
-        LogicalPlan::Dml(_) => "sources and feature tables are not written to",
-        _ => return Ok(()),
+        LogicalPlan::Dml(_) => Some("sources and feature tables are not written to"),
+        _ => None,
     };
-    let name = plan.display().to_string();
+    let mut found = None;
+    plan.apply(|node| {
+        found = refused(node).map(|what| (node.display().to_string(), what));
+        Ok(match found {
+            Some(_) => TreeNodeRecursion::Stop,
+            None => TreeNodeRecursion::Continue,
+        })
+    })
+    .map_err(failed)?;
+    let Some((name, what)) = found else {
+        return Ok(());
+    };
     let name = name.split([':', ' ']).next().unwrap_or_default();
     Err(EngineError::Refused(format!(
         "{name} is refused here: {what}"
