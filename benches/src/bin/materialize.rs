@@ -134,7 +134,10 @@ async fn bound(folder: &Path, memory_mib: u64) -> Result<(), BoxError> {
         .with_disk_manager_builder(DiskManagerBuilder::default())
         .build_arc()?;
     let mut config = SessionConfig::new().with_target_partitions(2);
-    config.options_mut().execution.parquet.compression = Some("snappy".to_owned());
+    let parquet = &mut config.options_mut().execution.parquet;
+    // As `crates/engine/src/offline/write.rs` writes.
+    parquet.compression = Some("zstd(1)".to_owned());
+    parquet.max_row_group_size = 128 * 1024;
     let session = SessionContext::new_with_config_rt(config, runtime);
     let source = folder.join("facts.parquet");
     let frame = session
