@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use granary_model::Definitions;
 use granary_model::definitions::{
     Annotations, BoundView, Column, Entity, EventTime, FeatureService, FeatureView, KeySource,
     OnDemandView, ServeMode, SourceColumn, Stream,
 };
+use granary_model::{Definitions, ViewKind};
 use serde::Serialize;
 
 use crate::plan::ObjectKind;
@@ -382,6 +382,10 @@ fn describe_feature_view(view: &FeatureView) -> ObjectDescription {
             .map(|w| format!("{} OVER {}", w.aggregate, w.frame))
             .collect();
         say("windows", windows.join("; "));
+    }
+    if view.calls_as_of && view.kind == ViewKind::Timestamped {
+        let told = "each computes every row anew: the query calls as_of()";
+        say("runs", told.to_owned());
     }
     if !view.current_state.is_empty() {
         say("reads as they are now", view.current_state.join(", "));

@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow, bail};
 use granary_catalog::durable::DurableLocal;
 use granary_catalog::{Catalog, Plan, Snapshot};
 use granary_engine::{Engine, StoreFactory};
-use granary_ingest::Materializer;
+use granary_ingest::{Materializer, OlderVersion, live_definitions};
 use granary_model::{Clock, Definitions, SystemClock};
 use granary_serving::Reader;
 use granary_store::{EmbeddedStore, OnlineStore};
@@ -64,11 +64,16 @@ impl Project {
             .flatten()
     }
 
-    /// The definitions to explore with: those that were applied, else those of the files.
-    pub async fn definitions(&self, engine: &Engine) -> anyhow::Result<Definitions> {
-        match self.catalog()?.latest().await? {
-            Some(snapshot) => Ok(snapshot.definitions.clone()),
-            None => self.file_definitions(engine).await,
+    /// The definitions to explore with: those that were applied, a changed view
+    /// as it was as long as it has not run; before the first apply those of the files.
+    pub async fn definitions(
+        &self,
+        engine: &Engine,
+    ) -> anyhow::Result<(Definitions, Vec<OlderVersion>)> {
+        let catalog = self.catalog()?;
+        match catalog.latest().await? {
+            Some(snapshot) => Ok(live_definitions(engine, &catalog, &snapshot).await?),
+            None => Ok((self.file_definitions(engine).await?, Vec::new())),
         }
     }
 

@@ -15,7 +15,7 @@ pub mod frame;
 pub mod join;
 pub mod kernels;
 mod keys;
-mod order;
+pub(crate) mod order;
 mod parts;
 pub mod spine;
 mod time;

@@ -39,6 +39,18 @@ pub enum EngineError {
     SchemaChanged { object: String, difference: String },
     #[error("{view}: another writer committed to its offline table; run it again")]
     Conflict { view: String },
+    #[error(
+        "{object}: its query needs more memory than {}{}: give it more by --memory, or by memory_bytes_max under [engine] in granary.toml",
+        .bound.as_deref().unwrap_or("it may use"),
+        .consumer.as_ref().map_or_else(String::new, |c| format!(" (asked for by {c})"))
+    )]
+    Memory {
+        object: String,
+        /// As `2.0 GB`, where it is known.
+        bound: Option<String>,
+        /// The operator that asked for more.
+        consumer: Option<String>,
+    },
     #[error("{object}: {source}")]
     Query {
         object: String,
@@ -82,10 +94,46 @@ impl EngineError {
                 path: path.clone(),
                 reason: reason.clone(),
             },
-            _ => Self::Query {
-                object: object.to_owned(),
-                source: Box::new(source),
+            Some(Self::Refused(reason)) => Self::Refused(reason.clone()),
+            Some(Self::NotRun { view, reason }) => Self::NotRun {
+                view: view.clone(),
+                reason: reason.clone(),
             },
+            Some(Self::DuplicateKeys {
+                view,
+                as_of,
+                rows,
+                examples,
+            }) => Self::DuplicateKeys {
+                view: view.clone(),
+                as_of: *as_of,
+                rows: *rows,
+                examples: examples.clone(),
+            },
+            _ => match source.find_root() {
+                DataFusionError::ResourcesExhausted(told) if told.contains("memory") => {
+                    Self::memory(object, told)
+                }
+                _ => Self::Query {
+                    object: object.to_owned(),
+                    source: Box::new(source),
+                },
+            },
+        }
+    }
+
+    /// What a memory pool said when it refused, without its own advice: that
+    /// names settings that a project does not have.
+    fn memory(object: &str, told: &str) -> Self {
+        let between = |before: &str, after: &str| {
+            let (_, rest) = told.split_once(before)?;
+            let (found, _) = rest.split_once(after)?;
+            Some(found.trim().to_owned())
+        };
+        Self::Memory {
+            object: object.to_owned(),
+            bound: between("pool_size: ", ")"),
+            consumer: between("Additional allocation failed for ", " with "),
         }
     }
 
@@ -101,6 +149,7 @@ impl EngineError {
                 ErrorKind::InvalidArgument
             }
             Self::Conflict { .. } => ErrorKind::Conflict,
+            Self::Memory { .. } => ErrorKind::ResourceExhausted,
             Self::Query { source, .. } => query_kind(source),
             Self::Delta { source, .. } => storage_kind(source),
             Self::Storage(source) => storage_kind(source),

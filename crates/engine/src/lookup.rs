@@ -6,10 +6,13 @@
 //! bloom filters. What comes back is reduced to one row a key here, holding no
 //! more than the best row of each key and the batches just read.
 
+mod inline;
+
 use std::collections::HashMap;
 
 use arrow::array::{ArrayRef, RecordBatch};
-use arrow::compute::{SortOptions, interleave_record_batch};
+use arrow::compute::kernels::zip::zip;
+use arrow::compute::{SortOptions, interleave_record_batch, is_not_null};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::row::{OwnedRow, RowConverter, SortField};
@@ -19,12 +22,15 @@ use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::prelude::{ident, lit};
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
+use granary_model::definitions::ServeMode;
 use granary_model::{Definitions, FeatureView, UtcMicros, ViewKind, json};
 use tracing::instrument;
 
+use crate::asof::order::one_nan;
 use crate::engine::{Engine, Joins};
 use crate::error::EngineError;
-use crate::run::view_rows;
+use crate::run::{EventTimes, view_rows};
+pub(crate) use inline::QueryViewTable;
 
 /// Up to so many keys, row groups are skipped by their statistics.
 const PRUNED_KEYS_MAX: usize = 500;
@@ -118,7 +124,7 @@ impl QueryLookup {
             .execution
             .parquet
             .max_in_list_size = PRUNED_KEYS_MAX;
-        let mut frame = view_rows(&context, &self.view, Some((None, as_of))).await?;
+        let mut frame = view_rows(&context, &self.view, EventTimes::up_to(as_of)).await?;
         if let (ViewKind::Timestamped, Some(event_time)) = (self.view.kind, &self.view.event_time) {
             let known = ident(event_time).is_not_null();
             frame = frame.filter(known).map_err(failed)?;
@@ -156,7 +162,11 @@ fn needed(definitions: &Definitions, view: &FeatureView) -> Definitions {
         } else if let Some(stream) = definitions.streams.get(name) {
             needed.streams.insert(name.clone(), stream.clone());
         } else if let Some(other) = definitions.feature_views.get(name) {
-            needed.feature_views.insert(name.clone(), other.clone());
+            let views = &mut needed.feature_views;
+            let new = views.insert(name.clone(), other.clone()).is_none();
+            if new && matches!(other.serve, ServeMode::Query { .. }) {
+                names.extend(&other.depends_on);
+            }
         } else if let Some(plain) = definitions.views.get(name)
             && needed.views.insert(name.clone(), plain.clone()).is_none()
         {
@@ -170,6 +180,8 @@ fn needed(definitions: &Definitions, view: &FeatureView) -> Definitions {
 struct BestRows {
     schema: SchemaRef,
     keys: usize,
+    /// Whether the second column after the keys is the created time.
+    created_time: bool,
     one_row_only: bool,
     key_rows: RowConverter,
     value_rows: RowConverter,
@@ -208,6 +220,7 @@ impl BestRows {
             best: rows.iter().map(|row| (row.owned(), None)).collect(),
             schema,
             keys,
+            created_time: view.kind == ViewKind::Timestamped && view.created_time.is_some(),
             one_row_only: view.kind != ViewKind::Timestamped,
             key_rows,
             value_rows,
@@ -221,9 +234,7 @@ impl BestRows {
         let keys = self
             .key_rows
             .convert_columns(&batch.columns()[..self.keys])?;
-        let values = self
-            .value_rows
-            .convert_columns(&batch.columns()[self.keys..])?;
+        let values = self.value_rows.convert_columns(&self.ranks(&batch)?)?;
         for row in 0..batch.num_rows() {
             let Some(best) = self.best.get_mut(&keys.row(row).owned()) else {
                 continue;
@@ -246,6 +257,18 @@ impl BestRows {
             self.reduce()?;
         }
         Ok(None)
+    }
+
+    /// What rows of one key are compared by: a NULL created time counts as the
+    /// event time, every NaN alike.
+    fn ranks(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>, ArrowError> {
+        let values = &batch.columns()[self.keys..];
+        let mut ranks: Vec<ArrayRef> = values.iter().map(one_nan).collect();
+        if self.created_time {
+            let (event, created) = (&values[0], &values[1]);
+            ranks[1] = zip(&is_not_null(created)?, created, event)?;
+        }
+        Ok(ranks)
     }
 
     fn name_key(&self, batch: &RecordBatch, row: usize) -> String {

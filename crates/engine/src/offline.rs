@@ -35,9 +35,9 @@ pub const CREATED_COLUMN: &str = "_created";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunMode {
-    /// Adds the rows after `from` (timestamped), or the run at T (snapshot).
+    /// Adds the rows after `from` (incremental), or the run at T.
     Append,
-    /// Replaces what is there in (from, as_of] (timestamped) or at T (snapshot), in one commit.
+    /// Replaces what is there in (from, as_of] (incremental) or at T, in one commit.
     Replace,
 }
 
@@ -57,6 +57,11 @@ pub struct RunRecord {
     pub null_keys: u64,
     /// Rows left out since the event time was NULL.
     pub null_event_times: u64,
+    /// Rows left out since the event time lay in the future when the run was
+    /// made; a run after that time takes them in. Known of views that work row
+    /// by row.
+    #[serde(default)]
+    pub future_event_times: u64,
     /// Sources that were read as they are now.
     pub current_state: Vec<String>,
     pub columns: Vec<ColumnStatistics>,
@@ -103,6 +108,11 @@ impl OfflineTable {
         }))
     }
 
+    /// Whether a run of this version was committed.
+    pub async fn exists(engine: &Engine, view: &FeatureView) -> Result<bool, EngineError> {
+        TableLog::new(engine, view)?.exists().await
+    }
+
     /// The Delta version that this handle reads.
     pub fn version(&self) -> u64 {
         self.state.version
@@ -113,11 +123,11 @@ impl OfflineTable {
         self.state.watermark
     }
 
-    /// T of every committed snapshot run, ascending; of a timestamped view only the watermark.
+    /// T of every committed run, ascending; of an incremental view only the watermark.
     pub async fn run_times(&self) -> Result<Vec<UtcMicros>, EngineError> {
-        Ok(match self.view.kind {
-            kind if kind.whole_runs() => snapshot_times(&self.state.files).into_iter().collect(),
-            _ => vec![self.state.watermark],
+        Ok(match self.view.is_incremental() {
+            true => vec![self.state.watermark],
+            false => run_times(&self.state.files).into_iter().collect(),
         })
     }
 
@@ -143,10 +153,22 @@ impl OfflineTable {
             .await
     }
 
-    /// The table for queries. With `as_of`: the columns of `row_schema`, of a
-    /// snapshot view the rows of the newest run at or before it, of a
-    /// timestamped view each key's greatest row at or before it. Without: all
-    /// rows of all runs, with `_as_of` and `_created`.
+    /// Records of the runs after a Delta version, newest first; `None` where one
+    /// of the commits has none that can be read.
+    pub async fn runs_after(&self, version: u64) -> Result<Option<Vec<RunRecord>>, EngineError> {
+        stream::iter((version + 1..=self.state.version).rev())
+            .map(|version| self.log.record(version))
+            .buffered(COMMITS_READ)
+            .try_collect()
+            .await
+            .map(|records: Vec<Option<RunRecord>>| records.into_iter().collect())
+    }
+
+    /// The table for queries. With `as_of`: the columns of `row_schema` and the
+    /// view's values as of that time, one row a key: of the newest run at or
+    /// before it, of a timestamped view each key's greatest row; what the TTL
+    /// says is too old is left out. Without: all rows of all runs, with `_as_of`
+    /// and `_created`.
     pub fn table_provider(
         &self,
         as_of: Option<UtcMicros>,
@@ -160,9 +182,9 @@ impl OfflineTable {
     /// Rows for the online store, sorted by the key columns ascending, with
     /// the columns of `row_schema`, several rows of one key possible.
     ///
-    /// Snapshot: the rows of the newest run. Timestamped: with `since`, rows
-    /// of commits after that Delta version only, else all; rows with event
-    /// time before `not_before` may be left out.
+    /// Incremental: with `since`, rows of commits after that Delta version only,
+    /// else all. Any other: the rows of the newest run. Rows with an event time
+    /// before `not_before` may be left out.
     #[instrument(skip_all, fields(view = self.view.name), err)]
     pub async fn online_rows(
         &self,
@@ -170,8 +192,8 @@ impl OfflineTable {
         not_before: Option<UtcMicros>,
     ) -> Result<SendableRecordBatchStream, EngineError> {
         let mut files = self.state.files.clone();
-        if self.view.kind.whole_runs() {
-            let newest = snapshot_times(&files).pop_last();
+        if !self.view.is_incremental() {
+            let newest = run_times(&files).pop_last();
             files.retain(|f| Some(f.stamp.as_of) == newest);
         } else if let Some(since) = since
             && let Some(added) = self.log.added_after(since, self.state.version).await?
@@ -182,6 +204,6 @@ impl OfflineTable {
     }
 }
 
-fn snapshot_times(files: &[DataFile]) -> BTreeSet<UtcMicros> {
+fn run_times(files: &[DataFile]) -> BTreeSet<UtcMicros> {
     files.iter().map(|f| f.stamp.as_of).collect()
 }

@@ -21,7 +21,7 @@ use tracing::instrument;
 
 use self::gate::{Gate, Passed};
 use self::plan::RunPlan;
-pub(crate) use self::plan::view_rows;
+pub(crate) use self::plan::{EventTimes, view_rows};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::offline::log::{LogState, NewFile, Stamp, TableLog};
@@ -38,7 +38,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 pub struct RunScope {
     /// T: nothing later is seen.
     pub as_of: UtcMicros,
-    /// Of a timestamped view: only rows with a later event time; `None`: from the beginning.
+    /// Of an incremental view: only rows with a later event time; `None`: from the beginning.
     pub from: Option<UtcMicros>,
     /// Whether sources without an event time may be read although T is past:
     /// true for a run as of now, and where the caller accepts it.
@@ -58,10 +58,10 @@ impl Engine {
     /// atomic commit; memory stays within the engine's bound.
     ///
     /// Returns the record of the commit. A run whose name is committed already
-    /// is `EngineError::AlreadyRun` unless `mode` replaces: of a snapshot view
-    /// one with the same T, of a timestamped view one up to T or later. What
-    /// an appending run of a timestamped view finds at or before the watermark
-    /// is there already and is left out.
+    /// is `EngineError::AlreadyRun` unless `mode` replaces: of an incremental view
+    /// one up to T or later, of any other one with the same T. What an appending
+    /// run of an incremental view finds at or before the watermark is there
+    /// already and is left out.
     #[instrument(skip_all, fields(view = view.name, as_of = %scope.as_of), err)]
     pub async fn run(
         &self,
@@ -75,7 +75,12 @@ impl Engine {
         let base = log.read().await?;
         let from = start(view, scope, base.as_ref())?;
         self.sweep(&log, base.as_ref()).await;
-        let plan = RunPlan::new(self, definitions, view, scope.as_of, from).await?;
+        let times = EventTimes {
+            after: from,
+            up_to: scope.as_of,
+            future: Some(self.clock().now()),
+        };
+        let plan = RunPlan::new(self, definitions, view, times).await?;
         let keys = view.keys.len();
         let by_time = view.kind == ViewKind::Timestamped;
         let store = self.root_store().clone();
@@ -136,14 +141,14 @@ fn start(
     scope: RunScope,
     base: Option<&LogState>,
 ) -> Result<Option<UtcMicros>, EngineError> {
-    let timestamped = view.kind == ViewKind::Timestamped;
-    let from = scope.from.filter(|_| timestamped);
+    let incremental = view.is_incremental();
+    let from = scope.from.filter(|_| incremental);
     let (RunMode::Append, Some(base)) = (scope.mode, base) else {
         return Ok(from);
     };
-    let committed = match view.kind {
-        kind if kind.whole_runs() => base.files.iter().any(|f| f.stamp.as_of == scope.as_of),
-        _ => scope.as_of <= base.watermark,
+    let committed = match incremental {
+        true => scope.as_of <= base.watermark,
+        false => base.files.iter().any(|f| f.stamp.as_of == scope.as_of),
     };
     if committed {
         return Err(EngineError::AlreadyRun {
@@ -151,7 +156,7 @@ fn start(
             as_of: scope.as_of,
         });
     }
-    Ok(timestamped.then(|| from.map_or(base.watermark, |f| f.max(base.watermark))))
+    Ok(incremental.then(|| from.map_or(base.watermark, |f| f.max(base.watermark))))
 }
 
 /// A run under way.
@@ -184,7 +189,7 @@ impl Run<'_> {
         outcome
             .passed
             .refuse_duplicates(self.view, self.scope.as_of)?;
-        if self.view.kind.whole_runs() && outcome.new.is_empty() {
+        if !self.view.is_incremental() && outcome.new.is_empty() {
             let mut empty = PartitionWriter::new(self.files.clone(), self.stamp, 0);
             empty.write_empty().await?;
             outcome.take(empty.finish().await?, Passed::default());
@@ -259,6 +264,7 @@ impl Run<'_> {
             rows: written.map_or(0, |w| w.rows),
             null_keys: outcome.passed.null_keys,
             null_event_times: outcome.passed.null_event_times,
+            future_event_times: outcome.passed.future_event_times,
             current_state: self.view.current_state.clone(),
             columns: columns.iter().map(ColumnSummary::finish).collect(),
             later_than_event: outcome.passed.later_than_event(self.view),

@@ -14,9 +14,7 @@ use granary_model::definitions::{Definitions, FeatureView};
 use granary_model::{Interval, UtcMicros};
 
 use crate::error::IngestError;
-use crate::materialize::{
-    MaterializeRequest, Materializer, RunOutcome, dependencies, lag, why_not,
-};
+use crate::materialize::{MaterializeRequest, Materializer, RunOutcome, lag, why_not};
 use crate::progress::Progress;
 
 /// Offline tables opened at once.
@@ -116,7 +114,7 @@ impl Materializer {
         let mut open: Vec<String> = views.iter().cloned().collect();
         let mut chosen = views;
         while let Some(view) = open.pop() {
-            for name in dependencies(definitions, &definitions.feature_views[&view]) {
+            for name in definitions.runs_read(&definitions.feature_views[&view]) {
                 let read = &definitions.feature_views[name];
                 if !chosen.contains(name)
                     && why_not(read).is_none()
@@ -135,6 +133,6 @@ impl Materializer {
 /// no event time.
 fn reads_the_present(definitions: &Definitions, view: &str) -> bool {
     let view = &definitions.feature_views[view];
-    let mut reads = dependencies(definitions, view).into_iter();
+    let mut reads = definitions.runs_read(view).into_iter();
     !view.current_state.is_empty() || reads.any(|read| reads_the_present(definitions, read))
 }

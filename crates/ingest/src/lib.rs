@@ -8,6 +8,7 @@
 pub mod claim;
 pub mod due;
 pub mod error;
+pub mod live;
 pub mod materialize;
 pub mod progress;
 pub mod sink;
@@ -17,6 +18,7 @@ pub mod sweep;
 pub use claim::{Claim, Claims, WhenClaimed};
 pub use due::{DueRun, due_runs};
 pub use error::IngestError;
+pub use live::{OlderVersion, live_definitions};
 pub use materialize::{
     Backfill, Lag, MaterializeRequest, Materializer, MaterializerSettings, RunOutcome, why_not,
 };

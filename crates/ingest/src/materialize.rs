@@ -30,7 +30,7 @@ use crate::progress::{Progress, Stage};
 use crate::sink::{Filled, Sink, SinkSettings};
 pub use lag::Lag;
 pub(crate) use lag::lag;
-pub use select::{dependencies, select, why_not};
+pub use select::{select, why_not};
 pub use times::Backfill;
 use times::Times;
 use view_runs::ViewRuns;
@@ -62,7 +62,7 @@ pub struct MaterializeRequest {
     /// Default: now.
     pub as_of: Option<UtcMicros>,
     pub backfill: Option<Backfill>,
-    /// Of timestamped views: replaces what was committed in
+    /// Of incremental views: replaces what was committed in
     /// (watermark − lookback, T], for rows that came late.
     pub lookback: Option<Interval>,
     /// Computes and replaces although the run is committed.
@@ -162,7 +162,7 @@ impl Materializer {
         let chosen = select(&definitions, &request.views)?;
         let reads = chosen
             .iter()
-            .map(|view| (view.name.as_str(), dependencies(&definitions, view)));
+            .map(|view| (view.name.as_str(), definitions.runs_read(view)));
         let queue = Queue::new(&reads.collect());
         let mut runs: BTreeMap<String, ViewRuns> = chosen
             .iter()

@@ -25,9 +25,9 @@ use tracing::instrument;
 use crate::error::IngestError;
 use need::{Need, Offline, need};
 
-/// Newest run records that are read to find what a generation lacks; what is
-/// older is written anew.
-const RUNS_READ_MAX: usize = 256;
+/// Run records that are read to find what a generation lacks; one that lacks
+/// more runs is written anew.
+const RUNS_READ_MAX: u64 = 256;
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -239,18 +239,14 @@ impl Sink {
     }
 }
 
-/// Records of the runs after an offline version; `None` if there are too many
-/// to know all.
+/// Records of the runs after an offline version; `None` if not all are known,
+/// or there are too many to read.
 async fn runs_since(
     table: &OfflineTable,
     since: u64,
 ) -> Result<Option<Vec<RunRecord>>, IngestError> {
-    let commits = table.version() - since;
-    let wanted = usize::try_from(commits).map_or(RUNS_READ_MAX, |n| n.min(RUNS_READ_MAX));
-    // Not every commit is a run, so one more tells whether these are all.
-    let mut runs = table.runs(wanted + 1).await?;
-    let fetched = runs.len();
-    runs.retain(|run| run.offline_version > since);
-    let complete = runs.len() < fetched || fetched <= wanted;
-    Ok(complete.then_some(runs))
+    if table.version() - since > RUNS_READ_MAX {
+        return Ok(None);
+    }
+    Ok(table.runs_after(since).await?)
 }

@@ -28,6 +28,34 @@ pub struct Definitions {
     pub grants: BTreeSet<Grant>,
 }
 
+impl Definitions {
+    /// The feature views whose runs a view's query reads: directly, or through
+    /// plain views and views that are computed at request time.
+    pub fn runs_read<'a>(&'a self, view: &'a FeatureView) -> BTreeSet<&'a str> {
+        let mut found = BTreeSet::new();
+        let mut seen = BTreeSet::new();
+        let mut open: Vec<&str> = view.depends_on.iter().map(String::as_str).collect();
+        while let Some(name) = open.pop() {
+            if !seen.insert(name) {
+                continue;
+            }
+            let through = match (self.feature_views.get(name), self.views.get(name)) {
+                (Some(view), _) if matches!(view.serve, ServeMode::Query { .. }) => {
+                    &view.depends_on
+                }
+                (Some(view), _) => {
+                    found.insert(view.name.as_str());
+                    continue;
+                }
+                (None, Some(plain)) => &plain.depends_on,
+                (None, None) => continue,
+            };
+            open.extend(through.iter().map(String::as_str));
+        }
+        found
+    }
+}
+
 /// A named, typed column.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
@@ -149,15 +177,6 @@ impl ViewKind {
             Self::Snapshot => "snapshot",
         }
     }
-
-    /// Whether each run writes all keys anew, so that its rows are seen together
-    /// or not at all. Of a timestamped view each row stands for itself.
-    pub fn whole_runs(self) -> bool {
-        match self {
-            Self::Windowed | Self::Snapshot => true,
-            Self::Timestamped => false,
-        }
-    }
 }
 
 /// Where online values of a view come from.
@@ -203,6 +222,10 @@ pub struct FeatureView {
     /// Sources, read directly or through plain views, that have no event time:
     /// a run reads them as they are now.
     pub current_state: Vec<String>,
+    /// Whether its rows depend on T by more than the cut: its query calls
+    /// `as_of()`, itself or through plain views.
+    #[serde(default)]
+    pub calls_as_of: bool,
     /// Whether it reads a stream row by row, so that its online value is as of the read.
     pub live: bool,
     /// Of a windowed view: its aggregates and their frames, as they were understood.
@@ -221,6 +244,13 @@ pub struct WindowAggregate {
 }
 
 impl FeatureView {
+    /// Whether a run adds to the rows of the runs before it those after their
+    /// watermark. Every other view is computed whole by each run, as of its T,
+    /// and the runs stand beside each other.
+    pub fn is_incremental(&self) -> bool {
+        self.kind == ViewKind::Timestamped && !self.calls_as_of
+    }
+
     /// The columns of the offline table's rows, without bookkeeping columns:
     /// keys, event time, created time, THEN BY columns, features.
     pub fn row_schema(&self) -> SchemaRef {

@@ -266,10 +266,7 @@ impl<'a> Compiler<'a> {
         for binding in &bound.keys {
             request.push(self.request_key(bound, binding)?);
         }
-        if view.serve == ServeMode::Online && self.pin(view).is_none() {
-            if !self.unpublished.contains(&view.name) {
-                self.unpublished.push(view.name.clone());
-            }
+        if self.waits_for_runs(view) {
             return Ok(());
         }
         let group = self.group(request, bound);
@@ -280,6 +277,31 @@ impl<'a> Compiler<'a> {
         let place = Place { view, group, index };
         self.bound.insert(&bound.alias, place);
         Ok(())
+    }
+
+    /// Whether a view, or one that its query reads, has not run at this version;
+    /// notes down which.
+    fn waits_for_runs(&mut self, view: &FeatureView) -> bool {
+        let snapshot: &'a Snapshot = self.snapshot;
+        let definitions = &snapshot.definitions;
+        let runs = match view.serve {
+            ServeMode::Online => vec![view],
+            _ => {
+                let names = definitions.runs_read(view).into_iter();
+                names.map(|name| &definitions.feature_views[name]).collect()
+            }
+        };
+        let mut waits = false;
+        for view in runs {
+            // Of what is not served online it is known when it is read.
+            if view.serve == ServeMode::Online && self.pin(view).is_none() {
+                waits = true;
+                if !self.unpublished.contains(&view.name) {
+                    self.unpublished.push(view.name.clone());
+                }
+            }
+        }
+        waits
     }
 
     fn pin(&self, view: &FeatureView) -> Option<&'a Pin> {

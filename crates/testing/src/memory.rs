@@ -71,6 +71,7 @@ pub fn view(
         features: features.to_vec(),
         depends_on: Vec::new(),
         current_state: Vec::new(),
+        calls_as_of: false,
         live: false,
         windows: Vec::new(),
         annotations: Annotations::default(),

@@ -42,6 +42,7 @@ fn definitions() -> Definitions {
             features: vec![balance],
             depends_on: vec!["accounts".into()],
             current_state: Vec::new(),
+            calls_as_of: false,
             live: false,
             windows: Vec::new(),
             annotations: Annotations {

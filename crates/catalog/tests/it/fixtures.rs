@@ -52,6 +52,7 @@ pub fn view(name: &str, query: &str, features: &[&str]) -> FeatureView {
             .collect(),
         depends_on: vec!["clean".into()],
         current_state: vec![],
+        calls_as_of: false,
         live: false,
         windows: Vec::new(),
         annotations: Default::default(),

@@ -206,13 +206,13 @@ fn columns(object: &ObjectDescription) -> String {
 }
 
 fn run_table(runs: &[RunRecord]) -> String {
-    let mut shown = table::table(["as of", "from", "rows", "NULL keys", "committed at", "mode"]);
+    let mut shown = table::table(["as of", "from", "rows", "left out", "committed at", "mode"]);
     for run in runs {
         shown.add_row([
             run.as_of.to_string(),
             run.from.map(|t| t.to_string()).unwrap_or_default(),
             human::count(run.rows),
-            human::count(run.null_keys),
+            human::count(run.null_keys + run.null_event_times + run.future_event_times),
             run.committed_at.to_string(),
             format!("{:?}", run.mode).to_lowercase(),
         ]);

@@ -208,6 +208,12 @@ fn print_notices(outcome: &RunOutcome) {
         let rows = human::counted(run.null_event_times, "row");
         eprintln!("note: {view}: left out {rows} with a NULL event time");
     }
+    if run.future_event_times > 0 {
+        let rows = human::counted(run.future_event_times, "row");
+        eprintln!(
+            "note: {view}: left out {rows} with an event time in the future (a run after it takes them in)"
+        );
+    }
     if !run.current_state.is_empty() {
         let sources = run.current_state.join(", ");
         eprintln!(
@@ -283,6 +289,7 @@ pub struct RunRecordJson<'a> {
     rows: u64,
     null_keys: u64,
     null_event_times: u64,
+    future_event_times: u64,
     current_state: &'a [String],
     later_than_event: &'a [String],
     columns: &'a [granary_engine::ColumnStatistics],
@@ -300,6 +307,7 @@ impl<'a> RunRecordJson<'a> {
             rows: run.rows,
             null_keys: run.null_keys,
             null_event_times: run.null_event_times,
+            future_event_times: run.future_event_times,
             current_state: &run.current_state,
             later_than_event: &run.later_than_event,
             columns: &run.columns,

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use futures::StreamExt;
 use granary_engine::Engine;
 use granary_engine::query::{Query, Session};
+use granary_ingest::OlderVersion;
 use granary_model::UtcMicros;
 
 use crate::failure::{Outcome, usage};
@@ -63,11 +64,21 @@ struct Runner {
 pub async fn run(project: &Project, args: Args) -> Outcome {
     let text = statement_text(&args)?;
     let engine = project.engine()?;
-    let definitions = if args.files {
-        project.file_definitions(&engine).await?
+    let (definitions, older) = if args.files {
+        (project.file_definitions(&engine).await?, Vec::new())
     } else {
         project.definitions(&engine).await?
     };
+    for view in &older {
+        let OlderVersion {
+            view,
+            version,
+            newest,
+        } = view;
+        eprintln!(
+            "note: {view} is version {version} here: version {newest} was never materialised"
+        );
+    }
     let runner = Runner {
         session: Engine::query_session(&engine, &definitions, args.as_of).await?,
         format: args.output,

@@ -45,7 +45,7 @@ impl std::fmt::Debug for RowOrder {
 }
 
 /// The array with every NaN the same, positive one, in lists too.
-pub(super) fn one_nan(array: &ArrayRef) -> ArrayRef {
+pub(crate) fn one_nan(array: &ArrayRef) -> ArrayRef {
     match array.data_type() {
         DataType::Float32 => {
             let values: &PrimitiveArray<Float32Type> = array.as_primitive();

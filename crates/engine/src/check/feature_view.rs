@@ -13,7 +13,7 @@ use granary_model::{Diagnostic, FeatureType, FeatureView, Span, ViewKind};
 
 use super::Check;
 use super::entities::annotations;
-use super::lineage::{event_time_origins, is_row_wise};
+use super::lineage::{calls_as_of, event_time_origins, is_row_wise};
 use super::outputs::{Outputs, type_name};
 use super::query::{Query, Read};
 use super::relations::{names_of, time_column};
@@ -169,6 +169,7 @@ impl Check<'_> {
             features,
             depends_on: names_of(reads),
             current_state,
+            calls_as_of: calls_as_of(plan),
             live,
             windows: Vec::new(),
             annotations: annotations(&create.annotations),
@@ -370,6 +371,10 @@ impl Check<'_> {
             for read in &view.depends_on {
                 self.add_current_state(read, found);
             }
+        } else if let Some(view) = self.definitions.feature_views.get(name)
+            && matches!(view.serve, ServeMode::Query { .. })
+        {
+            found.extend(view.current_state.iter().cloned());
         }
     }
 

@@ -13,7 +13,7 @@ use granary_model::definitions::{
     BoundView, Column, EventTime, KeySource, OnDemandView, SourceColumn,
 };
 use granary_model::fingerprint::Fingerprint;
-use granary_model::{Definitions, FeatureView};
+use granary_model::{Definitions, FeatureView, ViewKind};
 
 use super::Check;
 
@@ -91,6 +91,9 @@ fn feature_view(view: &FeatureView) -> Vec<String> {
         format!("{:?}", view.created_time),
         format!("{:?}", view.max_events),
     ];
+    if view.kind == ViewKind::Timestamped && !view.is_incremental() {
+        parts.push("whole runs".to_owned());
+    }
     for columns in [&view.keys, &view.then_by, &view.features] {
         parts.push(columns.len().to_string());
         parts.extend(columns.iter().map(column));

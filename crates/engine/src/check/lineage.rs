@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use datafusion::common::Column;
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, LogicalPlan};
+
+use crate::engine::AS_OF_FUNCTION;
 
 /// Whether each row comes from one row of one relation: projection, WHERE,
 /// UNNEST and UNION ALL only.
@@ -32,8 +34,24 @@ pub(crate) fn is_row_wise(plan: &LogicalPlan) -> bool {
     walked.is_ok() && row_wise
 }
 
+/// Whether the plan calls `as_of()` anywhere, plain views and subqueries included.
+pub(crate) fn calls_as_of(plan: &LogicalPlan) -> bool {
+    let is_call = |e: &Expr| matches!(e, Expr::ScalarFunction(f) if f.name() == AS_OF_FUNCTION);
+    let mut found = false;
+    let walked = plan.apply_with_subqueries(|node| {
+        for expression in node.expressions() {
+            found |= expression.exists(|e| Ok(is_call(e)))?;
+        }
+        Ok(match found {
+            true => TreeNodeRecursion::Stop,
+            false => TreeNodeRecursion::Continue,
+        })
+    });
+    // What cannot be walked is taken for the worse.
+    found || walked.is_err()
+}
+
 pub(crate) fn has_subquery(expression: &Expr) -> bool {
-    use datafusion::common::tree_node::TreeNode;
     expression
         .exists(|e| {
             Ok(matches!(

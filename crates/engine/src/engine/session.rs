@@ -19,7 +19,7 @@ use datafusion::optimizer::analyzer::Analyzer;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
-use granary_model::definitions::{Column, EventTime, ExternalTable, PlainView, Stream};
+use granary_model::definitions::{Column, EventTime, ExternalTable, PlainView, ServeMode, Stream};
 use granary_model::{Definitions, FeatureView, UtcMicros, ViewKind};
 use tracing::instrument;
 
@@ -28,6 +28,7 @@ use super::planner::GranaryPlanner;
 use super::{Engine, no_later_than};
 use crate::check::{event_time_origins, is_row_wise};
 use crate::error::EngineError;
+use crate::lookup::QueryViewTable;
 use crate::offline::table::FeatureViewTable;
 use crate::source::{DeltaTables, NameBadRows, Source, recorded_schema};
 
@@ -42,10 +43,11 @@ pub enum Joins {
 }
 
 impl Engine {
-    /// A session over all sources and plain views of `definitions`; a feature
-    /// view's name is its offline table (empty where it was never run). With
-    /// `as_of`, everything that has an event time is cut there, and of a
-    /// feature view the rows as of that time are seen, one a key.
+    /// A session over all sources and plain views of `definitions`. With `as_of`,
+    /// everything that has an event time is cut there. A feature view's name is
+    /// its offline table, with `as_of` its values as of that time, one row a key;
+    /// to scan one that was never run is an error. A view that is computed at
+    /// request time is computed as of `as_of`, else of now.
     pub async fn session(
         &self,
         definitions: &Definitions,
@@ -73,10 +75,7 @@ impl Engine {
         for stream in definitions.streams.values() {
             register(&context, &stream.name, empty(stream_schema(stream)))?;
         }
-        for view in definitions.feature_views.values() {
-            let table = FeatureViewTable::new(self, view, as_of);
-            register(&context, &view.name, Arc::new(table))?;
-        }
+        self.feature_views(&context, definitions, as_of, joins)?;
         for view in in_order(definitions) {
             let plan = plan_sql(&context.state(), &view.sql)
                 .await
@@ -190,6 +189,28 @@ impl Engine {
             config = config.with_target_partitions(partitions.max(2));
         }
         config
+    }
+
+    fn feature_views(
+        &self,
+        context: &SessionContext,
+        definitions: &Definitions,
+        as_of: Option<UtcMicros>,
+        joins: Joins,
+    ) -> Result<(), EngineError> {
+        let mut shared: Option<Arc<Definitions>> = None;
+        for view in definitions.feature_views.values() {
+            let table: Arc<dyn TableProvider> = if matches!(view.serve, ServeMode::Query { .. }) {
+                let definitions = shared.get_or_insert_with(|| Arc::new(definitions.clone()));
+                let t = as_of.unwrap_or_else(|| self.clock().now());
+                let definitions = Arc::clone(definitions);
+                Arc::new(QueryViewTable::new(self, definitions, view, t, joins))
+            } else {
+                Arc::new(FeatureViewTable::new(self, view, as_of))
+            };
+            register(context, &view.name, table)?;
+        }
+        Ok(())
     }
 
     async fn table(

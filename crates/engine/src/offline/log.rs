@@ -224,10 +224,15 @@ impl TableLog {
         }
     }
 
+    /// Whether there is a table.
+    pub(crate) async fn exists(&self) -> Result<bool, EngineError> {
+        let exists = self.log_store.is_delta_table_location().await;
+        exists.map_err(|e| self.error(e))
+    }
+
     /// The newest state; `None` where there is no table.
     pub(crate) async fn read(&self) -> Result<Option<LogState>, EngineError> {
-        let exists = self.log_store.is_delta_table_location().await;
-        if !exists.map_err(|e| self.error(e))? {
+        if !self.exists().await? {
             return Ok(None);
         }
         let state = DeltaTableState::try_new(&self.log_store, None)
@@ -375,13 +380,19 @@ impl TableLog {
         entry.map_err(|e| self.error(e))
     }
 
-    /// The record of the run that made a commit; `None` where a run did not.
+    /// The record of the run that made a commit; `None` where a run did not, or
+    /// where the record cannot be read.
     pub(crate) async fn record(&self, version: u64) -> Result<Option<RunRecord>, EngineError> {
         let entry = self.commit_entry(version).await?;
-        Ok(entry
-            .as_deref()
-            .and_then(|entry| commit_info(entry, "userMetadata"))
-            .and_then(|text| serde_json::from_str(&text).ok()))
+        let text = entry.and_then(|entry| commit_info(&entry, "userMetadata"));
+        let Some(text) = text else {
+            return Ok(None);
+        };
+        let record = serde_json::from_str(&text);
+        if let Err(error) = &record {
+            tracing::warn!(view = self.view, version, %error, "the record of a run cannot be read");
+        }
+        Ok(record.ok())
     }
 
     /// Files that were removed from the table at or after a time.

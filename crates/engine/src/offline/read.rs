@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::compute::SortOptions;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
@@ -21,6 +21,7 @@ use datafusion::datasource::{TableType, ViewTable, provider_as_source};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::functions::core::expr_fn::coalesce;
 use datafusion::functions_window::expr_fn::row_number;
 use datafusion::logical_expr::expr::Sort;
 use datafusion::logical_expr::{
@@ -38,30 +39,34 @@ use granary_model::{FeatureView, UtcMicros, ViewKind};
 use super::OfflineTable;
 use super::log::{DataFile, TableLog};
 use super::write::sorted_file;
-use crate::engine::{Engine, Joins};
+use crate::engine::{Engine, Joins, ranked};
 use crate::error::EngineError;
 
 /// So many sorted sequences are merged as they are; more are sorted anew,
 /// within the memory bound, since each open file holds a row group.
 const MERGED_SEQUENCES_MAX: usize = 16;
 const METADATA_BYTES: usize = 64 << 10;
-const ROW_NUMBER: &str = "_row_number";
+pub(crate) const ROW_NUMBER: &str = "_row_number";
 
 impl OfflineTable {
     pub(super) fn scan(&self, files: &[DataFile]) -> OfflineScan {
         OfflineScan::new(&self.engine, &self.view, &self.log, files)
     }
 
-    /// The rows that were known as of t, one a key.
+    /// The view's values as of t, one row a key.
     pub(super) fn rows_as_of(&self, t: UtcMicros) -> Result<Arc<dyn TableProvider>, EngineError> {
         let mut files = self.state.files.clone();
-        if self.view.kind.whole_runs() {
+        if !self.view.is_incremental() {
             let newest = files
                 .iter()
                 .map(|f| f.stamp.as_of)
                 .filter(|a| *a <= t)
                 .max();
-            files.retain(|f| Some(f.stamp.as_of) == newest);
+            // Rows without an event time are as old as their run.
+            let ttl = self.view.ttl;
+            let ttl = ttl.filter(|_| self.view.kind != ViewKind::Timestamped);
+            let answers = newest.filter(|run| ttl.is_none_or(|ttl| ttl.before(t) <= *run));
+            files.retain(|f| Some(f.stamp.as_of) == answers);
         }
         let plan = self
             .plan_as_of(&files, t)
@@ -78,14 +83,7 @@ impl OfflineTable {
         let source = provider_as_source(Arc::new(self.scan(files)));
         let mut plan = LogicalPlanBuilder::scan(view.name.as_str(), source, None)?;
         if let (ViewKind::Timestamped, Some(event_time)) = (view.kind, &view.event_time) {
-            let greatest_first = row_number()
-                .partition_by(view.keys.iter().map(|k| ident(&k.name)).collect())
-                .order_by(greatest_first(view))
-                .build()?;
-            plan = plan
-                .filter(ident(event_time).lt_eq(lit(time_scalar(t))))?
-                .window(vec![greatest_first.alias(ROW_NUMBER)])?
-                .filter(ident(ROW_NUMBER).eq(lit(1u64)))?;
+            plan = greatest_as_of(plan, view, event_time, t)?;
         }
         let schema = view.row_schema();
         plan.project(schema.fields().iter().map(|f| ident(f.name())))?
@@ -125,13 +123,59 @@ impl OfflineTable {
     }
 }
 
+/// Of rows of a timestamped view its values as of t: of each key the greatest
+/// row with an event time in [t − TTL, t].
+pub(crate) fn greatest_as_of(
+    rows: LogicalPlanBuilder,
+    view: &FeatureView,
+    event_time: &str,
+    t: UtcMicros,
+) -> Result<LogicalPlanBuilder> {
+    let mut fresh = ident(event_time).lt_eq(lit(time_scalar(t)));
+    if let Some(ttl) = view.ttl {
+        fresh = fresh.and(ident(event_time).gt_eq(lit(time_scalar(ttl.before(t)))));
+    }
+    numbered(rows.filter(fresh)?, view, greatest_first(view))?
+        .filter(ident(ROW_NUMBER).eq(lit(1u64)))
+}
+
+/// Rows with their number among those of their key as [`ROW_NUMBER`].
+pub(crate) fn numbered(
+    rows: LogicalPlanBuilder,
+    view: &FeatureView,
+    order: Vec<Sort>,
+) -> Result<LogicalPlanBuilder> {
+    let number = row_number()
+        .partition_by(view.keys.iter().map(|k| ident(&k.name)).collect())
+        .order_by(order)
+        .build()?;
+    rows.window(vec![number.alias(ROW_NUMBER)])
+}
+
 /// The order in which the first of a key's rows is its value: greatest event
-/// time, then greatest created time, then greatest values in SELECT order,
-/// NULL lowest and NaN highest.
-pub(crate) fn greatest_first(view: &FeatureView) -> Vec<Sort> {
+/// time, then greatest created time (NULL counts as the event time), then
+/// greatest values in SELECT order, NULL lowest, every NaN alike and highest.
+fn greatest_first(view: &FeatureView) -> Vec<Sort> {
     let schema = view.row_schema();
     let values = schema.fields().iter().skip(view.keys.len());
-    values.map(|f| ident(f.name()).sort(false, false)).collect()
+    let ranks = values.map(|field| {
+        let value = ident(field.name());
+        match (&view.event_time, &view.created_time) {
+            (Some(event_time), Some(created)) if created == field.name() => {
+                coalesce(vec![value, ident(event_time)])
+            }
+            _ if holds_floats(field.data_type()) => ranked(value),
+            _ => value,
+        }
+    });
+    ranks.map(|rank| rank.sort(false, false)).collect()
+}
+
+fn holds_floats(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(element) => holds_floats(element.data_type()),
+        other => other.is_floating(),
+    }
 }
 
 pub(crate) fn time_scalar(t: UtcMicros) -> ScalarValue {

@@ -1,7 +1,8 @@
 //! A feature view's name in a session: its offline table, opened when it is read.
 //!
 //! Making a session must cost nothing, so nothing is opened before a query
-//! scans the name; a view that was never run has no rows.
+//! scans the name; then a view that was never run is an error, since no rows
+//! would be taken for an answer.
 
 use std::sync::Arc;
 
@@ -14,13 +15,13 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlanBuilder, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::prelude::ident;
 use granary_model::{FeatureView, UtcMicros};
 
 use super::OfflineTable;
 use super::log::table_schema;
 use crate::engine::Engine;
+use crate::error::EngineError;
 
 /// See [`OfflineTable::table_provider`] for what it shows.
 #[derive(Debug)]
@@ -42,6 +43,16 @@ impl FeatureViewTable {
             view: view.clone(),
             as_of,
             schema,
+        }
+    }
+
+    fn never_run(&self) -> EngineError {
+        let FeatureView { name, version, .. } = &self.view;
+        EngineError::NotRun {
+            view: name.clone(),
+            reason: format!(
+                "version {version} was never materialised: run `granary materialize {name}`"
+            ),
         }
     }
 }
@@ -75,11 +86,9 @@ impl TableProvider for FeatureViewTable {
             None => self.schema.clone(),
         };
         let opened = OfflineTable::open(&self.engine, &self.view).await;
-        let Some(table) = opened.map_err(|e| DataFusionError::External(Box::new(e)))? else {
-            return Ok(Arc::new(EmptyExec::new(schema)));
-        };
-        let rows = table
-            .table_provider(self.as_of)
+        let opened = opened.and_then(|table| table.ok_or_else(|| self.never_run()));
+        let rows = opened
+            .and_then(|table| table.table_provider(self.as_of))
             .map_err(|e| DataFusionError::External(Box::new(e)))?;
         // A plan of its own, so that the filters reach the files through
         // whatever stands between them and the rows as of t.

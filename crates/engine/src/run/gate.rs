@@ -20,6 +20,7 @@ const EXAMPLES: usize = 5;
 pub(super) struct Passed {
     pub(super) null_keys: u64,
     pub(super) null_event_times: u64,
+    pub(super) future_event_times: u64,
     /// Keys with more than one row in a snapshot run.
     duplicates: u64,
     examples: Vec<String>,
@@ -31,6 +32,7 @@ impl Passed {
     pub(super) fn merge(&mut self, other: Self) {
         self.null_keys += other.null_keys;
         self.null_event_times += other.null_event_times;
+        self.future_event_times += other.future_event_times;
         self.duplicates += other.duplicates;
         self.examples.extend(other.examples);
         self.later
@@ -98,7 +100,7 @@ impl Gate {
             view: view.name.clone(),
             keys: view.keys.len(),
             event_time: timestamped.then_some(view.keys.len()),
-            snapshot: view.kind.whole_runs(),
+            snapshot: view.kind != ViewKind::Timestamped,
             as_of,
             times: times.collect(),
             last: None,
@@ -127,11 +129,10 @@ impl Gate {
         let batch = RecordBatch::try_new(self.schema.clone(), batch.columns().to_vec())?;
         let (batch, null_keys) = without_nulls(batch, 0..self.keys)?;
         self.passed.null_keys += null_keys;
-        let (batch, null_times) = match self.event_time {
-            Some(column) => without_nulls(batch, column..column + 1)?,
-            None => (batch, 0),
+        let batch = match self.event_time {
+            Some(column) => self.happened(batch, column)?,
+            None => batch,
         };
-        self.passed.null_event_times += null_times;
         if batch.num_rows() > 0 {
             if self.snapshot {
                 self.find_duplicates(&batch)?;
@@ -139,6 +140,24 @@ impl Gate {
             self.find_later(&batch)?;
         }
         Ok(batch)
+    }
+
+    /// The rows with an event time at or before T.
+    fn happened(
+        &mut self,
+        batch: RecordBatch,
+        event_time: usize,
+    ) -> Result<RecordBatch, DataFusionError> {
+        let (batch, null_times) = without_nulls(batch, event_time..event_time + 1)?;
+        self.passed.null_event_times += null_times;
+        let t = time_scalar(self.as_of).to_scalar()?;
+        let by_t = cmp::lt_eq(batch.column(event_time), &t)?;
+        let later = batch.num_rows() - by_t.true_count();
+        if later == 0 {
+            return Ok(batch);
+        }
+        self.passed.future_event_times += later as u64;
+        Ok(filter_record_batch(&batch, &by_t)?)
     }
 
     fn find_duplicates(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {

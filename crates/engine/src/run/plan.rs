@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use arrow::compute::SortOptions;
+use arrow::datatypes::DataType;
 use datafusion::common::{Column, DFSchema};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::context::SQLOptions;
@@ -17,7 +18,7 @@ use datafusion::physical_expr::{
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
-use datafusion::prelude::SessionContext;
+use datafusion::prelude::{SessionContext, ident};
 use granary_model::{Definitions, FeatureType, FeatureView, UtcMicros, ViewKind};
 
 use crate::engine::{Engine, Joins, no_later_than};
@@ -36,17 +37,16 @@ impl RunPlan {
         engine: &Engine,
         definitions: &Definitions,
         view: &FeatureView,
-        as_of: UtcMicros,
-        from: Option<UtcMicros>,
+        times: EventTimes,
     ) -> Result<Self, EngineError> {
         let context = engine
-            .session_for(definitions, view, as_of, Joins::Spilling)
+            .session_for(definitions, view, times.up_to, Joins::Spilling)
             .await?;
         let failed = |e| EngineError::from_query(&view.name, e);
         let plan = match view.kind {
-            ViewKind::Windowed => windowed_rows(&context, view, as_of).await.map_err(failed)?,
+            ViewKind::Windowed => windowed_rows(&context, view, times.up_to).await.map_err(failed)?,
             ViewKind::Timestamped | ViewKind::Snapshot => {
-                let rows = view_rows(&context, view, Some((from, as_of))).await?;
+                let rows = view_rows(&context, view, times).await?;
                 rows.create_physical_plan().await.map_err(failed)?
             }
         };
@@ -66,12 +66,47 @@ impl RunPlan {
     }
 }
 
-/// The rows of a view's query with the names, order and types of `row_schema`.
-/// `range`: only event times in (from, to], or NULL, which is for the gate to count.
+/// Which event times a timestamped view's rows may have; rows without one pass,
+/// for the gate to count.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EventTimes {
+    /// Later than this.
+    pub(crate) after: Option<UtcMicros>,
+    pub(crate) up_to: UtcMicros,
+    /// Later than this pass too, for the gate to count.
+    pub(crate) future: Option<UtcMicros>,
+}
+
+impl EventTimes {
+    /// What had happened by t.
+    pub(crate) fn up_to(t: UtcMicros) -> Self {
+        Self {
+            after: None,
+            up_to: t,
+            future: None,
+        }
+    }
+
+    /// As a filter in the column's own type; `None` where that is no time.
+    fn filter(self, column: &str, data_type: &DataType) -> Option<Expr> {
+        let later = |t| no_later_than(column, data_type, t).map(|e| Expr::Not(Box::new(e)));
+        let mut within = no_later_than(column, data_type, self.up_to)?;
+        if let Some(after) = self.after {
+            within = within.and(later(after)?);
+        }
+        if let Some(future) = self.future {
+            within = within.or(later(future)?);
+        }
+        Some(within.or(ident(column).is_null()))
+    }
+}
+
+/// The rows of a view's query with the names, order and types of `row_schema`,
+/// those of a timestamped view within `times`, if any are given.
 pub(crate) async fn view_rows(
     context: &SessionContext,
     view: &FeatureView,
-    range: Option<(Option<UtcMicros>, UtcMicros)>,
+    times: impl Into<Option<EventTimes>>,
 ) -> Result<datafusion::dataframe::DataFrame, EngineError> {
     let failed = |e: DataFusionError| EngineError::from_query(&view.name, e);
     let options = SQLOptions::new()
@@ -83,10 +118,12 @@ pub(crate) async fn view_rows(
         .await
         .map_err(failed)?;
     let columns = columns(view, frame.schema())?;
-    if let (ViewKind::Timestamped, Some(event_time), Some((from, to))) =
-        (view.kind, &view.event_time, range)
+    if let (ViewKind::Timestamped, Some(event_time), Some(times)) =
+        (view.kind, &view.event_time, times.into())
     {
-        let cut = within(frame.schema(), event_time, from, to)
+        let field = frame.schema().field_with_unqualified_name(event_time).ok();
+        let cut = field
+            .and_then(|field| times.filter(event_time, field.data_type()))
             .ok_or_else(|| changed(view, format!("{event_time} is no longer a time")))?;
         frame = frame.filter(cut).map_err(failed)?;
     }
@@ -139,20 +176,6 @@ fn columns(view: &FeatureView, output: &DFSchema) -> Result<Vec<Expr>, EngineErr
         });
     }
     Ok(columns)
-}
-
-/// `from < column AND column <= to OR column IS NULL`, in the column's own type.
-fn within(schema: &DFSchema, column: &str, from: Option<UtcMicros>, to: UtcMicros) -> Option<Expr> {
-    let field = schema.field_with_unqualified_name(column).ok()?;
-    let mut cut = no_later_than(column, field.data_type(), to)?;
-    if let Some(from) = from {
-        cut = cut.and(Expr::Not(Box::new(no_later_than(
-            column,
-            field.data_type(),
-            from,
-        )?)));
-    }
-    Some(cut.or(datafusion::prelude::ident(column).is_null()))
 }
 
 fn sorted(

@@ -2,7 +2,7 @@
 //! reach beyond the replaced range the rows that stay, written anew.
 
 use futures::StreamExt;
-use granary_model::{UtcMicros, ViewKind};
+use granary_model::UtcMicros;
 
 use datafusion::logical_expr::lit;
 use datafusion::prelude::ident;
@@ -22,16 +22,16 @@ pub(super) struct Replaced {
     pub(super) kept: Vec<NewFile>,
 }
 
-/// Of a snapshot view the files of the run at T, of a timestamped view those
-/// with rows in (from, T].
+/// Of an incremental view the files with rows in (from, T], of any other those
+/// of the run at T.
 pub(super) async fn replaced(run: &Run<'_>, base: &LogState) -> Result<Replaced, EngineError> {
     let as_of = run.scope.as_of;
     let mut replaced = Replaced {
         removed: Vec::new(),
         kept: Vec::new(),
     };
-    let event_time = match (run.view.kind, &run.view.event_time) {
-        (ViewKind::Timestamped, Some(event_time)) => event_time,
+    let event_time = match &run.view.event_time {
+        Some(event_time) if run.view.is_incremental() => event_time,
         _ => {
             let of_run = base.files.iter().filter(|f| f.stamp.as_of == as_of);
             replaced.removed.extend(of_run.cloned());

@@ -29,7 +29,7 @@ use crate::asof::Run;
 use crate::engine::{Joins, no_later_than};
 use crate::error::EngineError;
 use crate::offline::read::time_scalar;
-use crate::run::view_rows;
+use crate::run::{EventTimes, view_rows};
 
 /// Times that are computed one by one at most.
 const TIMES_MAX: usize = 1_000;
@@ -118,7 +118,7 @@ impl Chain<'_> {
         let session = self
             .engine
             .session_for(self.definitions, view, cut, Joins::Spilling);
-        let mut rows = view_rows(&session.await?, view, Some((None, cut))).await?;
+        let mut rows = view_rows(&session.await?, view, EventTimes::up_to(cut)).await?;
         if let (ViewKind::Timestamped, Some(event_time)) = (view.kind, &view.event_time) {
             rows = rows
                 .filter(ident(event_time).is_not_null())

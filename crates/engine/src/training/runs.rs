@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::empty::EmptyTable;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionContext, ident};
 use granary_model::FeatureView;
@@ -11,6 +13,7 @@ use granary_model::definitions::ServeMode;
 use super::chain::failed;
 use crate::asof::Run;
 use crate::error::EngineError;
+use crate::offline::log::table_schema;
 use crate::offline::{AS_OF_COLUMN, OfflineTable};
 
 pub(super) struct Runs {
@@ -46,7 +49,11 @@ pub(super) async fn committed(
     let columns = view.keys.iter().chain(&view.features);
     let columns = columns.map(|column| ident(&column.name));
     let columns: Vec<_> = columns.chain([ident(AS_OF_COLUMN)]).collect();
-    let rows = context.table(view.name.as_str()).await.map_err(&failed)?;
+    let provider: Arc<dyn TableProvider> = match &table {
+        Some(table) => table.table_provider(None)?,
+        None => Arc::new(EmptyTable::new(table_schema(view))),
+    };
+    let rows = context.read_table(provider).map_err(&failed)?;
     let rows = rows.select(columns).map_err(&failed)?;
     Ok(Runs {
         rows: rows.create_physical_plan().await.map_err(&failed)?,

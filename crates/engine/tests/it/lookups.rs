@@ -161,3 +161,96 @@ async fn few_row_groups_are_read_for_few_keys() {
         );
     }
 }
+
+/// A view that is computed at request time has no runs: whoever reads it computes it.
+#[tokio::test]
+async fn a_view_over_computed_views_computes_them_as_of_t() {
+    use granary_model::definitions::ServeMode;
+    let (mut project, mut last) = events().await;
+    let computed = ServeMode::Query { cache_for: None };
+    last.serve = computed;
+    let query = "SELECT id, count(*) AS n FROM event GROUP BY id";
+    let mut count = project.feature_view("n", &["id"], &[], query).await;
+    count.serve = computed;
+    count.depends_on = vec!["event".into()];
+    for view in [&last, &count] {
+        let views = &mut project.definitions.feature_views;
+        views.insert(view.name.clone(), view.clone());
+    }
+    let query = "SELECT v.id, v.x, n.n FROM v JOIN n ON n.id = v.id";
+    let mut both = project.feature_view("both", &["id"], &[], query).await;
+    both.depends_on = vec!["n".into(), "v".into()];
+    for (as_of, expected) in [
+        ("2025-01-31", ["1|10.0|1", "2|20.0|1"]),
+        ("2025-12-31", ["1|11.0|3", "2|20.0|1"]),
+    ] {
+        project
+            .run(&both, as_of, granary_engine::RunMode::Append)
+            .await
+            .unwrap();
+        assert_eq!(project.online(&both, None, None).await, expected, "{as_of}");
+        let look = lookup(&project, &both).await;
+        assert_eq!(
+            found(&look, &ids(&[1, 2]), as_of).await,
+            expected,
+            "{as_of}"
+        );
+    }
+    let seen = project.sql(None, "SELECT id, x FROM v ORDER BY id").await;
+    assert_eq!(seen, ["1|11.0", "2|20.0"], "as of now");
+
+    let views = &mut project.definitions.feature_views;
+    let twice = views.get_mut("n").unwrap();
+    twice.query = "SELECT id, CAST(1 AS BIGINT) AS n FROM event".into();
+    let mut all = both.clone();
+    all.query = "SELECT id, CAST(n AS DOUBLE) AS x, n FROM n".into();
+    let failed = project
+        .run(&all, "2025-11-30", granary_engine::RunMode::Append)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&failed, EngineError::DuplicateKeys { view, examples, .. } if view == "n" && examples == "id = 1"),
+        "{failed}"
+    );
+}
+
+/// Keys reach the files through a computed view.
+#[tokio::test]
+async fn few_row_groups_are_read_through_a_computed_view() {
+    use granary_model::definitions::ServeMode;
+    let mut project = Project::new();
+    let context = project
+        .engine
+        .session(&project.definitions, None)
+        .await
+        .unwrap();
+    let sql = "SELECT value AS id, value * 2 AS x FROM generate_series(0, 9999)";
+    let batches = context.sql(sql).await.unwrap().collect().await.unwrap();
+    let rows = arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap();
+    project.table_in_groups("event", &rows, None, 1000);
+    let mut inner = project
+        .feature_view("inner_view", &["id"], &[], "SELECT id, x FROM event")
+        .await;
+    inner.serve = ServeMode::Query { cache_for: None };
+    inner.depends_on = vec!["event".into()];
+    project
+        .definitions
+        .feature_views
+        .insert("inner_view".into(), inner);
+    let query = "SELECT id, x + 1 AS x FROM inner_view";
+    let mut outer = project
+        .feature_view("outer_view", &["id"], &[], query)
+        .await;
+    outer.depends_on = vec!["inner_view".into()];
+    let look = lookup(&project, &outer).await;
+    let asked = ids(&[3001, 3500]);
+    assert_eq!(
+        found(&look, &asked, "2025-12-31").await,
+        ["3001|6003", "3500|7001"]
+    );
+    let plan = look.explain(&asked, at("2025-12-31")).await.unwrap();
+    assert!(
+        plan.contains("row_groups_pruned_statistics=10 total → 1 matched"),
+        "{plan}"
+    );
+}

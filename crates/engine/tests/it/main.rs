@@ -3,6 +3,7 @@
 
 mod asof;
 mod check;
+mod copy;
 mod cuts;
 mod lookups;
 mod memory;
@@ -11,3 +12,4 @@ mod project;
 mod runs;
 mod training;
 mod types;
+mod values;

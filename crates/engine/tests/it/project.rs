@@ -164,6 +164,7 @@ impl Project {
             features: features.map(typed).collect(),
             depends_on: Vec::new(),
             current_state: Vec::new(),
+            calls_as_of: false,
             live: false,
             windows: Vec::new(),
             annotations: Default::default(),

@@ -1,14 +1,14 @@
 //! What one run of one view has to do, given what is committed.
 
 use granary_engine::{RunMode, RunScope};
-use granary_model::{Interval, UtcMicros, ViewKind};
+use granary_model::{Interval, UtcMicros};
 
 /// What a view's offline table says of its runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Committed {
     /// Greatest T; `None`: never run.
     pub watermark: Option<UtcMicros>,
-    /// T of every snapshot run, ascending.
+    /// T of every run, ascending; of an incremental view the greatest alone.
     pub times: Vec<UtcMicros>,
 }
 
@@ -29,9 +29,9 @@ pub(super) enum Decision {
     Skip(String),
 }
 
-/// Timestamped views run from the watermark on, snapshot views once a T;
-/// `force` and `lookback` replace.
-pub(super) fn decide(kind: ViewKind, committed: &Committed, wanted: Wanted) -> Decision {
+/// Incremental views run from the watermark on, `lookback` replaces; all others
+/// run once a T, whole. `force` replaces.
+pub(super) fn decide(incremental: bool, committed: &Committed, wanted: Wanted) -> Decision {
     let scope = |from, mode| {
         Decision::Run(RunScope {
             as_of: wanted.as_of,
@@ -43,7 +43,7 @@ pub(super) fn decide(kind: ViewKind, committed: &Committed, wanted: Wanted) -> D
     let Some(watermark) = committed.watermark else {
         return scope(None, RunMode::Append);
     };
-    if kind.whole_runs() {
+    if !incremental {
         let done = committed.times.binary_search(&wanted.as_of).is_ok();
         return match (done, wanted.force) {
             (false, _) => scope(None, RunMode::Append),
@@ -76,7 +76,7 @@ mod tests {
 
     /// As of day 20 unless `change` says otherwise.
     fn check(
-        kind: ViewKind,
+        incremental: bool,
         times: &[i64],
         change: impl FnOnce(&mut Wanted),
         expected: Option<(Option<i64>, RunMode)>,
@@ -93,7 +93,7 @@ mod tests {
             current_state: false,
         };
         change(&mut wanted);
-        let found = match decide(kind, &committed, wanted) {
+        let found = match decide(incremental, &committed, wanted) {
             Decision::Run(scope) => {
                 assert_eq!(scope.as_of, wanted.as_of);
                 Some((scope.from, scope.mode))
@@ -104,7 +104,7 @@ mod tests {
             }
         };
         let expected = expected.map(|(from, mode)| (from.map(day), mode));
-        assert_eq!(found, expected, "{kind:?} {times:?} {wanted:?}");
+        assert_eq!(found, expected, "{incremental} {times:?} {wanted:?}");
     }
 
     fn lookback(days: i32) -> impl Fn(&mut Wanted) {
@@ -117,42 +117,47 @@ mod tests {
     }
 
     #[test]
-    fn timestamped_views_go_on_from_the_watermark() {
+    fn incremental_views_go_on_from_the_watermark() {
         use RunMode::{Append, Replace};
-        let kind = ViewKind::Timestamped;
-        check(kind, &[], |_| {}, Some((None, Append)));
-        check(kind, &[10], |_| {}, Some((Some(10), Append)));
-        check(kind, &[20], |_| {}, None);
-        check(kind, &[25], |_| {}, None);
-        check(kind, &[], |w| w.force = true, Some((None, Append)));
-        check(kind, &[25], |w| w.force = true, Some((None, Replace)));
+        let incremental = true;
+        check(incremental, &[], |_| {}, Some((None, Append)));
+        check(incremental, &[10], |_| {}, Some((Some(10), Append)));
+        check(incremental, &[20], |_| {}, None);
+        check(incremental, &[25], |_| {}, None);
+        check(incremental, &[], |w| w.force = true, Some((None, Append)));
+        check(
+            incremental,
+            &[25],
+            |w| w.force = true,
+            Some((None, Replace)),
+        );
         let second = |w: &mut Wanted| {
             w.force = true;
             w.previous = Some(day(15));
         };
-        check(kind, &[15], second, Some((Some(15), Replace)));
-        check(kind, &[], lookback(3), Some((None, Append)));
-        check(kind, &[10], lookback(3), Some((Some(7), Replace)));
-        check(kind, &[20], lookback(3), Some((Some(17), Replace)));
-        check(kind, &[22], lookback(3), Some((Some(19), Replace)));
-        check(kind, &[30], lookback(3), None);
+        check(incremental, &[15], second, Some((Some(15), Replace)));
+        check(incremental, &[], lookback(3), Some((None, Append)));
+        check(incremental, &[10], lookback(3), Some((Some(7), Replace)));
+        check(incremental, &[20], lookback(3), Some((Some(17), Replace)));
+        check(incremental, &[22], lookback(3), Some((Some(19), Replace)));
+        check(incremental, &[30], lookback(3), None);
     }
 
     #[test]
-    fn snapshot_views_run_once_a_time() {
+    fn other_views_run_once_a_time() {
         use RunMode::{Append, Replace};
-        let kind = ViewKind::Snapshot;
-        check(kind, &[], |_| {}, Some((None, Append)));
-        check(kind, &[10], |_| {}, Some((None, Append)));
-        check(kind, &[10, 30], |_| {}, Some((None, Append)));
-        check(kind, &[10, 20, 30], |_| {}, None);
+        let incremental = false;
+        check(incremental, &[], |_| {}, Some((None, Append)));
+        check(incremental, &[10], |_| {}, Some((None, Append)));
+        check(incremental, &[10, 30], |_| {}, Some((None, Append)));
+        check(incremental, &[10, 20, 30], |_| {}, None);
         check(
-            kind,
+            incremental,
             &[10, 20, 30],
             |w| w.force = true,
             Some((None, Replace)),
         );
-        check(kind, &[10], |w| w.force = true, Some((None, Append)));
-        check(kind, &[10, 20], lookback(3), None);
+        check(incremental, &[10], |w| w.force = true, Some((None, Append)));
+        check(incremental, &[10, 20], lookback(3), None);
     }
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use granary_engine::{Engine, OfflineTable};
+use granary_model::UtcMicros;
 use granary_model::definitions::FeatureView;
-use granary_model::{UtcMicros, ViewKind};
 
 use crate::error::IngestError;
 
@@ -12,11 +12,11 @@ use crate::error::IngestError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lag {
     NeverRun,
-    /// Of a snapshot view, whose value is that of a run at or before the time.
+    /// Of a view whose value is that of a run at or before the time.
     RunsLaterOnly {
         first: UtcMicros,
     },
-    /// Of a timestamped view: rows after this are missing.
+    /// Of an incremental view: rows after this are missing.
     RunsUpTo(UtcMicros),
 }
 
@@ -48,7 +48,7 @@ pub(crate) async fn lag(
     let Some(table) = OfflineTable::open(engine, view).await? else {
         return Ok(Some((first, Lag::NeverRun)));
     };
-    if view.kind == ViewKind::Timestamped {
+    if view.is_incremental() {
         let watermark = table.watermark();
         let late = times.iter().find(|t| **t > watermark);
         return Ok(late.map(|t| (*t, Lag::RunsUpTo(watermark))));

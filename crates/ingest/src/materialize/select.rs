@@ -66,24 +66,6 @@ fn named<'a>(
     })
 }
 
-/// The feature views that a view reads, directly or through plain views.
-pub fn dependencies<'a>(definitions: &'a Definitions, view: &'a FeatureView) -> BTreeSet<&'a str> {
-    let mut found = BTreeSet::new();
-    let mut seen = BTreeSet::new();
-    let mut open: Vec<&str> = view.depends_on.iter().map(String::as_str).collect();
-    while let Some(name) = open.pop() {
-        if !seen.insert(name) {
-            continue;
-        }
-        if let Some(view) = definitions.feature_views.get(name) {
-            found.insert(view.name.as_str());
-        } else if let Some(plain) = definitions.views.get(name) {
-            open.extend(plain.depends_on.iter().map(String::as_str));
-        }
-    }
-    found
-}
-
 /// Whoever is read stands before whoever reads it, over views in between that
 /// are not chosen too.
 fn in_order<'a>(
@@ -97,7 +79,7 @@ fn in_order<'a>(
         order: &mut Vec<&'a FeatureView>,
     ) {
         if seen.insert(&view.name) {
-            for name in dependencies(definitions, view) {
+            for name in definitions.runs_read(view) {
                 visit(definitions, &definitions.feature_views[name], seen, order);
             }
             order.push(view);

@@ -9,7 +9,6 @@ use granary_model::{Interval, UtcMicros};
 use super::RunOutcome;
 use super::due::{Committed, Decision, Wanted, decide};
 use super::lag::lag;
-use super::select::dependencies;
 use super::times::Times;
 use crate::claim::{Claim, Claims, WhenClaimed};
 use crate::error::IngestError;
@@ -113,7 +112,7 @@ impl ViewRuns {
 
     /// Everything that has to hold before the first run.
     async fn admit(&self) -> Result<Claim, IngestError> {
-        for name in dependencies(&self.definitions, &self.view) {
+        for name in self.definitions.runs_read(&self.view) {
             let dependency = &self.definitions.feature_views[name];
             if let Some((as_of, lag)) = lag(&self.engine, dependency, &self.times.all).await? {
                 return Err(IngestError::DependencyLags {
@@ -166,7 +165,7 @@ impl ViewRuns {
         };
         let mut conflicts = 0;
         loop {
-            let scope = match decide(self.view.kind, &self.committed().await?, wanted) {
+            let scope = match decide(self.view.is_incremental(), &self.committed().await?, wanted) {
                 Decision::Skip(reason) => return skipped(reason),
                 Decision::Run(scope) => scope,
             };

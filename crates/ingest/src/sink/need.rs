@@ -34,7 +34,7 @@ pub(super) fn has_event_time(view: &FeatureView) -> bool {
 }
 
 /// Rows are only ever added by joins, so whatever may take rows away (a
-/// replaced range, another run of a snapshot view) needs a new generation.
+/// replaced range, another whole run) needs a new generation.
 pub(super) fn need(view: &FeatureView, online: Option<&Coverage>, offline: &Offline<'_>) -> Need {
     let Some(online) = online else {
         return Need::All;
@@ -49,7 +49,7 @@ pub(super) fn need(view: &FeatureView, online: Option<&Coverage>, offline: &Offl
     let Some(missing) = offline.missing else {
         return Need::All;
     };
-    if has_event_time(view) {
+    if view.is_incremental() {
         return match missing.iter().any(|run| run.mode == RunMode::Replace) {
             true => Need::All,
             false => Need::Added {
@@ -57,7 +57,7 @@ pub(super) fn need(view: &FeatureView, online: Option<&Coverage>, offline: &Offl
             },
         };
     }
-    // Older runs of a snapshot view never take the place of the newest.
+    // Older whole runs never take the place of the newest.
     match missing.iter().any(|run| run.as_of >= online.as_of) {
         true => Need::All,
         false => Need::Coverage,

@@ -2,7 +2,8 @@
 
 use granary_catalog::Plan;
 use granary_ingest::{
-    Filled, MaterializeRequest, MaterializerSettings, SinkSettings, sweep, view_statuses,
+    Filled, MaterializeRequest, MaterializerSettings, OlderVersion, SinkSettings, live_definitions,
+    sweep, view_statuses,
 };
 use granary_model::Interval;
 use granary_model::definitions::ServeMode;
@@ -273,4 +274,99 @@ async fn a_rebuilt_generation_serves_whoever_pinned_the_old_one() {
     let published = project.published("total").await.unwrap();
     assert!(published.id.number > pinned.state().id.number);
     assert_eq!(project.online("total").await, total(&many(), "2025-02-01"));
+}
+
+/// A commit whose record nobody can read may have taken rows away.
+#[tokio::test]
+async fn an_unreadable_record_of_a_run_hides_no_replacement() {
+    let project = Project::new();
+    project.write(&many());
+    project.run(&["spend"], "2025-02-20").await;
+    let published = project.published("spend").await.unwrap();
+    let mut fewer = many();
+    fewer.retain(|e| e.customer != 3);
+    project.write(&fewer);
+    let forced = MaterializeRequest {
+        force: true,
+        ..request(&["spend"], "2025-02-20")
+    };
+    // Committed, and not brought online: by a store of another replica.
+    let other: Arc<dyn granary_store::OnlineStore> = Arc::new(MemoryStore::new());
+    let materializer = granary_ingest::Materializer::new(
+        project.engine.clone(),
+        project.catalog.clone(),
+        other,
+        project.clock.clone(),
+        MaterializerSettings::default(),
+    );
+    materializer
+        .materialize(&project.snapshot, forced, Arc::new(granary_ingest::Silent))
+        .await
+        .unwrap();
+    let log = project.folder.join("root/offline/spend/v1/_delta_log");
+    let entry = log.join(format!(
+        "{:020}.json",
+        published.coverage.offline_version + 1
+    ));
+    let text = std::fs::read_to_string(&entry).unwrap();
+    assert!(text.contains("\\\"mode\\\":\\\"replace\\\""), "{text}");
+    std::fs::write(&entry, text.replace("\\\"mode\\\":", "\\\"manner\\\":")).unwrap();
+    project.materializer().catch_up(&project.snapshot).await;
+    assert_eq!(
+        project.online("spend").await,
+        spend(&fewer, "2025-02-20"),
+        "customer 3 is gone"
+    );
+}
+
+#[tokio::test]
+async fn a_changed_view_is_explored_as_it_was_until_it_has_run() {
+    let mut project = Project::new();
+    project.write(&many());
+    let mut definitions = project.snapshot.definitions.clone();
+    for view in definitions.feature_views.values_mut() {
+        view.version = 0;
+    }
+    let first = Plan::new(None, definitions.clone());
+    let first = project.catalog.commit(&first, "test").await.unwrap();
+    project.snapshot = (*first).clone();
+    project.run(&["total", "spend"], "2025-02-20").await;
+    let change = |definitions: &mut granary_model::Definitions, name: &str| {
+        let view = definitions.feature_views.get_mut(name).unwrap();
+        view.query += " -- changed";
+        view.fingerprint = Fingerprint::of([&view.query]);
+    };
+    for name in ["total", "grade"] {
+        change(&mut definitions, name);
+    }
+    let doubled = definitions.feature_views.get_mut("doubled").unwrap();
+    doubled.serve = ServeMode::Query { cache_for: None };
+    doubled.query = "SELECT customer_id, total * 3 AS doubled FROM total".into();
+    doubled.fingerprint = Fingerprint::of([&doubled.query]);
+    let second = Plan::new(Some(&first), definitions.clone());
+    let second = project.catalog.commit(&second, "test").await.unwrap();
+    let live = async || {
+        live_definitions(&project.engine, &project.catalog, &second)
+            .await
+            .unwrap()
+    };
+    let (definitions, older) = live().await;
+    // `grade` has never run at all, `doubled` neither when it was materialised.
+    assert_eq!(
+        older,
+        [OlderVersion {
+            view: "total".into(),
+            version: 1,
+            newest: 2
+        }]
+    );
+    assert_eq!(definitions.feature_views["total"].version, 1);
+    assert_eq!(definitions.feature_views["grade"].version, 2);
+    assert_eq!(definitions.feature_views["spend"].version, 1);
+    project.snapshot = (*second).clone();
+    project.run(&["total"], "2025-02-20").await;
+    let (definitions, older) = live_definitions(&project.engine, &project.catalog, &second)
+        .await
+        .unwrap();
+    assert_eq!((definitions, older), (second.definitions.clone(), vec![]));
 }

@@ -370,6 +370,7 @@ fn snapshot_view(
             .collect(),
         depends_on: vec![reads.into()],
         current_state: vec![],
+        calls_as_of: false,
         live: false,
         windows: Vec::new(),
         annotations: Default::default(),

@@ -459,3 +459,67 @@ async fn materialisations_at_once_come_to_what_one_comes_to() {
         total(&events(), "2025-03-31")
     );
 }
+
+/// A computed view has no runs of its own: those that it reads count.
+#[tokio::test]
+async fn runs_are_waited_for_through_a_computed_view() {
+    let mut project = project();
+    project.change("doubled", |v| {
+        v.serve = ServeMode::Query { cache_for: None }
+    });
+    project.change("above_twice", |v| {
+        v.depends_on = vec!["doubled".into()];
+        v.query = "SELECT customer_id, doubled AS y FROM doubled".into();
+    });
+    let refused = project.run(&["above_twice"], "2025-01-31").await;
+    let [refused] = refused.as_slice() else {
+        panic!("{refused:?}");
+    };
+    assert!(
+        refused.contains("above_twice as of 2025-01-31T00:00:00Z reads total, which was never"),
+        "{refused}"
+    );
+    assert_eq!(
+        project.run(&["above_twice", "total"], "2025-01-31").await,
+        ["total 2025-01-31: 2 rows", "above_twice 2025-01-31: 2 rows"]
+    );
+    let expected = doubled(&events(), "2025-01-31");
+    assert_eq!(project.online("above_twice").await, expected);
+}
+
+/// Each run is whole, so the newest alone is online.
+#[tokio::test]
+async fn a_view_that_calls_as_of_is_run_whole() {
+    let mut project = project();
+    project.change("spend", |v| {
+        v.calls_as_of = true;
+        v.query = "SELECT customer_id, at, written_at, amount FROM event \
+                   WHERE at > as_of() - INTERVAL '20 days'"
+            .into();
+    });
+    let recent = |as_of: &str| {
+        let from = at(as_of).0 - 20 * 86_400_000_000;
+        let mut recent = events();
+        recent.retain(|e| e.at.0 > from);
+        spend(&recent, as_of)
+    };
+    for (as_of, rows) in [("2025-01-31", 1), ("2025-02-20", 2), ("2025-03-05", 1)] {
+        assert_eq!(
+            project.run(&["spend"], as_of).await,
+            [format!("spend {as_of}: {rows} rows")]
+        );
+        assert_eq!(project.online("spend").await, recent(as_of), "{as_of}");
+    }
+    // An older time is run beside them and stays offline.
+    let lookback = MaterializeRequest {
+        lookback: Some(days(30)),
+        ..request(&["spend"], "2025-02-10")
+    };
+    let outcomes = lines(project.materialize(lookback).await.unwrap());
+    assert_eq!(outcomes, ["spend 2025-02-10: 2 rows"]);
+    assert_eq!(project.online("spend").await, recent("2025-03-05"));
+    assert_eq!(
+        project.run(&["spend"], "2025-02-10").await,
+        ["spend 2025-02-10: skipped (the run as of 2025-02-10T00:00:00Z is committed already)"]
+    );
+}

@@ -208,3 +208,77 @@ async fn a_source_that_is_gone_fails_the_reads_that_need_it() {
     let stored = from_list(&["stored.greatest"], keys(&[1]));
     assert!(reader.read(stored).await.is_ok());
 }
+
+const OVER_RUNS: &str = "
+CREATE FEATURE VIEW above ENTITY customer SERVE QUERY
+AS SELECT customer_id, greatest AS of_run FROM stored;
+CREATE FEATURE VIEW hidden ENTITY customer SERVE OFFLINE
+AS SELECT customer_id, min(amount) AS least FROM payments GROUP BY customer_id;
+CREATE FEATURE VIEW above_hidden ENTITY customer SERVE QUERY
+AS SELECT customer_id, least AS of_run FROM hidden;
+";
+
+/// A changed view answers as it was until it has run, through what reads it too.
+#[tokio::test]
+async fn a_computed_view_reads_the_version_that_has_run() {
+    let fixture = Fixture::new().await;
+    let with = |greatest: &str| format!("{}{OVER_RUNS}", SQL.replace("max(amount)", greatest));
+    fixture
+        .project
+        .apply(&[("sql/all.sql", &with("max(amount)"))])
+        .await
+        .unwrap();
+    let reader = fixture.reader().await;
+    let asked = || from_list(&["above.of_run"], customers(&[Some(1)]));
+    let answered = async || {
+        let answer = reader.read(asked()).await.unwrap();
+        let column = &answer.features[0];
+        (answer.snapshot, column.view_version, column.values.clone())
+    };
+    assert_eq!(answered().await, (2, 1, doubles(&[Some(2.0)])));
+
+    fixture
+        .project
+        .apply(&[("sql/all.sql", &with("min(amount)"))])
+        .await
+        .unwrap();
+    reader.refresh().await.unwrap();
+    assert_eq!(answered().await, (2, 1, doubles(&[Some(2.0)])));
+
+    let stored = MaterializeRequest {
+        views: vec!["stored".into()],
+        ..MaterializeRequest::default()
+    };
+    fixture.project.materialize(stored).await.unwrap();
+    reader.refresh().await.unwrap();
+    assert_eq!(answered().await, (3, 2, doubles(&[Some(1.0)])));
+}
+
+#[tokio::test]
+async fn a_computed_view_over_a_view_that_never_ran_says_so() {
+    let fixture = Fixture::new().await;
+    let fresh = SQL.replace("VIEW stored", "VIEW stored_anew");
+    let fresh = fresh.replace("stored.greatest", "stored_anew.greatest");
+    let fresh = fresh.replace("last_payment, stored,", "last_payment, stored_anew,");
+    let sql = format!(
+        "{fresh}{}",
+        OVER_RUNS.replace("FROM stored", "FROM stored_anew")
+    );
+    fixture
+        .project
+        .apply(&[("sql/all.sql", &sql)])
+        .await
+        .unwrap();
+    let reader = fixture.reader().await;
+    for (feature, view) in [
+        ("above.of_run", "stored_anew"),
+        ("above_hidden.of_run", "hidden"),
+    ] {
+        let error = refusal(&reader, from_list(&[feature], customers(&[Some(1)]))).await;
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error}");
+        assert!(
+            error.to_string().contains(&format!("materialize {view}`")),
+            "{error}"
+        );
+    }
+}

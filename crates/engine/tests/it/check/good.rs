@@ -386,3 +386,47 @@ async fn texts_become_times() {
         assert_eq!(found.join(" "), expected, "{sql}");
     }
 }
+
+#[tokio::test]
+async fn calls_of_as_of_are_found_wherever_they_stand() {
+    let definitions = checked(
+        "CREATE VIEW recent AS SELECT * FROM payments WHERE at > as_of() - INTERVAL '30 days';
+         CREATE FEATURE VIEW itself ENTITY customer EVENT TIME at AS
+           SELECT customer_id, at, as_of() > at AS is_past FROM payments;
+         CREATE FEATURE VIEW through ENTITY customer EVENT TIME at AS
+           SELECT customer_id, at, amount FROM recent;
+         CREATE FEATURE VIEW below ENTITY customer EVENT TIME at AS
+           SELECT customer_id, at, amount FROM payments
+           WHERE amount > (SELECT avg(amount) FROM payments WHERE at > as_of() - INTERVAL '1 day');
+         CREATE FEATURE VIEW whole ENTITY customer AS
+           SELECT customer_id, count(*) FILTER (WHERE at < as_of()) AS n FROM payments GROUP BY customer_id;",
+    )
+    .await;
+    let of = |name: &str| {
+        let view = &definitions.feature_views[name];
+        (view.calls_as_of, view.is_incremental())
+    };
+    for name in ["itself", "through", "below"] {
+        assert_eq!(of(name), (true, false), "{name}");
+    }
+    assert_eq!(of("whole"), (true, false));
+    assert_eq!(of("customer_profile"), (false, true));
+    assert_eq!(of("customer_spend"), (false, false));
+}
+
+/// A computed view is read as a plain one: what it reads as it is now, its reader does.
+#[tokio::test]
+async fn a_view_over_a_computed_view_reads_what_that_reads() {
+    let definitions = checked(
+        "CREATE FEATURE VIEW newest ENTITY customer SERVE QUERY AS
+           SELECT customer_id, max(income) AS income FROM clean_profiles GROUP BY customer_id;
+         CREATE FEATURE VIEW above ENTITY customer AS
+           SELECT n.customer_id, n.income - s.amount AS rest
+           FROM newest n JOIN customer_spend s ON s.customer_id = n.customer_id;",
+    )
+    .await;
+    let above = &definitions.feature_views["above"];
+    assert_eq!(above.current_state, ["profiles"]);
+    let runs: Vec<&str> = definitions.runs_read(above).into_iter().collect();
+    assert_eq!(runs, ["customer_spend"]);
+}
