@@ -11,6 +11,7 @@
 //! accumulators, which are fed in event order and never merged.
 
 mod accumulate;
+mod decayed;
 mod distinct;
 mod extremes;
 mod positions;
@@ -29,6 +30,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::AggregateUDF;
 use datafusion::physical_expr::PhysicalExpr;
 
+pub(crate) use decayed::Decayed;
 use selection::{Selection, kept_rows};
 
 /// Rows `start..end` of sorted arrays.
@@ -100,6 +102,8 @@ enum Kind {
     Last,
     Nth,
     List,
+    /// A decayed sum as of the newest row.
+    Decayed,
     /// By DataFusion's accumulator.
     Accumulate,
 }
@@ -133,6 +137,7 @@ impl Kind {
             "last_value" => Self::Last,
             "nth_value" if arguments.len() == 2 => Self::Nth,
             "array_agg" => Self::List,
+            "decayed_latest" => Self::Decayed,
             _ => Self::Accumulate,
         }
     }
@@ -143,7 +148,8 @@ impl Kind {
             | Self::Sum
             | Self::Average
             | Self::Spread { .. }
-            | Self::Extreme { .. } => true,
+            | Self::Extreme { .. }
+            | Self::Decayed => true,
             Self::First | Self::Last | Self::Nth | Self::List => ignore_nulls,
             Self::Accumulate => false,
         }
@@ -278,6 +284,7 @@ impl Call {
             Kind::Last => positions::last(&inputs[0], ranges),
             Kind::Nth => positions::nth(&inputs[0], &inputs[1], ranges),
             Kind::List => positions::list(&inputs[0], ranges, result),
+            Kind::Decayed => decayed::latest(inputs, ranges, result),
             Kind::Accumulate => accumulate::accumulate(self, inputs, ranges),
         }
     }

@@ -141,10 +141,9 @@ impl<'a> Check<'a> {
                 return None;
             }
         };
-        let calls = query.calls(&state);
-        bound.unserved.extend(calls.unserved);
-        if !calls.refused.is_empty() {
-            bound.errors.extend(calls.refused);
+        let refused = query.refused_calls(&state);
+        if !refused.is_empty() {
+            bound.errors.extend(refused);
             return None;
         }
         let plan = match plan_statement(&state, query.statement()).await {

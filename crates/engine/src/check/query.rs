@@ -20,9 +20,6 @@ use granary_model::{Diagnostic, Span};
 
 use crate::engine::AS_OF_FUNCTION;
 
-/// Aggregates of Granary's own that SQL has none for; served with windows.
-const OWN_AGGREGATES: [&str; 4] = ["top_k", "top_share", "decayed_sum", "entropy"];
-
 /// A parsed query with the text that it stands in.
 #[derive(Debug)]
 pub(super) struct Query<'a> {
@@ -125,23 +122,23 @@ impl<'a> Query<'a> {
     }
 
     /// What the query calls and may not.
-    pub(super) fn calls(&self, state: &SessionState) -> Calls {
-        let mut calls = Calls::default();
+    pub(super) fn refused_calls(&self, state: &SessionState) -> Vec<Diagnostic> {
+        let mut refused = Vec::new();
         let mut told = BTreeSet::new();
         let Some(ast) = self.ast() else {
-            return calls;
+            return refused;
         };
         let _ = visit_expressions(ast, |expression: &ast::Expr| {
             if let ast::Expr::Function(function) = expression {
                 let name = last_part(&function.name).unwrap_or_default();
                 let span = self.span(function.name.span());
                 if told.insert((span.start, name.clone())) {
-                    calls.look_at(state, &name, function, &span);
+                    refused.extend(refusal(state, &name, function, &span));
                 }
             }
             ControlFlow::<()>::Continue(())
         });
-        calls
+        refused
     }
 }
 
@@ -152,38 +149,26 @@ pub(super) struct Read {
     pub(super) span: Span,
 }
 
-/// What is to be said of the functions that a query calls.
-#[derive(Debug, Default)]
-pub(super) struct Calls {
-    pub(super) refused: Vec<Diagnostic>,
-    pub(super) unserved: Vec<Diagnostic>,
-}
-
-impl Calls {
-    fn look_at(&mut self, state: &SessionState, name: &str, function: &Function, span: &Span) {
-        if OWN_AGGREGATES.contains(&name) && !state.aggregate_functions().contains_key(name) {
-            let message = format!("{name} is not served by this version");
-            self.unserved.push(Diagnostic::new(span, message));
-            return;
+/// Why a function may not be called.
+fn refusal(
+    state: &SessionState,
+    name: &str,
+    function: &Function,
+    span: &Span,
+) -> Option<Diagnostic> {
+    let scalar = state.scalar_functions().get(name)?;
+    let message = match scalar.signature().volatility {
+        _ if name == AS_OF_FUNCTION => return None,
+        Volatility::Immutable => return None,
+        Volatility::Stable => {
+            format!("{} is when the query happens to run", written(function))
         }
-        let Some(scalar) = state.scalar_functions().get(name) else {
-            return;
-        };
-        let message = match scalar.signature().volatility {
-            _ if name == AS_OF_FUNCTION => return,
-            Volatility::Immutable => return,
-            Volatility::Stable => {
-                format!("{} is when the query happens to run", written(function))
-            }
-            Volatility::Volatile => {
-                format!("{} gives another value at each call", written(function))
-            }
-        };
-        self.refused.push(
-            Diagnostic::new(span, message)
-                .help("use as_of(): the time of the run, of the training row or of the read"),
-        );
-    }
+        Volatility::Volatile => {
+            format!("{} gives another value at each call", written(function))
+        }
+    };
+    let help = "use as_of(): the time of the run, of the training row or of the read";
+    Some(Diagnostic::new(span, message).help(help))
 }
 
 fn written(function: &Function) -> String {

@@ -316,12 +316,11 @@ impl<'a> Check<'a> {
         whole
     }
 
-    /// Whether a query calls nothing that definitions may not call, or not yet.
+    /// Whether a query calls nothing that definitions may not call.
     pub(super) fn calls(&mut self, query: &Query<'_>) -> bool {
-        let calls = query.calls(&self.state);
-        let fine = calls.refused.is_empty() && calls.unserved.is_empty();
-        self.tell(calls.refused);
-        self.unserved.extend(calls.unserved);
+        let refused = query.refused_calls(&self.state);
+        let fine = refused.is_empty();
+        self.tell(refused);
         fine
     }
 

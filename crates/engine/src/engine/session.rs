@@ -14,7 +14,7 @@ use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SessionState, SessionStateBuilder};
-use datafusion::logical_expr::{DdlStatement, LogicalPlan, LogicalPlanBuilder, ScalarUDF};
+use datafusion::logical_expr::{DdlStatement, LogicalPlan, LogicalPlanBuilder};
 use datafusion::optimizer::analyzer::Analyzer;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -23,7 +23,7 @@ use granary_model::definitions::{Column, EventTime, ExternalTable, PlainView, Se
 use granary_model::{Definitions, FeatureView, UtcMicros, ViewKind};
 use tracing::instrument;
 
-use super::functions::AsOf;
+use super::functions::{self, CallPlanner};
 use super::planner::GranaryPlanner;
 use super::{Engine, no_later_than};
 use crate::check::{event_time_origins, is_row_wise};
@@ -141,9 +141,13 @@ impl Engine {
 
     /// A session without any names but functions; `as_of()` is T, else the time now.
     pub fn context(&self, as_of: Option<UtcMicros>, joins: Joins) -> SessionContext {
+        let t = as_of.unwrap_or_else(|| self.clock().now());
+        let as_of = functions::as_of(t);
         let state = SessionStateBuilder::new()
             .with_config(self.config(joins))
             .with_runtime_env(self.runtime().clone())
+            // Before DataFusion's own.
+            .with_expr_planners(vec![Arc::new(CallPlanner::new(as_of.clone()))])
             .with_default_features()
             .with_table_factory(
                 "DELTATABLE".into(),
@@ -155,8 +159,12 @@ impl Engine {
             .with_query_planner(Arc::new(GranaryPlanner))
             .build();
         let context = SessionContext::new_with_state(state);
-        let t = as_of.unwrap_or_else(|| self.clock().now());
-        context.register_udf(ScalarUDF::from(AsOf::new(t)));
+        for scalar in functions::scalars().into_iter().chain([as_of]) {
+            context.register_udf(Arc::unwrap_or_clone(scalar));
+        }
+        for aggregate in functions::aggregates() {
+            context.register_udaf(Arc::unwrap_or_clone(aggregate));
+        }
         context
     }
 

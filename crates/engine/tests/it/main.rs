@@ -1,6 +1,7 @@
 //! Tests of the engine through its public interface.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod aggregates;
 mod asof;
 mod check;
 mod copy;

@@ -9,6 +9,9 @@ use datafusion::scalar::ScalarValue;
 
 use super::{Call, RowRange};
 
+/// Aggregates of how often values occur: exact, whatever the type of the values.
+const MULTISETS: [&str; 3] = ["entropy", "top_k", "top_share"];
+
 /// Slides an accumulator along the ranges where it can retract and its inputs
 /// are exact, else starts anew for each range.
 pub(super) fn accumulate(
@@ -19,8 +22,9 @@ pub(super) fn accumulate(
     if ranges.is_empty() {
         return Ok(new_empty_array(call.return_field.data_type()));
     }
-    let slides = !call.argument_fields.iter().any(|f| inexact(f.data_type()))
-        && accumulator(call, true)?.supports_retract_batch();
+    let exact = MULTISETS.contains(&call.function.name())
+        || !call.argument_fields.iter().any(|f| inexact(f.data_type()));
+    let slides = exact && accumulator(call, true)?.supports_retract_batch();
     let values = match slides {
         true => sliding(call, inputs, ranges)?,
         false => ranges
