@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use crate::error::StoreError;
 use crate::online::OnlineStore;
 
+mod defaults;
 mod fixture;
 mod lifecycle;
 mod reads;
@@ -68,6 +69,11 @@ properties! {
         upsert_wants_a_publication,
         upsert_wants_the_same_layout,
         a_dropped_writer_leaves_nothing;
+    defaults:
+        a_default_row_answers_keys_without_one,
+        a_default_row_is_its_generation_s_own,
+        an_upsert_keeps_the_default_row,
+        a_foreign_default_row_is_refused;
     lifecycle:
         nothing_is_seen_before_publication,
         a_pinned_generation_stays_readable,

@@ -18,7 +18,7 @@ use crate::error::StoreError;
 use crate::keys::EntityKeys;
 use crate::online::{
     Coverage, Generation, GenerationId, GenerationState, GenerationWriter, OnlineStore, RowSink,
-    UpsertSummary, WriteMode, check_batch,
+    UpsertSummary, WriteMode, check_batch, check_default,
 };
 use crate::rows::EncodedRows;
 
@@ -50,6 +50,7 @@ struct MemoryGeneration {
     layout: Arc<RowLayout>,
     order: RowOrder,
     rows: RwLock<BTreeMap<Vec<u8>, Vec<u8>>>,
+    default_row: RwLock<Option<Vec<u8>>>,
     coverage: RwLock<Coverage>,
     reaches: RwLock<UtcMicros>,
     write_counter: AtomicU64,
@@ -89,6 +90,7 @@ impl MemoryGeneration {
             order: RowOrder::new(&layout),
             layout,
             rows: RwLock::default(),
+            default_row: RwLock::default(),
             coverage: RwLock::default(),
             reaches: RwLock::new(UtcMicros::MIN),
             write_counter: AtomicU64::new(1),
@@ -97,6 +99,11 @@ impl MemoryGeneration {
 
     fn rows(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<Vec<u8>, Vec<u8>>> {
         self.rows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn default_row(&self) -> std::sync::RwLockReadGuard<'_, Option<Vec<u8>>> {
+        let default = self.default_row.read();
+        default.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reach(&self, t: UtcMicros) {
@@ -181,8 +188,10 @@ impl OnlineStore for MemoryStore {
                 .downcast_ref::<MemoryGeneration>()
                 .ok_or_else(|| StoreError::foreign(pinned.as_ref()))?;
             let rows = generation.rows();
+            let default = generation.default_row();
             for (entity, key) in keys.iter().enumerate() {
-                if let Some(row) = key.and_then(|key| rows.get(key)) {
+                let Some(key) = key else { continue };
+                if let Some(row) = rows.get(key).or(default.as_ref()) {
                     sink.row(index, entity, row);
                 }
             }
@@ -320,6 +329,14 @@ impl GenerationWriter for MemoryWriter {
             self.store.shelf().changes += 1;
         }
         Ok(summary)
+    }
+
+    async fn write_default(&mut self, row: &[u8]) -> Result<(), StoreError> {
+        let generation = &self.generation;
+        check_default(&generation.order, self.mode, row)?;
+        let default = generation.default_row.write();
+        *default.unwrap_or_else(PoisonError::into_inner) = Some(row.to_vec());
+        Ok(())
     }
 
     async fn publish(self: Box<Self>, coverage: Coverage) -> Result<GenerationState, StoreError> {

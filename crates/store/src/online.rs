@@ -10,6 +10,9 @@
 //! greatest by (event time, created time, values) stays, see
 //! [`RowLayout::join`](crate::RowLayout). Repeating or reordering writes
 //! changes nothing.
+//!
+//! A generation may have a *default row*, which answers every key that has no
+//! row of its own: what is told of somebody of whom nothing happened.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -51,7 +54,8 @@ pub struct Coverage {
 pub struct GenerationState {
     pub id: GenerationId,
     pub coverage: Coverage,
-    /// Rows in it (keys), expired ones that were not swept yet included.
+    /// Rows in it (keys), expired ones that were not swept yet included, the
+    /// default row not.
     pub rows: u64,
     /// Raised by every write that changed a row of this generation; part of
     /// cache keys.
@@ -75,7 +79,8 @@ pub trait Generation: Debug + Send + Sync {
 /// Receives the rows of a read, in any order, each pair at most once.
 pub trait RowSink: Send {
     /// `generation` and `entity` are positions in the read's arguments; `row`
-    /// is in the generation's layout. Pairs without a row are not reported.
+    /// is in the generation's layout. Pairs without a row are not reported; in a
+    /// generation with a default row only NULL keys are without one.
     fn row(&mut self, generation: usize, entity: usize, row: &[u8]);
 }
 
@@ -141,6 +146,16 @@ pub fn check_batch(
     rows.iter().try_for_each(|row| order.check(row))
 }
 
+/// What every writer checks of a default row before it takes it.
+pub fn check_default(order: &RowOrder, mode: WriteMode, row: &[u8]) -> Result<(), StoreError> {
+    if mode != WriteMode::Create {
+        return Err(StoreError::Codec(
+            "a default row is set where its generation is made, not by an upsert".to_owned(),
+        ));
+    }
+    order.check(row)
+}
+
 /// Fills one generation. Dropped without [`publish`](Self::publish), a created
 /// generation leaves nothing behind.
 #[async_trait]
@@ -155,6 +170,12 @@ pub trait GenerationWriter: Send {
         keys: &EntityKeys,
         rows: &EncodedRows,
     ) -> Result<UpsertSummary, StoreError>;
+
+    /// Sets the row that answers every key without one of its own; the last
+    /// call holds. It belongs to the generation: `Create` alone sets it, an
+    /// upsert keeps it and may not change it. A row of another layout is an
+    /// error.
+    async fn write_default(&mut self, row: &[u8]) -> Result<(), StoreError>;
 
     /// Makes the rows durable and visible, in the place of the generation of
     /// this view and version that was published before.
@@ -175,7 +196,8 @@ pub trait OnlineStore: Debug + Send + Sync {
     async fn generations(&self) -> Result<Vec<GenerationState>, StoreError>;
 
     /// Reads the rows of some entities from several generations, all of them
-    /// keyed by `keys`. A NULL key has no row.
+    /// keyed by `keys`. A NULL key has no row, a key without a row of its own
+    /// the generation's default row, where it has one.
     async fn read(
         &self,
         keys: &EntityKeys,

@@ -135,6 +135,11 @@ impl GenerationWriter for FullWriter {
         self.inner.write(keys, rows).await
     }
 
+    async fn write_default(&mut self, row: &[u8]) -> std::result::Result<(), StoreError> {
+        self.step()?;
+        self.inner.write_default(row).await
+    }
+
     async fn publish(
         self: Box<Self>,
         coverage: Coverage,

@@ -19,6 +19,7 @@ use crate::online::{Coverage, Generation, GenerationId, GenerationState, RowSink
 pub(super) struct EmbeddedGeneration {
     id: GenerationId,
     layout: Arc<RowLayout>,
+    default_row: Option<Arc<[u8]>>,
     folder: VersionFolder,
     file: Arc<RowFile>,
     /// What the manifest said last.
@@ -52,6 +53,7 @@ impl EmbeddedGeneration {
                 number: published.number,
             },
             layout: Arc::new(published.layout.clone()),
+            default_row: published.default_row.as_ref().map(|d| Arc::clone(&d.0)),
             folder: folder.clone(),
             file,
             told: RwLock::new(Told {
@@ -115,13 +117,14 @@ impl EmbeddedGeneration {
             self.look_again()?;
         }
         let table = self.file.table();
+        let default = self.default_row.as_deref();
         let mut hashed = Vec::new();
         for (entity, key) in keys.iter().enumerate() {
             let Some(key) = key else { continue };
             let found = table
                 .get(&txn, stored_key(key, &mut hashed))
                 .map_err(|e| self.file.error("a read", e))?;
-            if let Some(row) = found.and_then(|value| row_of(key, value)) {
+            if let Some(row) = found.and_then(|value| row_of(key, value)).or(default) {
                 sink.row(index, entity, row);
             }
         }

@@ -11,9 +11,12 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use granary_model::UtcMicros;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::folder::{VersionFolder, io_error, write_atomically};
 use crate::codec::RowLayout;
@@ -41,12 +44,33 @@ pub(super) struct Published {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) upserting_to: Option<UtcMicros>,
     pub(super) layout: RowLayout,
+    /// What answers keys that the file does not have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) default_row: Option<StoredDefault>,
     /// When the manifest was written; the file itself knows of later writes.
     pub(super) rows: u64,
     pub(super) write_counter: u64,
     /// Bytes of the file when the manifest was written. The file never gets
     /// smaller, so one that is smaller was cut short.
     pub(super) file_bytes: u64,
+}
+
+/// A row in the codec's form; base64 in the manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct StoredDefault(pub(super) Arc<[u8]>);
+
+impl Serialize for StoredDefault {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for StoredDefault {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let row = STANDARD.decode(text).map_err(de::Error::custom)?;
+        Ok(Self(row.into()))
+    }
 }
 
 impl Published {

@@ -19,13 +19,14 @@ use tracing::{instrument, warn};
 use super::file::{RowFile, any_row, row_of, stored_key, stored_value};
 use super::folder::{VersionFolder, WriterLock};
 use super::generation::EmbeddedGeneration;
-use super::manifest::{Manifest, Published};
+use super::manifest::{Manifest, Published, StoredDefault};
 use super::{EmbeddedSettings, Shelf, blocking};
 use crate::codec::{RowLayout, RowOrder};
 use crate::error::StoreError;
 use crate::keys::EntityKeys;
 use crate::online::{
     Coverage, Generation, GenerationState, GenerationWriter, UpsertSummary, WriteMode, check_batch,
+    check_default,
 };
 use crate::rows::EncodedRows;
 
@@ -39,6 +40,7 @@ pub(super) struct EmbeddedWriter {
     mode: WriteMode,
     /// What an upsert goes into, as its manifest says.
     live: Option<Published>,
+    default_row: Option<StoredDefault>,
     /// `None` once handed over.
     file: Option<Arc<RowFile>>,
     /// Greatest stored key of a new generation: what sorts after it is appended.
@@ -93,6 +95,7 @@ impl EmbeddedWriter {
                 (published.number, file)
             }
         };
+        let live = published.filter(|_| is_upsert);
         Ok(Self {
             shelf: Arc::clone(shelf),
             order: RowOrder::new(&layout),
@@ -100,7 +103,8 @@ impl EmbeddedWriter {
             number,
             layout,
             mode,
-            live: published.filter(|_| is_upsert),
+            default_row: live.as_ref().and_then(|live| live.default_row.clone()),
+            live,
             file: Some(file),
             greatest: Vec::new(),
             failed: false,
@@ -185,6 +189,7 @@ impl EmbeddedWriter {
                 .filter(|t| *t > coverage.as_of),
             coverage,
             layout: (*self.layout).clone(),
+            default_row: self.default_row.clone(),
             rows: state.rows,
             write_counter: state.write_counter,
             file_bytes: file.file_bytes()?,
@@ -212,6 +217,12 @@ impl GenerationWriter for EmbeddedWriter {
         rows: &EncodedRows,
     ) -> Result<UpsertSummary, StoreError> {
         blocking(|| self.write_batch(keys, rows))
+    }
+
+    async fn write_default(&mut self, row: &[u8]) -> Result<(), StoreError> {
+        check_default(&self.order, self.mode, row)?;
+        self.default_row = Some(StoredDefault(row.into()));
+        Ok(())
     }
 
     #[instrument(skip_all, err)]

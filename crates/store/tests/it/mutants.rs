@@ -37,6 +37,10 @@ enum Broken {
     ReadsOneGeneration,
     /// Any layout will do.
     TakesAnyLayout,
+    /// Keys without a row have none.
+    ForgetsDefaults,
+    /// A NULL key has the row of everybody else.
+    DefaultsNullKeys,
 }
 
 #[derive(Debug, Clone)]
@@ -84,6 +88,7 @@ impl OnlineStore for Mutant {
             generations.truncate(1);
         }
         let other: EntityKeys = match self.broken {
+            Broken::DefaultsNullKeys => keys.iter().map(|k| Some(k.unwrap_or(b"?"))).collect(),
             Broken::ReadsOtherKey => keys
                 .iter()
                 .map(|key| Some(key.unwrap_or(b"\x80\0\0\0\0\0\0\0")))
@@ -187,6 +192,13 @@ impl GenerationWriter for MutantWriter {
         self.inner.write(keys, rows).await
     }
 
+    async fn write_default(&mut self, row: &[u8]) -> Result<(), StoreError> {
+        if self.broken == Broken::ForgetsDefaults {
+            return Ok(());
+        }
+        self.inner.write_default(row).await
+    }
+
     async fn publish(self: Box<Self>, coverage: Coverage) -> Result<GenerationState, StoreError> {
         let coverage = match self.broken {
             Broken::ForgetsCoverage => Coverage::default(),
@@ -229,6 +241,8 @@ async fn a_broken_promise_fails_the_suite() {
         Broken::HidesUpserts,
         Broken::ReadsOneGeneration,
         Broken::TakesAnyLayout,
+        Broken::ForgetsDefaults,
+        Broken::DefaultsNullKeys,
     ] {
         let failed = failures(broken).await;
         assert!(!failed.is_empty(), "{broken:?} passes the suite");

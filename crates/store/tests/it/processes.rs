@@ -281,3 +281,21 @@ async fn publications_that_were_not_counted_are_noticed() {
     assert!(store.refresh().await.unwrap());
     assert!(pinned(&store).await.is_none());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_default_row_is_there_for_who_opens_the_folder_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let mut created = writer(&store, WriteMode::Create).await.unwrap();
+    created.write(&keys(&[1]), &rows(&[10])).await.unwrap();
+    created.write_default(rows(&[3]).get(0)).await.unwrap();
+    created.publish(coverage(1)).await.unwrap();
+    drop(store);
+    for _ in 0..2 {
+        let store = open(folder.path());
+        let held = pinned(&store).await.unwrap();
+        assert_eq!(times(&store, &held, &[1, 2]).await, [Some(10), Some(3)]);
+        assert_eq!(held.state().rows, 1);
+        fill(&store, UPSERT, &[(1, 10)], 1, 2).await.unwrap();
+    }
+}
