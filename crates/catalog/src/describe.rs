@@ -467,7 +467,7 @@ fn feature_column<'a>(d: &'a Definitions, view: &str, feature: &str) -> Option<&
     features?.iter().find(|f| f.name == feature)
 }
 
-/// `customer_spend AS guarantor` → `KEY (customer_id => guarantor_id)`, for
+/// `from customer_spend as guarantor` → `KEY (customer_id => guarantor_id)`, for
 /// what is bound in another way than by the keys' own names.
 fn bindings_in_words(from: &[BoundView]) -> BTreeMap<String, String> {
     let mut words = BTreeMap::new();
@@ -489,7 +489,10 @@ fn bindings_in_words(from: &[BoundView]) -> BTreeMap<String, String> {
                 KeySource::Each(list) => format!("{} => EACH {list}", b.key.name),
             })
             .collect();
-        let name = format!("from {} as {}", bound.view, bound.alias);
+        let name = match bound.alias == bound.view {
+            true => format!("from {}", bound.view),
+            false => format!("from {} as {}", bound.view, bound.alias),
+        };
         words.insert(name, format!("KEY ({})", keys.join(", ")));
     }
     words

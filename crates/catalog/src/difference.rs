@@ -410,10 +410,13 @@ fn on_demand_view(
 
 fn service(old: Option<&FeatureService>, new: &FeatureService) -> Found {
     let Some(old) = old else {
-        return Found::created(format!(
-            "new feature service ({})",
-            words::count(new.features.len(), "feature")
-        ));
+        let features = words::count(new.features.len(), "feature");
+        let mut found = Found::created(format!("new feature service ({features})"));
+        let bound = new.from.iter().filter(|b| words::is_bound_to_features(b));
+        found
+            .details
+            .extend(bound.map(|b| format!("reads {}", words::reading(b))));
+        return found;
     };
     let mut words = Words::default();
     words.service_features(&old.features, &new.features);

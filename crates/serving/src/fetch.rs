@@ -10,7 +10,7 @@ use granary_store::codec::DecodedRows;
 use granary_store::{EntityKeys, OnlineStore, RowReader, RowSink, StoreError};
 
 use crate::error::ServingError;
-use crate::plan::{KeyGroup, OnlineRead, QueryRead, ReadPlan};
+use crate::plan::{KeyColumn, KeyGroup, Level, OnlineRead, QueryRead, ReadPlan};
 use crate::query_cache::QueryCache;
 use crate::read::AsOf;
 use crate::reader::ReadTime;
@@ -45,29 +45,74 @@ pub(crate) struct Sources<'a> {
     pub cache: &'a QueryCache,
 }
 
-/// Fetches everything that a plan needs. `keys`: the plan's request keys, in
-/// its order. Gives what each fetch of the plan found.
+/// What each fetch of a plan found, by its number; `None` until its turn.
+type Found = Vec<Option<Fetched>>;
+
+/// Fetches everything that a plan needs, a level after the other. `keys`: the
+/// plan's request keys, in its order. Gives what each fetch of the plan found.
 pub(crate) async fn fetch(
     sources: Sources<'_>,
     plan: &ReadPlan,
     keys: &[ArrayRef],
     time: ReadTime,
 ) -> Result<Vec<Fetched>, ServingError> {
-    let mut fetched: Vec<(usize, Fetched)> = Vec::with_capacity(plan.fetches);
-    for group in plan.levels.iter().flat_map(|level| &level.groups) {
-        let arrays: Vec<ArrayRef> = group.request.iter().map(|k| keys[*k].clone()).collect();
+    let mut found: Found = Vec::new();
+    found.resize_with(plan.fetches, || None);
+    for level in &plan.levels {
+        fetch_level(sources, level, keys, time, &mut found).await?;
+    }
+    // Every fetch stands in one group of one level.
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Groups of a level need nothing of each other, and its look-ups run side by side.
+async fn fetch_level(
+    sources: Sources<'_>,
+    level: &Level,
+    keys: &[ArrayRef],
+    time: ReadTime,
+    found: &mut Found,
+) -> Result<(), ServingError> {
+    let mut looked_up = Vec::new();
+    for group in &level.groups {
+        let arrays = key_arrays(group, keys, found)?;
         let encoded = EntityKeys::encode(&group.columns, &arrays)?;
         if !group.online.is_empty() {
-            read_online(sources.store, group, &encoded, time, &mut fetched).await?;
+            read_online(sources.store, group, &encoded, time, found).await?;
         }
-        let mut queries = Vec::with_capacity(group.queries.len());
-        for query in &group.queries {
-            queries.push(read_query(sources, query, (&encoded, &arrays), time));
+        if !group.queries.is_empty() {
+            looked_up.push((group, encoded, arrays));
         }
-        fetched.extend(try_join_all(queries).await?);
     }
-    fetched.sort_unstable_by_key(|(fetch, _)| *fetch);
-    Ok(fetched.into_iter().map(|(_, f)| f).collect())
+    let mut queries = Vec::new();
+    for (group, encoded, arrays) in &looked_up {
+        for query in &group.queries {
+            queries.push(read_query(sources, query, (encoded, arrays), time));
+        }
+    }
+    for (fetch, fetched) in try_join_all(queries).await? {
+        found[fetch] = Some(fetched);
+    }
+    Ok(())
+}
+
+/// The key columns of a group. Those from features are NULL where the feature
+/// is not PRESENT, and may be narrower than the key: encoding widens them.
+fn key_arrays(
+    group: &KeyGroup,
+    keys: &[ArrayRef],
+    found: &Found,
+) -> Result<Vec<ArrayRef>, ServingError> {
+    let column = |source: &KeyColumn| match *source {
+        KeyColumn::Request(at) => Ok(Arc::clone(&keys[at])),
+        KeyColumn::Feature { fetch, position } => {
+            let earlier = found[fetch].as_ref().ok_or_else(|| {
+                StoreError::Codec("a key comes from what is fetched after it".to_owned())
+            })?;
+            Ok(Arc::clone(&earlier.values[position]))
+        }
+    };
+    group.sources.iter().map(column).collect()
 }
 
 /// Decodes rows as the store hands them over.
@@ -90,7 +135,7 @@ async fn read_online(
     group: &KeyGroup,
     keys: &EntityKeys,
     time: ReadTime,
-    fetched: &mut Vec<(usize, Fetched)>,
+    found: &mut Found,
 ) -> Result<(), ServingError> {
     let reads = group.online.iter().zip(&group.generations);
     let readers = reads.map(|(read, generation)| {
@@ -115,7 +160,7 @@ async fn read_online(
         if outlived(read, as_of, time) {
             expire(&mut decoded);
         }
-        fetched.push((read.fetch, Fetched::new(decoded, AsOf::All(as_of))));
+        found[read.fetch] = Some(Fetched::new(decoded, AsOf::All(as_of)));
     }
     Ok(())
 }

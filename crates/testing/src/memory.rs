@@ -126,6 +126,16 @@ pub fn bound(alias: &str, view: &FeatureView, renamed: &[(&str, &str)]) -> Bound
     }
 }
 
+/// Takes a key from a feature of another view of the same FROM.
+pub fn key_from(mut bound: BoundView, key: &str, alias: &str, feature: &str) -> BoundView {
+    let binding = bound.keys.iter_mut().find(|b| b.key.name == key);
+    binding.unwrap().source = KeySource::Feature {
+        alias: alias.into(),
+        feature: feature.into(),
+    };
+    bound
+}
+
 /// Features as (name, alias of the view, feature).
 pub fn service(
     name: &str,
@@ -223,6 +233,31 @@ impl MemoryProject {
         writer.publish(coverage).await.unwrap();
     }
 
+    /// Publishes a whole run of a windowed view in the place of the one before,
+    /// with the row that answers keys of whom nothing happened.
+    pub async fn publish_windowed(
+        &self,
+        view: &FeatureView,
+        (rows, empty): (&RecordBatch, &RecordBatch),
+        as_of: UtcMicros,
+    ) {
+        let layout = Arc::new(RowLayout::of(view));
+        let (name, version) = (&view.name, view.version);
+        let writer = self
+            .store
+            .writer(name, version, layout.clone(), WriteMode::Create);
+        let mut writer = writer.await.unwrap();
+        write_rows(writer.as_mut(), view, rows).await;
+        let empty = layout.encode(empty, None, None).unwrap();
+        writer.write_default(empty.get(0)).await.unwrap();
+        let coverage = Coverage {
+            offline_version: 1,
+            as_of,
+            ttl: None,
+        };
+        writer.publish(coverage).await.unwrap();
+    }
+
     /// Like [`publish`](Self::publish), up to the publication: of an upsert the
     /// rows are seen.
     pub async fn upsert_unpublished(
@@ -238,22 +273,25 @@ impl MemoryProject {
             Some(_) => WriteMode::Upsert { up_to: as_of },
             None => WriteMode::Create,
         };
-        let mut writer = self
-            .store
-            .writer(name, version, layout.clone(), mode)
-            .await
-            .unwrap();
-        let keys: Vec<ArrayRef> = view
-            .keys
-            .iter()
-            .map(|k| rows.column_by_name(&k.name).unwrap().clone())
-            .collect();
-        let keys = EntityKeys::encode(&view.keys, &keys).unwrap();
-        let event_time = view.event_time.as_deref();
-        let encoded = layout.encode(rows, event_time, None).unwrap();
-        writer.write(&keys, &encoded).await.unwrap();
+        let writer = self.store.writer(name, version, layout, mode);
+        let mut writer = writer.await.unwrap();
+        write_rows(writer.as_mut(), view, rows).await;
         writer
     }
+}
+
+/// `rows` has the view's columns by name.
+async fn write_rows(writer: &mut dyn GenerationWriter, view: &FeatureView, rows: &RecordBatch) {
+    let keys: Vec<ArrayRef> = view
+        .keys
+        .iter()
+        .map(|k| rows.column_by_name(&k.name).unwrap().clone())
+        .collect();
+    let keys = EntityKeys::encode(&view.keys, &keys).unwrap();
+    let layout = RowLayout::of(view);
+    let event_time = view.event_time.as_deref().filter(|_| layout.event_time);
+    let encoded = layout.encode(rows, event_time, None).unwrap();
+    writer.write(&keys, &encoded).await.unwrap();
 }
 
 /// Rows of `account`: customer, event time, balance.

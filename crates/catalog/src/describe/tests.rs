@@ -117,6 +117,27 @@ fn a_service_tells_where_its_features_and_keys_come_from() {
 }
 
 #[test]
+fn a_key_from_a_feature_is_told_and_is_no_key_of_the_request() {
+    let mut d = definitions();
+    let admission = d.services.get_mut("admission").unwrap();
+    let mut chained = admission.from[0].clone();
+    chained.alias = "account".into();
+    chained.keys[0].source = KeySource::Feature {
+        alias: "guarantor".into(),
+        feature: "balance".into(),
+    };
+    admission.from.push(chained);
+    let told = describe(&d, "admission").unwrap();
+    let keys = told.columns.iter().filter(|c| c.role == ColumnRole::Key);
+    let keys: Vec<_> = keys.map(|c| c.name.as_str()).collect();
+    assert_eq!(keys, ["guarantor_id"]);
+    assert_eq!(
+        told.properties["from account"],
+        "KEY (customer_id => guarantor.balance)"
+    );
+}
+
+#[test]
 fn what_nothing_is_named_is_none_and_a_list_holds_every_object() {
     assert_eq!(describe(&definitions(), "nothing"), None);
     let names: Vec<String> = summaries(&definitions())

@@ -190,11 +190,22 @@ pub(super) fn serve(mode: ServeMode) -> String {
     }
 }
 
-fn reading(bound: &BoundView) -> String {
-    match bound.alias == bound.view {
-        true => bound.view.clone(),
-        false => format!("{} AS {}", bound.view, bound.alias),
+/// Whether a key comes from another view, so that it is read after that one.
+pub(super) fn is_bound_to_features(bound: &BoundView) -> bool {
+    let mut keys = bound.keys.iter();
+    keys.any(|key| matches!(key.source, KeySource::Feature { .. }))
+}
+
+/// `device_risk`, `customer_spend AS guarantor`, with keys that come from features.
+pub(super) fn reading(bound: &BoundView) -> String {
+    let mut words = bound.view.clone();
+    if bound.alias != bound.view {
+        words += &format!(" AS {}", bound.alias);
     }
+    if is_bound_to_features(bound) {
+        words += &format!(" KEY ({})", sources(bound));
+    }
+    words
 }
 
 fn sources(bound: &BoundView) -> String {

@@ -1,9 +1,9 @@
 //! What a plan says of a change, and the version that a view gets.
 
 use granary_catalog::{Change, ChangeAction, Plan};
-use granary_model::definitions::{Grant, ServeMode};
+use granary_model::definitions::{BoundView, Column, Grant, KeyBinding, KeySource, ServeMode};
 use granary_model::fingerprint::Fingerprint;
-use granary_model::{Definitions, Interval, ViewKind};
+use granary_model::{Definitions, FeatureType, Interval, ViewKind};
 
 use crate::fixtures::{definitions, history, plain, service, view};
 
@@ -211,4 +211,33 @@ async fn a_services_features_are_compared_by_name_and_order() {
             .insert("risk".into(), service("risk", &["b", "a"]));
     };
     check(change, &["Alter risk: feature b added"]).await;
+}
+
+#[tokio::test]
+async fn keys_that_come_from_features_are_shown() {
+    let entry = |alias: &str, source: KeySource| BoundView {
+        alias: alias.into(),
+        view: "spend".into(),
+        keys: vec![KeyBinding {
+            key: Column::new("customer_id", FeatureType::BigInt),
+            source,
+        }],
+    };
+    let other = || KeySource::Feature {
+        alias: "spend".into(),
+        feature: "b".into(),
+    };
+    let request = || KeySource::Request("customer_id".into());
+    let change = |d: &mut Definitions| {
+        let mut made = service("chain", &["a"]);
+        made.from = vec![entry("spend", request()), entry("other", other())];
+        d.services.insert("chain".into(), made);
+        let risk = d.services.get_mut("risk").unwrap();
+        risk.from.push(entry("other", other()));
+    };
+    let expected = [
+        "Create chain: new feature service (1 feature), reads spend AS other KEY (customer_id => spend.b)",
+        "Alter risk: reads spend AS other KEY (customer_id => spend.b) added",
+    ];
+    check(change, &expected).await;
 }

@@ -175,14 +175,9 @@ impl Check<'_> {
                 KeySource::Request(name.value.clone())
             }
             KeyExpression::Feature { alias, feature } => {
-                unserved(
-                    &alias.span.to(&feature.span),
-                    if clause.each {
-                        "EACH of a list"
-                    } else {
-                        "another feature"
-                    },
-                );
+                if clause.each {
+                    unserved(&alias.span.to(&feature.span), "EACH of a list");
+                }
                 bound
                     .errors
                     .extend(self.wrong_key_feature(clause, key, alias, feature, from));

@@ -44,7 +44,9 @@ impl RunPlan {
             .await?;
         let failed = |e| EngineError::from_query(&view.name, e);
         let plan = match view.kind {
-            ViewKind::Windowed => windowed_rows(&context, view, times.up_to).await.map_err(failed)?,
+            ViewKind::Windowed => windowed_rows(&context, view, times.up_to)
+                .await
+                .map_err(failed)?,
             ViewKind::Timestamped | ViewKind::Snapshot => {
                 let rows = view_rows(&context, view, times).await?;
                 rows.create_physical_plan().await.map_err(failed)?

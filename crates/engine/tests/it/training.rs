@@ -73,7 +73,10 @@ pub(crate) async fn training(
     let set = project.engine.training_set(&project.definitions, request);
     let set = set.await.unwrap();
     let rows: Vec<_> = set.execute().unwrap().try_collect().await.unwrap();
-    (pretty_format_batches(&rows).unwrap().to_string(), set.report())
+    (
+        pretty_format_batches(&rows).unwrap().to_string(),
+        set.report(),
+    )
 }
 
 const EVENTS: &str = "SELECT * FROM (VALUES

@@ -7,6 +7,7 @@
 )]
 
 mod background;
+mod bindings;
 mod bounds;
 mod catalog;
 mod materializations;

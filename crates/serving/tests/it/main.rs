@@ -7,6 +7,7 @@
 )]
 
 mod answers;
+mod bindings;
 mod queries;
 mod refusals;
 mod versions;

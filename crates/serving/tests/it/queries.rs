@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, Int32Array, RecordBatch};
 use futures::future::join_all;
 use granary_engine::EngineSettings;
 use granary_ingest::MaterializeRequest;
@@ -281,4 +281,97 @@ async fn a_computed_view_over_a_view_that_never_ran_says_so() {
             "{error}"
         );
     }
+}
+
+const CHAIN: &str = "
+CREATE ENTITY customer KEY (customer_id BIGINT);
+CREATE ENTITY device KEY (device_id VARCHAR);
+CREATE EXTERNAL TABLE uses (customer_id INT, at TIMESTAMP, device_id VARCHAR)
+  STORED AS CSV LOCATION 'uses.csv' OPTIONS ('format.has_header' 'true');
+EVENT TIME OF uses IS at;
+CREATE FEATURE VIEW latest ENTITY customer EVENT TIME at SERVE QUERY CACHE FOR INTERVAL '1 hour'
+AS SELECT customer_id, at, device_id AS last_device FROM uses;
+CREATE FEATURE VIEW device_owner ENTITY device
+AS SELECT device_id, min(customer_id) AS owner FROM uses GROUP BY device_id;
+CREATE FEATURE SERVICE chain AS
+  SELECT owner_latest.last_device AS owner_device, device_owner.owner
+  FROM latest AS owner_latest KEY (customer_id => device_owner.owner),
+       device_owner KEY (device_id => latest.last_device),
+       latest;
+";
+
+#[tokio::test]
+async fn keys_go_from_computed_views_to_stored_ones_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let uses = [(1, 90, "a"), (1, 99, "b"), (2, 80, "b"), (3, 92, "a")];
+    let mut text = "customer_id,at,device_id\n".to_owned();
+    for (customer, at, device) in uses {
+        text += &format!("{customer},{},{device}\n", day(at));
+    }
+    std::fs::write(folder.path().join("uses.csv"), text).unwrap();
+    let clock = Arc::new(ManualClock::new(day(100)));
+    let settings = EngineSettings::default();
+    let project = TestProject::open(folder.path(), settings, clock).unwrap();
+    project.apply(&[("sql/all.sql", CHAIN)]).await.unwrap();
+    let run = MaterializeRequest {
+        as_of: Some(day(95)),
+        ..MaterializeRequest::default()
+    };
+    project.materialize(run).await.unwrap();
+    let reader = project.reader(ServingSettings::default()).await.unwrap();
+    let ids = customers(&[Some(3), Some(1), None, Some(9)]);
+
+    // As of day 95 device a is 1's and device b is 2's.
+    for (at, strictly, owners, devices) in [
+        (None, false, [Some(1), Some(2)], [Some("b"), Some("b")]),
+        (
+            Some(day(99)),
+            false,
+            [Some(1), Some(2)],
+            [Some("b"), Some("b")],
+        ),
+        (
+            Some(day(99)),
+            true,
+            [Some(1), Some(1)],
+            [Some("a"), Some("a")],
+        ),
+        (
+            Some(day(95)),
+            false,
+            [Some(1), Some(1)],
+            [Some("a"), Some("a")],
+        ),
+    ] {
+        let mut asked = from_service("chain", ids.clone());
+        (asked.as_of, asked.strictly_before) = (at, strictly);
+        let answer = reader.read(asked).await.unwrap();
+        let [device, owner] = &answer.features[..] else {
+            panic!("two columns");
+        };
+        assert_eq!(
+            (statuses(device), statuses(owner)),
+            ("PPMM".into(), "PPMM".into())
+        );
+        let expected = texts(&[devices[0], devices[1], None, None]);
+        assert_eq!(
+            device.values.as_ref(),
+            expected.as_ref(),
+            "{at:?} {strictly}"
+        );
+        let expected = [owners[0], owners[1], None, None];
+        let expected: ArrayRef = Arc::new(Int32Array::from(expected.to_vec()));
+        assert_eq!(
+            owner.values.as_ref(),
+            expected.as_ref(),
+            "{at:?} {strictly}"
+        );
+        assert_eq!(owner.as_of, AsOf::All(day(95)));
+        assert_eq!(device.as_of, AsOf::All(at.unwrap_or(day(100))));
+    }
+    let mut asked = from_service("chain", ids);
+    asked.as_of = Some(day(94));
+    let error = refusal(&reader, asked).await;
+    assert_eq!(error.kind(), ErrorKind::OutOfRange);
+    assert!(error.to_string().starts_with("device_owner: "), "{error}");
 }

@@ -1,0 +1,407 @@
+//! From a selection to its plan: levels by where keys come from, groups by
+//! which keys they are, projections by which features anyone wants.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use granary_catalog::Snapshot;
+use granary_model::definitions::{
+    BoundView, Column, FeatureView, KeyBinding, KeySource, ServeMode, ServiceFeature,
+};
+use granary_model::{FeatureType, ViewKind, did_you_mean};
+use granary_store::StoreError;
+
+use super::{
+    KeyColumn, KeyGroup, Level, NoPlan, OnlineRead, Pin, Pins, PlannedColumn, QueryRead, ReadPlan,
+    Selection, unknown_feature,
+};
+use crate::error::ServingError;
+use crate::query::QueryViews;
+
+/// Compiles a selection against a snapshot and what is published.
+pub(crate) fn compile(
+    snapshot: &Arc<Snapshot>,
+    selection: &Selection<'_>,
+    pins: &Pins,
+    queries: &QueryViews,
+) -> Result<ReadPlan, NoPlan> {
+    let mut compiler = Compiler {
+        snapshot,
+        pins,
+        queries,
+        bound: BTreeMap::new(),
+        plan: ReadPlan {
+            snapshot: snapshot.number,
+            request_keys: Vec::new(),
+            levels: Vec::new(),
+            fetches: 0,
+            columns: Vec::with_capacity(selection.features.len()),
+            clash: None,
+        },
+    };
+    let mut unpublished: Vec<String> = Vec::new();
+    for bound in selection.from {
+        let view = compiler.admit(bound)?;
+        for waits in compiler.waits_for_runs(view) {
+            if !unpublished.contains(&waits.name) {
+                unpublished.push(waits.name.clone());
+            }
+        }
+    }
+    if !unpublished.is_empty() {
+        return Err(NoPlan::NotPublished(unpublished));
+    }
+    compiler.bind_levels(selection.from)?;
+    for feature in selection.features {
+        compiler.select(feature)?;
+    }
+    compiler.plan.clash = clash(&compiler.plan.columns);
+    Ok(compiler.plan)
+}
+
+/// Where the fetch of one entry of FROM stands in the plan.
+#[derive(Debug, Clone, Copy)]
+struct Place<'a> {
+    view: &'a FeatureView,
+    level: usize,
+    group: usize,
+    /// In the group's `online` or `queries`.
+    index: usize,
+}
+
+#[derive(Debug)]
+struct Compiler<'a> {
+    snapshot: &'a Arc<Snapshot>,
+    pins: &'a Pins,
+    queries: &'a QueryViews,
+    /// By alias.
+    bound: BTreeMap<&'a str, Place<'a>>,
+    plan: ReadPlan,
+}
+
+impl<'a> Compiler<'a> {
+    /// Takes note of what an entry of FROM asks of the request.
+    fn admit(&mut self, bound: &'a BoundView) -> Result<&'a FeatureView, ServingError> {
+        let view = served_view(self.snapshot, bound)?;
+        for binding in &bound.keys {
+            match &binding.source {
+                KeySource::Request(name) => {
+                    self.request_key(bound, &binding.key, name)?;
+                }
+                KeySource::Feature { .. } => {}
+                KeySource::Expression(_) | KeySource::Each(_) => {
+                    return Err(unserved_key(bound, binding));
+                }
+            }
+        }
+        Ok(view)
+    }
+
+    /// Of a view and those that its query reads, what has not run at its version.
+    fn waits_for_runs(&self, view: &'a FeatureView) -> Vec<&'a FeatureView> {
+        let snapshot: &'a Snapshot = self.snapshot;
+        let definitions = &snapshot.definitions;
+        let mut runs = match view.serve {
+            ServeMode::Online => vec![view],
+            _ => {
+                let names = definitions.runs_read(view).into_iter();
+                names.map(|name| &definitions.feature_views[name]).collect()
+            }
+        };
+        // Of what is not served online it is known when it is read.
+        runs.retain(|view| view.serve == ServeMode::Online && self.pin(view).is_none());
+        runs
+    }
+
+    fn pin(&self, view: &FeatureView) -> Option<&'a Pin> {
+        self.pins.get(&view.name)?.get(&view.version)
+    }
+
+    /// The position of a key column of the request, added where it is new.
+    fn request_key(
+        &mut self,
+        bound: &BoundView,
+        key: &Column,
+        name: &str,
+    ) -> Result<usize, ServingError> {
+        let keys = &mut self.plan.request_keys;
+        let Some(at) = keys.iter().position(|k| k.name == name) else {
+            keys.push(Column::new(name, key.data_type.clone()));
+            return Ok(keys.len() - 1);
+        };
+        // Where two views differ in width the narrower type is asked for:
+        // it widens to the other.
+        if keys[at].data_type.accepts_key(&key.data_type) {
+            keys[at].data_type = key.data_type.clone();
+        } else if !key.data_type.accepts_key(&keys[at].data_type) {
+            return Err(ServingError::Invalid(format!(
+                "the key column {name} would be {} for one view and {} for {}",
+                keys[at].data_type, key.data_type, bound.alias
+            )));
+        }
+        Ok(at)
+    }
+
+    /// Places every entry of FROM: in each level those whose keys are all
+    /// known by then.
+    fn bind_levels(&mut self, from: &'a [BoundView]) -> Result<(), ServingError> {
+        let mut waiting: Vec<&BoundView> = from.iter().collect();
+        while !waiting.is_empty() {
+            let (ready, later): (Vec<_>, Vec<_>) =
+                waiting.into_iter().partition(|b| self.has_keys_of(b, from));
+            if ready.is_empty() {
+                let names: Vec<&str> = later.iter().map(|b| b.alias.as_str()).collect();
+                return Err(ServingError::Invalid(format!(
+                    "the keys of {} depend on each other",
+                    names.join(", ")
+                )));
+            }
+            self.plan.levels.push(Level::default());
+            let mut places = Vec::with_capacity(ready.len());
+            for bound in ready {
+                places.push((bound.alias.as_str(), self.bind(bound)?));
+            }
+            self.bound.extend(places);
+            waiting = later;
+        }
+        Ok(())
+    }
+
+    /// A key from what is not in FROM counts as known: binding it says so.
+    fn has_keys_of(&self, bound: &BoundView, from: &[BoundView]) -> bool {
+        bound.keys.iter().all(|binding| match &binding.source {
+            KeySource::Feature { alias, .. } => {
+                self.bound.contains_key(alias.as_str()) || !from.iter().any(|b| b.alias == *alias)
+            }
+            _ => true,
+        })
+    }
+
+    /// Adds one entry of FROM to the last level: its keys, its group, its fetch.
+    fn bind(&mut self, bound: &'a BoundView) -> Result<Place<'a>, ServingError> {
+        let view = served_view(self.snapshot, bound)?;
+        let mut sources = Vec::with_capacity(bound.keys.len());
+        for binding in &bound.keys {
+            sources.push(self.key_column(bound, binding)?);
+        }
+        let level = self.plan.levels.len() - 1;
+        let group = self.group(level, sources, bound);
+        let index = match (view.serve, self.pin(view)) {
+            (ServeMode::Online, Some(pin)) => self.add_online((level, group), view, pin),
+            _ => self.add_query((level, group), view),
+        };
+        Ok(Place {
+            view,
+            level,
+            group,
+            index,
+        })
+    }
+
+    fn key_column(
+        &mut self,
+        bound: &BoundView,
+        binding: &KeyBinding,
+    ) -> Result<KeyColumn, ServingError> {
+        let key = &binding.key;
+        let (alias, feature) = match &binding.source {
+            KeySource::Request(name) => {
+                return self.request_key(bound, key, name).map(KeyColumn::Request);
+            }
+            KeySource::Feature { alias, feature } => (alias, feature),
+            KeySource::Expression(_) | KeySource::Each(_) => {
+                return Err(unserved_key(bound, binding));
+            }
+        };
+        let taken = self.project(alias, feature)?;
+        if !key.data_type.accepts_key(taken.data_type) {
+            return Err(ServingError::Invalid(format!(
+                "{}: the key {} is {}, and {alias}.{feature} is {}",
+                bound.alias, key.name, key.data_type, taken.data_type
+            )));
+        }
+        Ok(KeyColumn::Feature {
+            fetch: taken.fetch,
+            position: taken.position,
+        })
+    }
+
+    fn group(&mut self, level: usize, sources: Vec<KeyColumn>, bound: &BoundView) -> usize {
+        let types = |columns: &[Column]| -> Vec<FeatureType> {
+            columns.iter().map(|c| c.data_type.clone()).collect()
+        };
+        let columns: Vec<Column> = bound.keys.iter().map(|b| b.key.clone()).collect();
+        let groups = &mut self.plan.levels[level].groups;
+        let same = |g: &KeyGroup| g.sources == sources && types(&g.columns) == types(&columns);
+        if let Some(at) = groups.iter().position(same) {
+            return at;
+        }
+        groups.push(KeyGroup {
+            columns,
+            sources,
+            online: Vec::new(),
+            generations: Vec::new(),
+            queries: Vec::new(),
+        });
+        groups.len() - 1
+    }
+
+    fn add_online(
+        &mut self,
+        (level, group): (usize, usize),
+        view: &FeatureView,
+        pin: &Pin,
+    ) -> usize {
+        let group = &mut self.plan.levels[level].groups[group];
+        if let Some(at) = group.online.iter().position(|o| *o.view == *view.name) {
+            return at;
+        }
+        group.generations.push(Arc::clone(&pin.generation));
+        group.online.push(OnlineRead {
+            fetch: self.plan.fetches,
+            view: view.name.as_str().into(),
+            projection: Vec::new(),
+            kind: view.kind,
+            ttl: view.ttl,
+        });
+        self.plan.fetches += 1;
+        group.online.len() - 1
+    }
+
+    fn add_query(&mut self, (level, group): (usize, usize), view: &FeatureView) -> usize {
+        let group = &mut self.plan.levels[level].groups[group];
+        if let Some(at) = group
+            .queries
+            .iter()
+            .position(|q| q.view.name() == view.name)
+        {
+            return at;
+        }
+        group.queries.push(QueryRead {
+            fetch: self.plan.fetches,
+            view: self.queries.view(self.snapshot, view),
+            projection: Vec::new(),
+        });
+        self.plan.fetches += 1;
+        group.queries.len() - 1
+    }
+
+    /// Has a feature decoded, once however often it is wanted.
+    fn project(&mut self, alias: &str, feature: &str) -> Result<Projected<'a>, ServingError> {
+        let place = self.bound.get(alias).copied();
+        let place = place.ok_or_else(|| ServingError::Unknown {
+            what: "view",
+            name: alias.to_owned(),
+            suggestion: String::new(),
+        })?;
+        let view = place.view;
+        let defined = view
+            .feature(feature)
+            .ok_or_else(|| unknown_feature(&view.name, feature, &view.features))?;
+        let group = &mut self.plan.levels[place.level].groups[place.group];
+        let (fetch, projection, layout) = if view.serve == ServeMode::Online {
+            let read = &mut group.online[place.index];
+            let layout = group.generations[place.index].layout();
+            (read.fetch, &mut read.projection, layout)
+        } else {
+            let read = &mut group.queries[place.index];
+            (read.fetch, &mut read.projection, read.view.layout())
+        };
+        let stored = layout
+            .features
+            .iter()
+            .position(|c| c.name == defined.name && c.data_type == defined.data_type)
+            .ok_or_else(|| StoreError::LayoutChanged {
+                view: view.name.clone(),
+                version: view.version,
+            })?;
+        let known = projection.iter().position(|p| *p == stored);
+        let position = known.unwrap_or_else(|| {
+            projection.push(stored);
+            projection.len() - 1
+        });
+        Ok(Projected {
+            view,
+            data_type: &defined.data_type,
+            fetch,
+            position,
+        })
+    }
+
+    /// Adds one column of the answer.
+    fn select(&mut self, feature: &ServiceFeature) -> Result<(), ServingError> {
+        let from = self.project(&feature.view_alias, &feature.feature)?;
+        self.plan.columns.push(PlannedColumn {
+            name: feature.name.as_str().into(),
+            full_name: format!("{}__{}", feature.view_alias, feature.feature).into(),
+            view: from.view.name.as_str().into(),
+            view_version: from.view.version,
+            data_type: from.data_type.clone(),
+            fetch: from.fetch,
+            position: from.position,
+        });
+        Ok(())
+    }
+}
+
+/// A feature that some fetch decodes.
+#[derive(Debug, Clone, Copy)]
+struct Projected<'a> {
+    view: &'a FeatureView,
+    data_type: &'a FeatureType,
+    fetch: usize,
+    position: usize,
+}
+
+fn unserved_key(bound: &BoundView, binding: &KeyBinding) -> ServingError {
+    ServingError::Unserved(format!(
+        "{}: the key {} is bound to an expression or a list, which this version does not serve",
+        bound.alias, binding.key.name
+    ))
+}
+
+/// The view of an entry of FROM, if this version serves its kind.
+fn served_view<'a>(
+    snapshot: &'a Snapshot,
+    bound: &BoundView,
+) -> Result<&'a FeatureView, ServingError> {
+    let d = &snapshot.definitions;
+    let unserved = |what: &str| ServingError::Unserved(format!("{}: {what}", bound.view));
+    if d.on_demand_views.contains_key(&bound.view) {
+        return Err(unserved("on-demand views are not served by this version"));
+    }
+    let Some(view) = d.feature_views.get(&bound.view) else {
+        let known = d.feature_views.keys().map(String::as_str);
+        return Err(ServingError::Unknown {
+            what: "feature view",
+            name: bound.view.clone(),
+            suggestion: did_you_mean(&bound.view, known),
+        });
+    };
+    if view.serve == ServeMode::Offline {
+        let message = format!(
+            "{} is SERVE OFFLINE: it is for training sets only",
+            view.name
+        );
+        return Err(ServingError::Invalid(message));
+    }
+    if view.live {
+        return Err(unserved("live views are not served by this version"));
+    }
+    if view.kind == ViewKind::Windowed {
+        return Err(unserved("windowed views are not served by this version"));
+    }
+    Ok(view)
+}
+
+/// What two columns of one short name are, in words.
+fn clash(columns: &[PlannedColumn]) -> Option<String> {
+    let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+    columns.iter().find_map(|c| {
+        let other = seen.insert(&c.name, &c.full_name)?;
+        Some(format!(
+            "{other} and {} are both named {}",
+            c.full_name, c.name
+        ))
+    })
+}
