@@ -17,7 +17,7 @@ use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use granary_model::{Definitions, FeatureView, UtcMicros};
 
-use crate::engine::{Engine, Joins};
+use crate::engine::{Engine, Joins, physical_expr};
 use crate::error::EngineError;
 use crate::offline::read::time_scalar;
 use crate::windowed::{
@@ -143,7 +143,7 @@ async fn rows(
     for (column, expression) in keys.chain(view.features.iter().zip(outputs)) {
         let expression = cast(behind_keys(expression)?, column.data_type.to_arrow());
         columns.push(ProjectionExpr {
-            expr: state.create_physical_expr(expression, &schema)?,
+            expr: physical_expr(state, expression, &schema)?,
             alias: column.name.clone(),
         });
     }

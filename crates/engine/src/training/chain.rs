@@ -25,7 +25,7 @@ use super::spine::{SpineColumns, open_spine};
 use super::time::SpineTime;
 use super::unchanged::ScannedFiles;
 use super::{TrainingRequest, TrainingSet};
-use crate::engine::{Engine, Joins};
+use crate::engine::{Engine, Joins, physical_expr};
 use crate::error::EngineError;
 
 /// Begins the names of working columns.
@@ -173,7 +173,7 @@ impl<'a> Chain<'a> {
         let failed = failed("training set");
         let schema = DFSchema::try_from(self.plan.schema()).map_err(&failed)?;
         let physical = columns.into_iter().map(|(alias, expression)| {
-            let expr = self.state.create_physical_expr(expression, &schema)?;
+            let expr = physical_expr(&self.state, expression, &schema)?;
             Ok(ProjectionExpr { expr, alias })
         });
         physical.collect::<PlanResult<_>>().map_err(failed)

@@ -18,6 +18,7 @@ use super::{Aggregate, WindowedQuery};
 use crate::asof::{
     AS_OF_COLUMN, AsOfWindowExec, AsOfWindowSpec, Call, EventSet, WindowAggregate, event_schema,
 };
+use crate::engine::physical_expr;
 
 /// Which events a row of the spine sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -139,7 +140,7 @@ impl SharedWindows {
         seen: Seen,
         prefix: &str,
     ) -> Result<AsOfWindowSpec> {
-        let physical = |e: &Expr| state.create_physical_expr(e.clone(), schema);
+        let physical = |e: &Expr| physical_expr(state, e.clone(), schema);
         let first = self.first();
         let keys = first
             .keys
