@@ -251,7 +251,7 @@ impl Materializer {
         let mut ended = Vec::new();
         for view in snapshot.definitions.feature_views.values() {
             if view.serve == ServeMode::Online && why_not(view).is_none() {
-                let filled = self.sink.catch_up(view).await;
+                let filled = self.sink.catch_up(&snapshot.definitions, view).await;
                 ended.push((view.name.clone(), filled));
             }
         }

@@ -5,6 +5,7 @@
 //! difference whether a run has just ended, was killed before it got online,
 //! or the store is new and empty.
 
+mod empty;
 mod need;
 mod pump;
 
@@ -13,7 +14,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use granary_engine::{Engine, EngineError, OfflineTable, RunRecord};
-use granary_model::definitions::FeatureView;
+use granary_model::ViewKind;
+use granary_model::definitions::{Definitions, FeatureView};
 use granary_store::{
     Coverage, Generation, GenerationState, GenerationWriter, OnlineStore, RowLayout, StoreError,
     WriteMode,
@@ -85,16 +87,18 @@ impl Sink {
     }
 
     /// Brings a view up to its offline table; waits for another writer.
-    /// `progress` is told the rows written so far.
+    /// `definitions` are those that the view is of; `progress` is told the rows
+    /// written so far.
     #[instrument(skip_all, err, fields(view = view.name))]
     pub async fn fill(
         &self,
+        definitions: &Definitions,
         view: &FeatureView,
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<Filled, IngestError> {
         let deadline = Instant::now() + Duration::from_secs(self.settings.busy_seconds_max);
         loop {
-            match self.try_fill(view, progress).await {
+            match self.try_fill(definitions, view, progress).await {
                 Err(IngestError::Store(StoreError::Busy { .. })) if Instant::now() < deadline => {
                     tokio::time::sleep(BUSY_PAUSE).await;
                 }
@@ -105,8 +109,12 @@ impl Sink {
 
     /// Like [`fill`](Self::fill), but leaves a view to another writer.
     #[instrument(skip_all, err, fields(view = view.name))]
-    pub async fn catch_up(&self, view: &FeatureView) -> Result<Filled, IngestError> {
-        match self.try_fill(view, &|_| {}).await {
+    pub async fn catch_up(
+        &self,
+        definitions: &Definitions,
+        view: &FeatureView,
+    ) -> Result<Filled, IngestError> {
+        match self.try_fill(definitions, view, &|_| {}).await {
             Err(IngestError::Store(StoreError::Busy { .. })) => Ok(Filled::Busy),
             ended => ended,
         }
@@ -114,6 +122,7 @@ impl Sink {
 
     async fn try_fill(
         &self,
+        definitions: &Definitions,
         view: &FeatureView,
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<Filled, IngestError> {
@@ -128,12 +137,17 @@ impl Sink {
             if let (Need::Nothing, Some(state)) = (need, &before) {
                 return Ok(Filled::UpToDate(state.clone()));
             }
-            let (need, writer) = self.writer(view, &table, need).await?;
+            let (need, mut writer) = self.writer(view, &table, need).await?;
             // From here on nobody else writes; what was decided before may be old.
             self.store.refresh().await?;
             let now = self.published(view).await?.map(|g| g.state());
             if now.map(|s| s.coverage) != before.map(|s| s.coverage) {
                 continue;
+            }
+            if need == Need::All && view.kind == ViewKind::Windowed {
+                let as_of = table.watermark();
+                let row = empty::empty_row(&self.engine, definitions, view, as_of).await?;
+                writer.write_default(row.get(0)).await?;
             }
             return self.write(view, &table, need, writer, progress).await;
         }

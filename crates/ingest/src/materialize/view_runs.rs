@@ -212,7 +212,8 @@ impl ViewRuns {
     async fn bring_online(&self, as_of: UtcMicros) -> Result<(), IngestError> {
         if self.view.serve == ServeMode::Online {
             let progress = |rows| self.tell(as_of, Stage::Publishing { rows });
-            self.sink.fill(&self.view, &progress).await?;
+            let (sink, definitions) = (&self.sink, &self.definitions);
+            sink.fill(definitions, &self.view, &progress).await?;
         }
         Ok(())
     }

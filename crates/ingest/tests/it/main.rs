@@ -10,3 +10,4 @@ mod online;
 mod project;
 mod refresh;
 mod runs;
+mod windowed;

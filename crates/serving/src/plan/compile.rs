@@ -8,7 +8,7 @@ use granary_catalog::Snapshot;
 use granary_model::definitions::{
     BoundView, Column, FeatureView, KeyBinding, KeySource, ServeMode, ServiceFeature,
 };
-use granary_model::{FeatureType, ViewKind, did_you_mean};
+use granary_model::{FeatureType, did_you_mean};
 use granary_store::StoreError;
 
 use super::{
@@ -387,9 +387,6 @@ fn served_view<'a>(
     }
     if view.live {
         return Err(unserved("live views are not served by this version"));
-    }
-    if view.kind == ViewKind::Windowed {
-        return Err(unserved("windowed views are not served by this version"));
     }
     Ok(view)
 }

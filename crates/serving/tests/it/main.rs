@@ -11,3 +11,4 @@ mod bindings;
 mod queries;
 mod refusals;
 mod versions;
+mod windowed;

@@ -220,13 +220,6 @@ async fn what_was_never_materialised_is_named() {
 async fn what_this_version_does_not_serve_says_so() {
     let project = MemoryProject::new();
     let features = [column("n", FeatureType::BigInt)];
-    let windowed = view(
-        "windowed",
-        ViewKind::Windowed,
-        &[customer_id()],
-        &features,
-        "1",
-    );
     let mut live = view(
         "live",
         ViewKind::Timestamped,
@@ -246,15 +239,10 @@ async fn what_this_version_does_not_serve_says_so() {
     let mut by_feature = bound("account", &account("1"), &[]);
     by_feature.keys[0].source = KeySource::Expression("customer_id + 1".into());
     let computed = service("computed", vec![by_feature], &[("b", "account", "balance")]);
-    let views = [windowed, live, offline, account("1")];
+    let views = [live, offline, account("1")];
     project.commit(definitions(&views, &[computed])).await;
     let reader = project.reader(ServingSettings::default()).await.unwrap();
     for (request, kind, names) in [
-        (
-            from_list(&["windowed.n"], customers(&[])),
-            ErrorKind::Unimplemented,
-            "windowed",
-        ),
         (
             from_list(&["live.n"], customers(&[])),
             ErrorKind::Unimplemented,
