@@ -10,6 +10,7 @@
 //! Nothing here knows of feature views, services or statuses of features:
 //! whoever plans a training set compiles views into these operators.
 
+pub mod codec;
 mod compact;
 pub mod frame;
 pub mod join;
@@ -21,6 +22,7 @@ pub mod spine;
 mod time;
 pub mod window;
 
+pub use codec::AsOfCodec;
 pub use frame::{Frame, FrameBounds};
 pub use join::{AsOfJoinExec, AsOfJoinSpec, Match, Run, Value};
 pub use kernels::Call;

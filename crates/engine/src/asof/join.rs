@@ -34,14 +34,18 @@ use granary_model::{Interval, UtcMicros};
 use tokio::sync::mpsc::Sender;
 
 use super::keys::compared_as;
-use super::parts::{Parts, column, is_exhausted};
+use super::parts::{Parts, RowCost, column, is_exhausted};
 use super::spine::Spine;
 use super::time::micros;
 use answer::{Answers, matched};
 use winners::{Events, Visibility, Winners};
 
-/// What a row of the spine costs besides its own bytes: position, slots, answer.
-const ROW_BYTES: usize = 128;
+/// What a row of the spine costs besides its own bytes: position and answer, and
+/// slots.
+const ROW_COST: RowCost = RowCost {
+    spine: 64,
+    results: 64,
+};
 
 /// A committed run of a snapshot view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -341,7 +345,7 @@ impl Work {
         spine: SendableRecordBatchStream,
         sender: Sender<Result<RecordBatch>>,
     ) -> Result<()> {
-        let mut parts = Parts::new(spine, "AsOfJoinExec", ROW_BYTES, self.context.clone());
+        let mut parts = Parts::new(spine, "AsOfJoinExec", ROW_COST, self.context.clone());
         loop {
             let part = parts.next().await?;
             if part.is_empty() {

@@ -13,32 +13,40 @@ use futures::StreamExt;
 use std::sync::Arc;
 
 /// Share of the free memory that a part may take, one in so many.
-const PART_SHARE: usize = 8;
+const PART_SHARE: usize = 4;
 /// Bytes of a part where the pool is unbounded.
 const PART_BYTES_MAX: usize = 1 << 30;
+
+/// What a row of a part costs besides its own bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowCost {
+    /// Bytes that are reserved with the part.
+    pub(super) spine: usize,
+    /// Bytes that whoever works the part off will reserve.
+    pub(super) results: usize,
+}
 
 /// Parts of a spine, one in memory at a time.
 pub(super) struct Parts {
     spine: SendableRecordBatchStream,
     ready: VecDeque<Vec<RecordBatch>>,
-    row_bytes: usize,
+    row_cost: RowCost,
     context: Arc<TaskContext>,
     reservation: MemoryReservation,
 }
 
 impl Parts {
-    /// `row_bytes`: what a row costs besides its own bytes.
     pub(super) fn new(
         spine: SendableRecordBatchStream,
         operator: &str,
-        row_bytes: usize,
+        row_cost: RowCost,
         context: Arc<TaskContext>,
     ) -> Self {
         let consumer = MemoryConsumer::new(format!("{operator}[spine]"));
         Self {
             spine,
             ready: VecDeque::new(),
-            row_bytes,
+            row_cost,
             reservation: consumer.register(context.memory_pool()),
             context,
         }
@@ -57,14 +65,17 @@ impl Parts {
             _ => PART_BYTES_MAX,
         };
         let mut part = Vec::new();
-        while self.reservation.size() < bytes_max.max(1) {
+        let mut results = 0;
+        while self.reservation.size() + results < bytes_max.max(1) {
             let Some(batch) = self.spine.next().await.transpose()? else {
                 break;
             };
             if batch.num_rows() == 0 {
                 continue;
             }
-            let bytes = batch.get_array_memory_size() + batch.num_rows() * self.row_bytes;
+            let rows = batch.num_rows();
+            let bytes = batch.get_array_memory_size() + rows * self.row_cost.spine;
+            results += rows * self.row_cost.results;
             // A batch in hand must be worked off, reserved or not.
             self.reservation.grow(bytes);
             part.push(batch);

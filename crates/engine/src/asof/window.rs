@@ -306,8 +306,9 @@ impl ExecutionPlan for AsOfWindowExec {
         }
         let time = |name| MetricBuilder::new(&self.metrics).subset_time(name, partition);
         let counter = |name| MetricBuilder::new(&self.metrics).counter(name, partition);
+        let baseline = BaselineMetrics::new(&self.metrics, partition);
         let metrics = Metrics {
-            baseline: BaselineMetrics::new(&self.metrics, partition),
+            elapsed: baseline.elapsed_compute().clone(),
             read: time("read_time"),
             sort: time("sort_time"),
             aggregate: time("aggregate_time"),
@@ -320,6 +321,7 @@ impl ExecutionPlan for AsOfWindowExec {
             program: Arc::new(Program::new(&self.spec, &self.events.schema())?),
             events: self.events.clone(),
             schema: self.schema(),
+            baseline,
             metrics,
             context: context.clone(),
         };

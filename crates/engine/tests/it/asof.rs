@@ -1,9 +1,11 @@
 //! The as-of operators against a reference that looks at every event for every
 //! row of the spine.
 
+mod codec;
 mod join;
 mod kernels;
 mod reference;
+mod window;
 
 use std::sync::{Arc, LazyLock};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
@@ -27,18 +27,20 @@ use super::program::Program;
 use super::sorted::Sorted;
 use super::store::Store;
 use crate::asof::compact::row_bytes;
-use crate::asof::parts::{Parts, column, is_exhausted};
+use crate::asof::parts::{Parts, RowCost, column, is_exhausted};
 use crate::asof::spine::Spine;
 use crate::asof::time::micros;
 
 /// What a row of the spine costs besides its own bytes and its results.
-const ROW_BYTES: usize = 96;
-/// What an output of a row takes, roughly.
-const OUTPUT_BYTES: usize = 16;
+const ROW_BYTES: usize = 64;
+/// What a text or a list takes, roughly.
+const VARIABLE_BYTES: usize = 64;
 /// Bytes of a chunk before it is put in order, at most.
 const CHUNK_BYTES_MAX: usize = 32 << 20;
 /// Share of the memory pool that chunks in the making may take, one in so many.
 const CHUNK_SHARE: usize = 32;
+/// Bytes below which a chunk is more work than use.
+const CHUNK_BYTES_MIN: usize = 64 << 10;
 /// Share of the memory pool for events that wait for their bucket's turn.
 const HELD_SHARE: usize = 2;
 /// What an event in a bucket takes besides its own bytes, those of a copy
@@ -50,7 +52,7 @@ const POSITION_BYTES: usize = 32;
 /// Times and counts of an execution.
 #[derive(Debug, Clone)]
 pub(super) struct Metrics {
-    pub(super) baseline: BaselineMetrics,
+    pub(super) elapsed: Time,
     /// Waiting for events: what their plan takes.
     pub(super) read: Time,
     /// Dealing events out and sorting them.
@@ -63,14 +65,11 @@ pub(super) struct Metrics {
 
 impl Metrics {
     fn sorting(&self) -> [ScopedTimerGuard<'_>; 2] {
-        [self.baseline.elapsed_compute().timer(), self.sort.timer()]
+        [self.elapsed.timer(), self.sort.timer()]
     }
 
     fn aggregating(&self) -> [ScopedTimerGuard<'_>; 2] {
-        [
-            self.baseline.elapsed_compute().timer(),
-            self.aggregate.timer(),
-        ]
+        [self.elapsed.timer(), self.aggregate.timer()]
     }
 }
 
@@ -80,6 +79,7 @@ pub(super) struct Work {
     pub(super) program: Arc<Program>,
     pub(super) events: Arc<dyn ExecutionPlan>,
     pub(super) schema: SchemaRef,
+    pub(super) baseline: BaselineMetrics,
     pub(super) metrics: Metrics,
     pub(super) context: Arc<TaskContext>,
 }
@@ -90,8 +90,20 @@ impl Work {
         spine: SendableRecordBatchStream,
         sender: Sender<Result<RecordBatch>>,
     ) -> Result<()> {
-        let row_bytes = ROW_BYTES + self.program.output_count * OUTPUT_BYTES;
-        let mut parts = Parts::new(spine, "AsOfWindowExec", row_bytes, self.context.clone());
+        let fields = self.schema.fields().iter();
+        let outputs = fields.skip(spine.schema().fields().len());
+        let output_bytes = |field: &FieldRef| {
+            field
+                .data_type()
+                .primitive_width()
+                .unwrap_or(VARIABLE_BYTES)
+                + 1
+        };
+        let row_cost = RowCost {
+            spine: ROW_BYTES,
+            results: outputs.map(output_bytes).sum(),
+        };
+        let mut parts = Parts::new(spine, "AsOfWindowExec", row_cost, self.context.clone());
         loop {
             let part = parts.next().await?;
             if part.is_empty() {
@@ -103,12 +115,12 @@ impl Work {
             };
             let mut start = 0;
             for batch in &part {
-                let timer = self.metrics.baseline.elapsed_compute().timer();
+                let timer = self.metrics.elapsed.timer();
                 let rows = start..start + batch.num_rows();
                 start = rows.end;
                 let batch = answers.batch(&self.schema, batch, rows)?;
                 timer.done();
-                self.metrics.baseline.record_output(batch.num_rows());
+                self.baseline.record_output(batch.num_rows());
                 if sender.send(Ok(batch)).await.is_err() {
                     return Ok(());
                 }
@@ -118,7 +130,7 @@ impl Work {
 
     async fn answer(&self, part: &[RecordBatch]) -> Result<Answers> {
         self.metrics.spine_parts.add(1);
-        let timer = self.metrics.baseline.elapsed_compute().timer();
+        let timer = self.metrics.elapsed.timer();
         let on = self.spec.on.iter();
         let keys: Vec<ArrayRef> = on
             .map(|(expression, _)| column(expression, part))
@@ -134,7 +146,7 @@ impl Work {
             let store = Arc::new(self.deal(&deal).await?);
             found = self.aggregate(&deal, &store, &results).await?;
         }
-        let _timer = self.metrics.baseline.elapsed_compute().timer();
+        let _timer = self.metrics.elapsed.timer();
         Answers::new(&self.program, &spine, found, results)
     }
 
@@ -146,7 +158,8 @@ impl Work {
     async fn deal(&self, deal: &Arc<Deal>) -> Result<Store> {
         let (chunk_bytes_max, held_bytes_max) = match self.context.memory_pool().memory_limit() {
             MemoryLimit::Finite(bytes) => {
-                (CHUNK_BYTES_MAX.min(bytes / CHUNK_SHARE), bytes / HELD_SHARE)
+                let chunk = (bytes / CHUNK_SHARE).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
+                (chunk, bytes / HELD_SHARE)
             }
             _ => (CHUNK_BYTES_MAX, usize::MAX),
         };

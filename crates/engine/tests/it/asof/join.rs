@@ -25,7 +25,7 @@ fn times(times: impl Iterator<Item = Option<i64>>) -> ArrayRef {
     )
 }
 
-fn events_table(events: &[Event]) -> RecordBatch {
+pub fn events_table(events: &[Event]) -> RecordBatch {
     let notes = events.iter().map(|e| e.note.as_deref());
     let letters = events.iter().map(|e| e.key.map(letter));
     batch(vec![
@@ -44,7 +44,7 @@ fn events_table(events: &[Event]) -> RecordBatch {
     ])
 }
 
-fn spine_table(spine: &[Asked]) -> RecordBatch {
+pub fn spine_table(spine: &[Asked]) -> RecordBatch {
     let letters = spine.iter().map(|s| s.key.map(letter));
     batch(vec![
         (
@@ -65,7 +65,7 @@ fn letter(key: i64) -> String {
     format!("key {key}")
 }
 
-fn plan(
+pub fn plan(
     spine: &RecordBatch,
     events: &RecordBatch,
     keys: &[&str],
@@ -129,7 +129,7 @@ fn check<'a>(
     }
 }
 
-fn event() -> impl Strategy<Value = Event> {
+pub fn event() -> impl Strategy<Value = Event> {
     let x = prop_oneof![
         Just(None),
         prop::sample::select(vec![
@@ -160,13 +160,13 @@ fn event() -> impl Strategy<Value = Event> {
     })
 }
 
-fn asked() -> impl Strategy<Value = Asked> {
+pub fn asked() -> impl Strategy<Value = Asked> {
     let key = prop::option::weighted(0.9, 0..5i64);
     let at = prop::option::weighted(0.9, -1..16i64);
     (key, at).prop_map(|(key, at)| Asked { key, at })
 }
 
-fn rules() -> impl Strategy<Value = Rules> {
+pub fn rules() -> impl Strategy<Value = Rules> {
     let ttl = prop::option::of((0..6i64).prop_map(Interval::from_micros));
     (ttl, any::<bool>(), any::<bool>()).prop_map(|(ttl, strictly_before, known_at_the_time)| {
         Rules {

@@ -1,0 +1,5 @@
+//! Windows against brute force.
+
+pub mod cases;
+mod memory;
+mod reference;
