@@ -10,8 +10,8 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 use granary_catalog::Snapshot;
 use granary_engine::{Engine, OfflineTable};
+use granary_model::UtcMicros;
 use granary_model::definitions::{Definitions, FeatureView};
-use granary_model::{Interval, UtcMicros};
 
 use crate::error::IngestError;
 use crate::materialize::{MaterializeRequest, Materializer, RunOutcome, lag, why_not};

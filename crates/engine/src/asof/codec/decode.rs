@@ -118,6 +118,7 @@ impl<'a> Decoder<'a> {
             created_time: inputs.created_time,
             values: values.collect::<Result<_>>()?,
             ttl: node.ttl.map(interval),
+            refreshed_every: node.refreshed_every.map(interval),
             strictly_before: inputs.strictly_before,
             known_at_the_time: inputs.known_at_the_time,
             matching: node.runs.map_or(Match::Latest, matching),

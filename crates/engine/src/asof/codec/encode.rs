@@ -93,6 +93,7 @@ impl Encoder<'_> {
             }),
             values: values.collect::<Result<_>>()?,
             ttl: spec.ttl.map(interval),
+            refreshed_every: spec.refreshed_every.map(interval),
             runs,
             event_time_name: spec.event_time_name.clone(),
             status_name: spec.status_name.clone(),

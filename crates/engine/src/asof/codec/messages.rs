@@ -36,6 +36,8 @@ pub(super) struct JoinNode {
     pub(super) event_time_name: String,
     #[prost(string, tag = "6")]
     pub(super) status_name: String,
+    #[prost(message, optional, tag = "7")]
+    pub(super) refreshed_every: Option<IntervalNode>,
 }
 
 /// [`crate::asof::AsOfWindowSpec`].
