@@ -2,6 +2,7 @@
 //! the events.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::concat;
@@ -10,7 +11,8 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryRese
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use futures::StreamExt;
-use std::sync::Arc;
+
+use super::compact::row_bytes;
 
 /// Share of the free memory that a part may take, one in so many.
 const PART_SHARE: usize = 4;
@@ -74,7 +76,8 @@ impl Parts {
                 continue;
             }
             let rows = batch.num_rows();
-            let bytes = batch.get_array_memory_size() + rows * self.row_cost.spine;
+            let bytes: usize = batch.columns().iter().map(row_bytes).sum();
+            let bytes = bytes + rows * self.row_cost.spine;
             results += rows * self.row_cost.results;
             // A batch in hand must be worked off, reserved or not.
             self.reservation.grow(bytes);

@@ -2,15 +2,16 @@
 //! spine.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::interleave;
 use arrow::datatypes::SchemaRef;
 use datafusion::error::Result;
-use datafusion::execution::memory_pool::MemoryReservation;
 
 use super::bucket::Piece;
 use super::program::Program;
+use super::work::Taken;
 use crate::asof::spine::Spine;
 
 /// The outputs of a piece, a row a position.
@@ -22,7 +23,7 @@ pub(super) struct Answers {
     columns: Vec<Vec<ArrayRef>>,
     /// Piece and place of each row of the part.
     sources: Vec<(u32, u32)>,
-    _reservation: MemoryReservation,
+    _memory: Arc<Taken>,
 }
 
 impl Answers {
@@ -31,7 +32,7 @@ impl Answers {
         program: &Program,
         spine: &Spine,
         results: Vec<Results>,
-        reservation: MemoryReservation,
+        memory: Arc<Taken>,
     ) -> Result<Self> {
         let nothing = results.len() as u32;
         let mut sources = vec![(nothing, 0); spine.row_count()];
@@ -46,7 +47,7 @@ impl Answers {
         Ok(Self {
             columns,
             sources,
-            _reservation: reservation,
+            _memory: memory,
         })
     }
 

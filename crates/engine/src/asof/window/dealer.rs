@@ -21,8 +21,10 @@ use crate::asof::time::micros;
 
 /// Rows of a chunk where memory allows.
 pub(super) const CHUNK_ROWS: usize = 1 << 18;
-/// Buckets at most; the last of them may be empty.
+/// Buckets at most.
 const BUCKETS_MAX: usize = 256;
+/// Bytes of a bucket in memory below which more buckets are more work than use.
+const BUCKET_BYTES_MIN: usize = 64 << 10;
 
 /// Columns of dealt events before the kept ones.
 pub(super) const GROUP: usize = 0;
@@ -37,6 +39,8 @@ pub(super) struct Deal {
     pub(super) program: Arc<Program>,
     pub(super) spine: Arc<Spine>,
     pub(super) buckets: Buckets,
+    /// Bytes of dealt events in memory at most, whatever the pool would give.
+    pub(super) held_bytes_max: usize,
     /// The first and the last time that can matter, a group each.
     reach: Vec<(i64, i64)>,
     /// Of dealt events.
@@ -51,8 +55,10 @@ pub(super) struct Buckets {
 }
 
 impl Buckets {
-    fn new(groups: usize) -> Self {
-        let width = groups.div_ceil(BUCKETS_MAX).next_power_of_two();
+    /// `held_bytes_max`: of all buckets together, in memory.
+    fn new(groups: usize, held_bytes_max: usize) -> Self {
+        let count_max = (held_bytes_max / BUCKET_BYTES_MIN).clamp(1, BUCKETS_MAX);
+        let width = groups.div_ceil(count_max).next_power_of_two();
         Self {
             shift: width.trailing_zeros(),
             groups: groups as u32,
@@ -75,7 +81,12 @@ impl Buckets {
 }
 
 impl Deal {
-    pub(super) fn new(spec: Arc<AsOfWindowSpec>, program: Arc<Program>, spine: Arc<Spine>) -> Self {
+    pub(super) fn new(
+        spec: Arc<AsOfWindowSpec>,
+        program: Arc<Program>,
+        spine: Arc<Spine>,
+        held_bytes_max: usize,
+    ) -> Self {
         let mut fields = vec![
             Arc::new(Field::new("group", DataType::UInt32, false)),
             Arc::new(Field::new("time", DataType::Int64, false)),
@@ -89,7 +100,8 @@ impl Deal {
             .map(|group| program.reach(&spine.times()[spine.positions(group)]))
             .collect();
         Self {
-            buckets: Buckets::new(spine.group_count()),
+            buckets: Buckets::new(spine.group_count(), held_bytes_max),
+            held_bytes_max,
             schema: Arc::new(Schema::new(fields)),
             reach,
             spec,
@@ -100,8 +112,15 @@ impl Deal {
 
     /// The dealt events that matter to a piece of their bucket.
     pub(super) fn within(&self, piece: &Piece, events: &RecordBatch) -> Result<RecordBatch> {
-        let times = &self.spine.times()[piece.positions.clone()];
-        let (first, last) = self.program.reach(times);
+        // Times ascend within a group only; what no position of it can see was
+        // not dealt.
+        let (first, last) = match piece.groups.len() {
+            1 => {
+                let times = &self.spine.times()[piece.positions.clone()];
+                self.program.reach(times)
+            }
+            _ => (i64::MIN, i64::MAX),
+        };
         let groups = events.column(GROUP).as_primitive::<UInt32Type>().values();
         let times = events.column(TIME).as_primitive::<Int64Type>().values();
         let matters = groups
@@ -295,15 +314,19 @@ mod tests {
 
     #[test]
     fn buckets_cover_all_groups_once() {
-        for groups in [0, 1, 255, 256, 257, 1000, 100_000] {
-            let buckets = Buckets::new(groups);
+        let counts = [0, 1, 255, 256, 257, 1000, 100_000];
+        let of_memory = |bytes| counts.map(|groups| Buckets::new(groups, bytes));
+        for buckets in [0, 100_000, 1 << 20, usize::MAX]
+            .into_iter()
+            .flat_map(of_memory)
+        {
             assert!(buckets.count() <= BUCKETS_MAX);
             let covered = (0..buckets.count()).flat_map(|bucket| {
                 let covered = buckets.groups(bucket);
                 assert!(covered.clone().all(|group| buckets.of(group) == bucket));
                 covered
             });
-            assert!(covered.eq(0..groups as u32));
+            assert!(covered.eq(0..buckets.groups));
         }
     }
 }

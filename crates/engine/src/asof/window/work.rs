@@ -35,14 +35,14 @@ use crate::asof::time::micros;
 const ROW_BYTES: usize = 64;
 /// What a text or a list takes, roughly.
 const VARIABLE_BYTES: usize = 64;
-/// Bytes of a chunk before it is put in order, at most.
-const CHUNK_BYTES_MAX: usize = 32 << 20;
-/// Share of the memory pool that chunks in the making may take, one in so many.
-const CHUNK_SHARE: usize = 32;
-/// Bytes below which a chunk is more work than use.
-const CHUNK_BYTES_MIN: usize = 64 << 10;
 /// Share of the memory pool for events that wait for their bucket's turn.
 const HELD_SHARE: usize = 2;
+/// Bytes of all chunks in the making, before they are put in order, at most.
+const CHUNK_BYTES_MAX: usize = 64 << 20;
+/// Share for those of the memory for events, one in so many.
+const CHUNK_SHARE: usize = 8;
+/// Bytes below which a chunk is more work than use.
+const CHUNK_BYTES_MIN: usize = 16 << 10;
 /// What an event in a bucket takes besides its own bytes, those of a copy
 /// included: order, masks, trees of kernels.
 const EVENT_BYTES: usize = 64;
@@ -90,18 +90,9 @@ impl Work {
         spine: SendableRecordBatchStream,
         sender: Sender<Result<RecordBatch>>,
     ) -> Result<()> {
-        let fields = self.schema.fields().iter();
-        let outputs = fields.skip(spine.schema().fields().len());
-        let output_bytes = |field: &FieldRef| {
-            field
-                .data_type()
-                .primitive_width()
-                .unwrap_or(VARIABLE_BYTES)
-                + 1
-        };
         let row_cost = RowCost {
             spine: ROW_BYTES,
-            results: outputs.map(output_bytes).sum(),
+            results: self.result_bytes(),
         };
         let mut parts = Parts::new(spine, "AsOfWindowExec", row_cost, self.context.clone());
         loop {
@@ -128,6 +119,17 @@ impl Work {
         }
     }
 
+    /// What the results of a row take, roughly.
+    fn result_bytes(&self) -> usize {
+        let fields = self.schema.fields();
+        let outputs = &fields[fields.len() - self.program.output_count..];
+        let bytes = |output: &FieldRef| {
+            let width = output.data_type().primitive_width();
+            width.unwrap_or(VARIABLE_BYTES) + 1
+        };
+        outputs.iter().map(bytes).sum()
+    }
+
     async fn answer(&self, part: &[RecordBatch]) -> Result<Answers> {
         self.metrics.spine_parts.add(1);
         let timer = self.metrics.elapsed.timer();
@@ -137,10 +139,21 @@ impl Work {
             .collect::<Result<_>>()?;
         let times = micros(&column(&self.spec.time, part)?)?;
         let spine = Arc::new(Spine::new(&keys, &times)?);
-        let deal = Deal::new(self.spec.clone(), self.program.clone(), spine.clone());
+        let (spec, program) = (self.spec.clone(), self.program.clone());
+        let held_bytes_max = match self.context.memory_pool().memory_limit() {
+            MemoryLimit::Finite(bytes) => bytes / HELD_SHARE,
+            _ => usize::MAX,
+        };
+        let deal = Deal::new(spec, program, spine.clone(), held_bytes_max);
         let deal = Arc::new(deal);
         timer.done();
+        // Before events take what there is.
         let results = self.reservation("results");
+        results.try_grow(spine.position_count() * self.result_bytes())?;
+        let results = Arc::new(Taken {
+            reservation: results,
+            bytes: AtomicUsize::new(0),
+        });
         let mut found = Vec::new();
         if spine.position_count() > 0 {
             let store = Arc::new(self.deal(&deal).await?);
@@ -156,18 +169,11 @@ impl Work {
 
     /// One pass over the events.
     async fn deal(&self, deal: &Arc<Deal>) -> Result<Store> {
-        let (chunk_bytes_max, held_bytes_max) = match self.context.memory_pool().memory_limit() {
-            MemoryLimit::Finite(bytes) => {
-                let chunk = (bytes / CHUNK_SHARE).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
-                (chunk, bytes / HELD_SHARE)
-            }
-            _ => (CHUNK_BYTES_MAX, usize::MAX),
-        };
         let held = MemoryConsumer::new("AsOfWindowExec[events]").with_can_spill(true);
         let store = Store::new(
             deal.schema.clone(),
             deal.buckets.count(),
-            held_bytes_max,
+            deal.held_bytes_max,
             held.register(self.context.memory_pool()),
             self.context.runtime_env().disk_manager.clone(),
             self.metrics.spills.clone(),
@@ -175,8 +181,11 @@ impl Work {
         let store = Arc::new(Mutex::new(store));
         // A plan with exchanges in it can be executed once only: each pass has its own.
         let events = reset_plan_states(self.events.clone())?;
+        let partitions = events.output_partitioning().partition_count();
+        let chunk_bytes_max = CHUNK_BYTES_MAX.min(deal.held_bytes_max / CHUNK_SHARE);
+        let chunk_bytes_max = (chunk_bytes_max / partitions.max(1)).max(CHUNK_BYTES_MIN);
         let mut passes = Vec::new();
-        for partition in 0..events.output_partitioning().partition_count() {
+        for partition in 0..partitions {
             let pass = Pass {
                 dealer: Dealer::new(deal.clone(), chunk_bytes_max),
                 store: store.clone(),
@@ -198,7 +207,7 @@ impl Work {
         &self,
         deal: &Arc<Deal>,
         store: &Arc<Store>,
-        results: &MemoryReservation,
+        results: &Arc<Taken>,
     ) -> Result<Vec<Results>> {
         let mut order: Vec<usize> = (0..deal.buckets.count()).collect();
         order.retain(|bucket| store.rows(*bucket) > 0);
@@ -214,7 +223,7 @@ impl Work {
                     order: order.clone(),
                     next: next.clone(),
                     reservation: self.reservation(&format!("bucket {core}")),
-                    results: results.new_empty(),
+                    results: results.clone(),
                     metrics: self.metrics.clone(),
                 };
                 SpawnedTask::spawn(worker.run())
@@ -222,10 +231,7 @@ impl Work {
             .collect();
         let mut found = Vec::new();
         for worker in workers {
-            let (pieces, bytes) = joined(worker).await?;
-            results.grow(bytes.size());
-            drop(bytes);
-            found.extend(pieces);
+            found.extend(joined(worker).await?);
         }
         Ok(found)
     }
@@ -234,6 +240,23 @@ impl Work {
 async fn joined<T: 'static>(task: SpawnedTask<Result<T>>) -> Result<T> {
     let result = task.join_unwind().await;
     result.map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))?
+}
+
+/// Memory that is reserved before it is needed.
+pub(super) struct Taken {
+    reservation: MemoryReservation,
+    bytes: AtomicUsize,
+}
+
+impl Taken {
+    /// More than was reserved is asked for.
+    fn take(&self, bytes: usize) -> Result<()> {
+        let taken = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        match taken.checked_sub(self.reservation.size()) {
+            Some(missing) => self.reservation.try_grow(missing),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A pass over one partition of the events.
@@ -287,17 +310,17 @@ struct Worker {
     order: Arc<Vec<usize>>,
     next: Arc<AtomicUsize>,
     reservation: MemoryReservation,
-    results: MemoryReservation,
+    results: Arc<Taken>,
     metrics: Metrics,
 }
 
 impl Worker {
-    async fn run(self) -> Result<(Vec<Results>, MemoryReservation)> {
+    async fn run(self) -> Result<Vec<Results>> {
         let mut found = Vec::new();
         loop {
             let next = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(bucket) = self.order.get(next) else {
-                return Ok((found, self.results));
+                return Ok(found);
             };
             self.bucket(*bucket, &mut found)?;
             self.reservation.free();
@@ -327,7 +350,7 @@ impl Worker {
                 outputs => outputs?,
             };
             let bytes = outputs.iter().map(row_bytes).sum();
-            self.results.try_grow(bytes)?;
+            self.results.take(bytes)?;
             found.push((piece, outputs));
         }
         Ok(())

@@ -55,15 +55,6 @@ async fn kinds_are_decided_by_form() {
             ("windowed", ViewKind::Windowed),
         ]
     );
-    let spans = check(&engine(&folder()), &[("base", &base()), ("more", more)])
-        .await
-        .unwrap()
-        .unserved;
-    let told: Vec<_> = spans.iter().map(|d| d.message.as_str()).collect();
-    assert_eq!(
-        told,
-        ["windowed feature views are not served by this version"; 2]
-    );
 }
 
 #[tokio::test]

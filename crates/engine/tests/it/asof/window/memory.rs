@@ -17,7 +17,7 @@ use crate::asof::{Layout, metric, run};
 
 const LAYOUT: Layout = Layout {
     partitions: 3,
-    batch_rows: 512,
+    batch_rows: 100,
 };
 
 /// So many events of keys 0, 1, .., half of them of key 0, in no order.
@@ -114,7 +114,7 @@ fn check_sample(
 
 #[test]
 fn events_of_ten_times_the_memory_wait_on_disk() {
-    let count = 60_000;
+    let count = 40_000;
     let (spine, events) = (
         spine_table(&spine(2_000, count)),
         events_table(&events(count)),
@@ -125,6 +125,7 @@ fn events_of_ten_times_the_memory_wait_on_disk() {
     let plan = plan(&spine, &events, &spec, LAYOUT);
     let output = run(plan.clone(), Some(memory)).unwrap();
     let metrics = plan.metrics().unwrap();
+    eprintln!("{memory} {metrics}");
     assert!(metrics.spill_count().unwrap() > 2);
     assert!(metrics.spilled_bytes().unwrap() > 2 * memory);
     check_sample(&output, &spine, &definition, &events);
@@ -147,7 +148,7 @@ fn a_spine_larger_than_its_share_is_worked_off_in_parts() {
 
 #[test]
 fn a_key_larger_than_memory_needs_frames_with_a_start() {
-    let count = 40_000;
+    let count = 24_000;
     let (spine, events) = (
         spine_table(&spine(500, count)),
         events_table(&events(count)),
