@@ -10,6 +10,7 @@ pub mod engine;
 pub mod error;
 pub mod lookup;
 pub mod offline;
+pub mod preceding;
 pub mod query;
 pub mod run;
 mod source;

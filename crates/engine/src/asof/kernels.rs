@@ -27,7 +27,7 @@ use arrow::array::{ArrayRef, BooleanArray, Int64Array, UInt32Array, new_empty_ar
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
 use datafusion::error::Result;
-use datafusion::logical_expr::AggregateUDF;
+use datafusion::logical_expr::{Accumulator, AggregateUDF};
 use datafusion::physical_expr::PhysicalExpr;
 
 pub(crate) use decayed::Decayed;
@@ -255,6 +255,11 @@ impl Call {
         let none: Vec<ArrayRef> = none.map(|f| new_empty_array(f.data_type())).collect();
         let nothing = 0..0;
         self.evaluate(&none, None, &[nothing])
+    }
+
+    /// DataFusion's accumulator, to be fed in event order; it knows no DISTINCT.
+    pub(crate) fn accumulator(&self) -> Result<Box<dyn Accumulator>> {
+        accumulate::accumulator(self, false)
     }
 
     fn evaluate_selected(&self, inputs: &[ArrayRef], ranges: &[RowRange]) -> Result<ArrayRef> {

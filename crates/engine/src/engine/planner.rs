@@ -1,7 +1,6 @@
-//! The one query planner: DataFusion's, with the nodes of Delta Lake's writer.
-//!
-//! Operators of our own join this list, since a session has one planner only.
-//! Expressions that no query holds are planned here too.
+//! The one query planner: DataFusion's, with the nodes of Delta Lake's writer and
+//! our own, since a session has one planner only. Expressions that no query holds
+//! are planned here too.
 
 use std::sync::Arc;
 
@@ -19,6 +18,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use deltalake_core::delta_datafusion::planner::DeltaExtensionPlanner;
 
+use crate::preceding::PrecedingWindowsPlanner;
+
 #[derive(Debug)]
 pub(super) struct GranaryPlanner;
 
@@ -29,7 +30,8 @@ impl QueryPlanner for GranaryPlanner {
         logical_plan: &LogicalPlan,
         session: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        DefaultPhysicalPlanner::with_extension_planners(vec![DeltaExtensionPlanner::new()])
+        let ours = Arc::new(PrecedingWindowsPlanner);
+        DefaultPhysicalPlanner::with_extension_planners(vec![DeltaExtensionPlanner::new(), ours])
             .create_physical_plan(logical_plan, session)
             .await
     }

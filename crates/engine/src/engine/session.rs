@@ -30,6 +30,7 @@ use crate::check::{event_time_origins, is_row_wise};
 use crate::error::EngineError;
 use crate::lookup::QueryViewTable;
 use crate::offline::table::FeatureViewTable;
+use crate::preceding::TakePrecedingWindows;
 use crate::source::{DeltaTables, NameBadRows, Source, recorded_schema};
 
 /// How equi-joins are computed.
@@ -155,6 +156,7 @@ impl Engine {
                     stores: self.stores().clone(),
                 }),
             )
+            .with_optimizer_rule(Arc::new(TakePrecedingWindows))
             .with_physical_optimizer_rule(Arc::new(NameBadRows))
             .with_query_planner(Arc::new(GranaryPlanner))
             .build();

@@ -9,6 +9,7 @@ mod cuts;
 mod lookups;
 mod memory;
 mod outputs;
+mod preceding;
 mod project;
 mod runs;
 mod training;

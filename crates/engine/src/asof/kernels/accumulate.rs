@@ -77,7 +77,7 @@ fn inexact(data_type: &DataType) -> bool {
 }
 
 /// DISTINCT is done before: the accumulator sees every row once.
-fn accumulator(call: &Call, sliding: bool) -> Result<Box<dyn Accumulator>> {
+pub(super) fn accumulator(call: &Call, sliding: bool) -> Result<Box<dyn Accumulator>> {
     let arguments = AccumulatorArgs {
         return_field: call.return_field.clone(),
         schema: &call.schema,

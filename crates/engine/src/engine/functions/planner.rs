@@ -20,6 +20,7 @@ use super::arguments;
 use super::decayed::{Decay, DecayedLatest, DecayedSum};
 use super::top_k::TopK;
 use super::top_share::TopShare;
+use crate::preceding::{positional, reaches_no_further};
 
 /// Comes before DataFusion's own planners of expressions.
 #[derive(Debug)]
@@ -125,12 +126,27 @@ impl ExprPlanner for CallPlanner {
         }
     }
 
-    fn plan_window(&self, call: RawWindowExpr) -> Result<PlannerResult<RawWindowExpr>> {
+    fn plan_window(&self, mut call: RawWindowExpr) -> Result<PlannerResult<RawWindowExpr>> {
         check_constants(call.func_def.name(), &call.args)?;
         if call.func_def.name() == DecayedSum::NAME {
             return self.window(call);
         }
+        if let Some(function) = aggregate_with_filter(&call) {
+            call.func_def = WindowFunctionDefinition::AggregateUDF(function);
+        }
         Ok(PlannerResult::Original(call))
+    }
+}
+
+/// DataFusion's window functions know no FILTER; the aggregates of the same
+/// names do, over frames that are ours to compute.
+fn aggregate_with_filter(call: &RawWindowExpr) -> Option<Arc<AggregateUDF>> {
+    if call.filter.is_none() || !reaches_no_further(&call.window_frame) {
+        return None;
+    }
+    match &call.func_def {
+        WindowFunctionDefinition::WindowUDF(function) => positional(function.name()),
+        WindowFunctionDefinition::AggregateUDF(_) => None,
     }
 }
 
