@@ -18,11 +18,13 @@
 //! | [`answers`] | their values |
 //! | [`running`] | frames without a start, of partitions too long to hold |
 //! | [`stream`] | which rows are in memory, and for how long |
+//! | [`codec`] | the operator as bytes |
 //!
 //! Nothing here knows of features or of t: a row's frame is its own.
 
 mod answers;
 mod axis;
+mod codec;
 mod columns;
 mod exec;
 mod frame;
@@ -33,6 +35,7 @@ mod running;
 mod sorted;
 mod stream;
 
+pub use codec::PrecedingWindowsCodec;
 pub use exec::{PrecedingWindowsExec, PrecedingWindowsSpec, Window};
 pub(crate) use frame::reaches_no_further;
 pub use frame::{Edge, Frame};

@@ -1,6 +1,7 @@
 //! Windows that end at or before their row: ours against DataFusion's own, and
 //! against frames looked up row by row.
 
+mod codec;
 mod frames;
 mod memory;
 mod stock;
