@@ -10,8 +10,14 @@ use std::path::PathBuf;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     println!("cargo:rerun-if-changed={}", root.display());
-    let files = ["types", "features", "catalog", "materialization"]
-        .map(|name| root.join(format!("granary/v1/{name}.proto")));
+    let files = [
+        "types",
+        "features",
+        "catalog",
+        "materialization",
+        "historical",
+    ]
+    .map(|name| root.join(format!("granary/v1/{name}.proto")));
     let descriptors = protox::compile(files, [&root])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?).join("granary_descriptor.bin");
     std::fs::write(out, protox::prost::Message::encode_to_vec(&descriptors))?;

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    apply, completions, demo, describe, get, history, init, materialize, plan, serve, sql, status,
+    apply, completions, demo, describe, get, get_historical, history, init, materialize, plan,
+    serve, sql, status,
 };
 
 /// The feature store of a consumer lender: features defined in SQL,
@@ -47,6 +48,8 @@ pub enum Command {
     Materialize(materialize::Args),
     /// Read features of some entities
     Get(get::Args),
+    /// Build a training set: features as of each row's own time
+    GetHistorical(get_historical::Args),
     /// Run SQL over sources, views and offline feature tables
     Sql(sql::Args),
     /// List the objects, or show one in full

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use granary_ingest::{Progress, Stage};
 use granary_model::UtcMicros;
@@ -20,6 +20,53 @@ pub fn on_stderr() -> Arc<dyn Progress> {
         Arc::new(Bars::default())
     } else {
         Arc::new(Lines::default())
+    }
+}
+
+/// How far one long job is: a spinner on a terminal, a line now and then elsewhere.
+pub struct RowCount {
+    what: &'static str,
+    bar: Option<ProgressBar>,
+    told: Mutex<Instant>,
+}
+
+/// How often a log is told.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+impl RowCount {
+    pub fn on_stderr(what: &'static str) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new_spinner();
+            let style = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            bar.set_message(what);
+            bar.enable_steady_tick(TICK);
+            bar
+        });
+        Self {
+            what,
+            bar,
+            told: Mutex::new(Instant::now()),
+        }
+    }
+
+    pub fn rows(&self, rows: u64) {
+        let text = || format!("{}: {}", self.what, human::counted(rows, "row"));
+        if let Some(bar) = &self.bar {
+            bar.set_message(text());
+            return;
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.elapsed() >= LINE_EVERY {
+            *told = Instant::now();
+            eprintln!("{}", text());
+        }
+    }
+
+    pub fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, anyhow, bail};
 use granary_catalog::durable::DurableLocal;
 use granary_catalog::{Catalog, Plan, Snapshot};
-use granary_engine::{Engine, StoreFactory};
+use granary_engine::{Engine, EngineSettings, StoreFactory};
 use granary_ingest::{Materializer, OlderVersion, live_definitions};
 use granary_model::{Clock, Definitions, SystemClock};
 use granary_serving::Reader;
@@ -155,6 +155,16 @@ impl Project {
         );
         Ok(reader.await?)
     }
+}
+
+/// An engine over the files of this machine and of object stores, for commands
+/// that work without a project.
+pub fn engine_without_project() -> anyhow::Result<Engine> {
+    let here = std::env::current_dir().context("cannot tell the current folder")?;
+    let root = root_url(&here, ".")?;
+    let settings = EngineSettings::default();
+    let clock = Arc::new(SystemClock);
+    Ok(Engine::new(settings, root, here, store_factory(), clock)?)
 }
 
 fn nearest_project() -> anyhow::Result<PathBuf> {

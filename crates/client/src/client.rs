@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use granary_proto::catalog_client::CatalogClient;
 use granary_proto::features_client::FeaturesClient;
+use granary_proto::historical_client::HistoricalClient;
 use granary_proto::materialization_client::MaterializationClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
@@ -108,6 +109,12 @@ impl Client {
 
     pub(crate) fn materialization(&self) -> MaterializationClient<Channel> {
         MaterializationClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn historical(&self) -> HistoricalClient<Channel> {
+        HistoricalClient::new(self.channel.clone())
+            .max_decoding_message_size(self.settings.answer_bytes_max)
+            .max_encoding_message_size(usize::MAX)
     }
 
     /// A request that says who asks.

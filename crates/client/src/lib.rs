@@ -8,10 +8,12 @@ mod catalog;
 mod client;
 mod error;
 mod features;
+mod historical;
 mod materialize;
 
 pub use catalog::{ColumnInfo, ObjectInfo, ObjectKind, ObjectListing, RunInfo};
 pub use client::{Client, ClientSettings};
 pub use error::ClientError;
 pub use features::{AsOf, FeatureColumn, GetFeatures, ReadAnswer, Target};
+pub use historical::{GetHistorical, HistoricalAnswer, HistoricalReport, Reporter, WithoutRun};
 pub use materialize::{MaterializeEvent, MaterializeEvents, MaterializeOptions, MaterializeStage};

@@ -10,6 +10,7 @@ mod background;
 mod catalog;
 mod edge;
 mod features;
+mod historical;
 mod http;
 mod materialization;
 mod metrics;

@@ -19,16 +19,18 @@ pub(crate) enum Rpc {
     DescribeObject,
     Materialize,
     FollowMaterialization,
+    GetHistorical,
 }
 
 impl Rpc {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::GetFeatures,
         Self::StreamFeatures,
         Self::ListObjects,
         Self::DescribeObject,
         Self::Materialize,
         Self::FollowMaterialization,
+        Self::GetHistorical,
     ];
 
     /// `None` for what is not Granary's own: health, reflection, unknown paths.
@@ -44,6 +46,7 @@ impl Rpc {
             Self::DescribeObject => "/granary.v1.Catalog/DescribeObject",
             Self::Materialize => "/granary.v1.Materialization/Materialize",
             Self::FollowMaterialization => "/granary.v1.Materialization/FollowMaterialization",
+            Self::GetHistorical => "/granary.v1.Historical/GetHistorical",
         }
     }
 
@@ -77,6 +80,7 @@ pub(crate) struct Metrics {
     pub swept_rows: IntCounter,
     pub materializations: IntCounter,
     pub failed_materializations: IntCounter,
+    pub training_rows: IntCounter,
     reader: ReaderMetrics,
 }
 
@@ -180,6 +184,11 @@ impl Metrics {
                 r,
                 "granary_failed_materializations_total",
                 "materialisations of this server in which a view failed",
+            )?,
+            training_rows: counter(
+                r,
+                "granary_training_rows_total",
+                "rows of training sets that were sent",
             )?,
             reader: ReaderMetrics::new(r)?,
             registry,

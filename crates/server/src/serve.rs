@@ -10,6 +10,7 @@ use granary_model::{Clock, ErrorKind};
 use granary_proto as pb;
 use granary_proto::catalog_server::CatalogServer;
 use granary_proto::features_server::FeaturesServer;
+use granary_proto::historical_server::HistoricalServer;
 use granary_proto::materialization_server::MaterializationServer;
 use granary_serving::Reader;
 use granary_store::OnlineStore;
@@ -28,6 +29,7 @@ use crate::background::Background;
 use crate::catalog::CatalogRpc;
 use crate::edge::EdgeLayer;
 use crate::features::FeaturesRpc;
+use crate::historical::HistoricalRpc;
 use crate::http::{HttpState, router};
 use crate::materialization::MaterializationRpc;
 use crate::metrics::Metrics;
@@ -42,11 +44,12 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
 /// Connections whose peer is gone are noticed within two of these.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// What health checks name: "" is the whole server.
-const HEALTH_NAMES: [&str; 4] = [
+const HEALTH_NAMES: [&str; 5] = [
     "",
     "granary.v1.Features",
     "granary.v1.Catalog",
     "granary.v1.Materialization",
+    "granary.v1.Historical",
 ];
 
 /// What a server works with; the binary picks and makes them.
@@ -194,6 +197,15 @@ fn grpc(
         runs: Arc::new(runs),
         metrics: Arc::clone(metrics),
         settings: Arc::clone(settings),
+        streams: Arc::clone(&streams),
+        closing: closing.clone(),
+    };
+    let historical = HistoricalRpc {
+        reader: Arc::clone(&components.reader),
+        engine: components.engine.clone(),
+        metrics: Arc::clone(metrics),
+        settings: Arc::clone(settings),
+        permits: Arc::new(Semaphore::new(settings.concurrent_training_sets_max.max(1))),
         streams,
         closing: closing.clone(),
     };
@@ -221,6 +233,11 @@ fn grpc(
         )
         .add_service(CatalogServer::new(catalog))
         .add_service(MaterializationServer::new(materialization))
+        .add_service(
+            HistoricalServer::new(historical)
+                .max_decoding_message_size(settings.request_bytes_max)
+                .max_encoding_message_size(usize::MAX),
+        )
         .add_service(tonic_health::pb::health_server::HealthServer::new(health))
         .add_service(reflection))
 }

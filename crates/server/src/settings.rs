@@ -30,6 +30,11 @@ pub struct ServerSettings {
     pub concurrent_materializations_max: usize,
     /// Ended materialisations that can still be followed.
     pub materializations_kept: usize,
+    /// Training sets at a time; one more is turned away with RESOURCE_EXHAUSTED.
+    pub concurrent_training_sets_max: usize,
+    /// The longest spine of a training set, which is kept on disk meanwhile.
+    #[serde(with = "granary_model::bytes")]
+    pub spine_bytes_max: u64,
     /// How long a shutdown waits for reads under way.
     pub shutdown_seconds_max: u64,
     /// The roles of each caller, by its name: what grants are compared with.
@@ -50,6 +55,8 @@ impl Default for ServerSettings {
             refresh_views_seconds: 10,
             concurrent_materializations_max: 2,
             materializations_kept: 100,
+            concurrent_training_sets_max: 2,
+            spine_bytes_max: 8 << 30,
             shutdown_seconds_max: 30,
             roles: BTreeMap::new(),
         }

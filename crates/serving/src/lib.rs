@@ -19,6 +19,7 @@ mod query_cache;
 pub mod read;
 pub mod reader;
 mod state;
+pub mod training;
 
 pub use error::ServingError;
 pub use read::{AsOf, FeatureColumn, ReadRequest, ReadResponse, ReadTarget};

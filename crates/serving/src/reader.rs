@@ -269,6 +269,10 @@ impl Reader {
         within("the number of features", list.len(), bound)
     }
 
+    pub(crate) fn settings(&self) -> &ServingSettings {
+        &self.settings
+    }
+
     fn state(&self) -> Arc<ReadState> {
         Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -293,7 +297,7 @@ async fn compile_lookups(engine: &Engine, state: &ReadState) {
     }
 }
 
-fn within(what: &'static str, given: usize, bound: usize) -> Result<(), ServingError> {
+pub(crate) fn within(what: &'static str, given: usize, bound: usize) -> Result<(), ServingError> {
     if given <= bound {
         return Ok(());
     }
@@ -301,7 +305,7 @@ fn within(what: &'static str, given: usize, bound: usize) -> Result<(), ServingE
 }
 
 /// Grants are those of the newest snapshot: a revoked one ends at once.
-fn check_grants(
+pub(crate) fn check_grants(
     snapshot: &Snapshot,
     caller: &Caller,
     target: &ReadTarget,

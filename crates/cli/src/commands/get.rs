@@ -143,13 +143,28 @@ async fn read(project: &Project, args: &Args) -> anyhow::Result<Answer> {
 async fn ask(endpoint: &str, args: &Args) -> anyhow::Result<Answer> {
     let name = args.client.clone().unwrap_or_else(environment::user);
     let client = Client::connect(endpoint).await?.with_name(&name);
-    let (target, described) = match &args.service {
-        Some(service) => (Target::Service(service.clone()), vec![service.as_str()]),
-        None => {
-            let views = args.features.iter().filter_map(|f| f.split_once('.'));
+    let target = match &args.service {
+        Some(service) => Target::Service(service.clone()),
+        None => Target::Features(args.features.clone()),
+    };
+    let expected = expected_keys(&client, &target).await?;
+    let keys = keys::batch(&args.keys, &expected)?;
+    let mut request = GetFeatures::new(target, keys.clone());
+    request.as_of = args.as_of;
+    request.full_names = args.full_names;
+    request.event_times = true;
+    let answer = client.get_features(&request).await?;
+    Ok(Answer::received(keys, answer))
+}
+
+/// The key columns that a server's target takes, as far as it describes them.
+pub(super) async fn expected_keys(client: &Client, target: &Target) -> anyhow::Result<Vec<Column>> {
+    let described: Vec<&str> = match target {
+        Target::Service(service) => vec![service],
+        Target::Features(features) => {
+            let views = features.iter().filter_map(|f| f.split_once('.'));
             let views: BTreeSet<&str> = views.map(|(view, _)| view).collect();
-            let target = Target::Features(args.features.clone());
-            (target, views.into_iter().collect())
+            views.into_iter().collect()
         }
     };
     let mut expected = Vec::new();
@@ -163,13 +178,7 @@ async fn ask(endpoint: &str, args: &Args) -> anyhow::Result<Answer> {
         let keys = columns.filter(|column| column.role == "key");
         expected.extend(keys.filter_map(|k| Some(Column::new(k.name, key_type(&k.data_type)?))));
     }
-    let keys = keys::batch(&args.keys, &expected)?;
-    let mut request = GetFeatures::new(target, keys.clone());
-    request.as_of = args.as_of;
-    request.full_names = args.full_names;
-    request.event_times = true;
-    let answer = client.get_features(&request).await?;
-    Ok(Answer::received(keys, answer))
+    Ok(expected)
 }
 
 /// The types that a key may have, by their SQL names.

@@ -5,6 +5,7 @@ pub mod completions;
 pub mod demo;
 pub mod describe;
 pub mod get;
+pub mod get_historical;
 pub mod history;
 pub mod init;
 pub mod materialize;
@@ -29,6 +30,7 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Apply(args) => apply::run(&project()?, &args).await,
         Command::Materialize(args) => materialize::run(project()?, args).await,
         Command::Get(args) => get::run(folder, args).await,
+        Command::GetHistorical(args) => get_historical::run(folder, args).await,
         Command::Sql(args) => sql::run(&project()?, args).await,
         Command::Describe(args) => describe::run(&project()?, &args).await,
         Command::Status(args) => status::run(&project()?, &args).await,

@@ -18,6 +18,7 @@ mod parquet;
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -102,6 +103,8 @@ pub struct Written {
     pub rows: u64,
     /// Of the file, of a Delta table those of its files.
     pub bytes: u64,
+    /// Encoding and storing, as far as the rows had to wait for it.
+    pub write_time: Duration,
 }
 
 impl OutputTarget {

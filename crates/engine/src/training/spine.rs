@@ -17,7 +17,7 @@ use arrow::datatypes::{DataType, Schema, TimeUnit};
 use datafusion::catalog::TableProvider;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
-use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column as ColumnExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -31,7 +31,7 @@ use granary_model::definitions::Column;
 use granary_model::types::UTC;
 use granary_model::{FeatureType, did_you_mean};
 
-use crate::engine::event_time_type;
+use crate::engine::{Engine, Joins, event_time_type};
 use crate::error::EngineError;
 
 /// What errors call a spine that has no file.
@@ -78,6 +78,27 @@ pub(crate) struct SpineRows {
     pub(crate) time: Arc<dyn PhysicalExpr>,
     /// An expression over the plan's columns for each of [`SpineColumns::keys`].
     pub(crate) keys: Vec<Arc<dyn PhysicalExpr>>,
+}
+
+impl Engine {
+    /// The rows of a spine in a file, as they are sent to a server: what needs
+    /// no definitions is checked here, by the file's own rows and names.
+    pub async fn spine_rows(
+        &self,
+        file: &str,
+        time: &str,
+        keys: &[Column],
+    ) -> Result<SendableRecordBatchStream, EngineError> {
+        let context = self.context(None, Joins::default());
+        let columns = SpineColumns {
+            time,
+            keys,
+            added: &[],
+        };
+        let opened = open_spine(&context, &Spine::File(file.to_owned()), columns).await?;
+        let rows = opened.plan.execute(0, context.task_ctx());
+        rows.map_err(|error| EngineError::from_query(&opened.name, error))
+    }
 }
 
 /// Opens a spine and checks its columns. Of a CSV file, and of a time column

@@ -158,7 +158,7 @@ async fn typed_files_hold_the_rows_as_they_were() {
     for name in ["a.parquet", "a.arrow", "a.arrows"] {
         let written = case.write(name, false, batches()).await.unwrap();
         let bytes = std::fs::metadata(case.path(name)).unwrap().len();
-        assert_eq!(written, Written { rows: 6, bytes }, "{name}");
+        assert_eq!((written.rows, written.bytes), (6, bytes), "{name}");
         let open = || File::open(case.path(name)).unwrap();
         let read = match name {
             "a.parquet" => parquet(&case.path(name)),
