@@ -6,6 +6,7 @@
 //! - `materialize`: a view of 10 M rows, against reading, sorting and writing
 //!   the same Parquet;
 //! - `read`: online reads over gRPC, against a bare tonic service;
+//! - `training`: training sets, against DuckDB and Polars;
 //! - `restart`: time until ready with 5 M entities, and the first cold reads.
 
 #![allow(
@@ -18,3 +19,4 @@ pub mod data;
 pub mod load;
 pub mod process;
 pub mod raw;
+pub mod training;

@@ -1,6 +1,6 @@
 //! Child processes and what the operating system says of them.
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,34 @@ pub struct Usage {
 pub fn run(command: &mut Command) -> io::Result<Usage> {
     let started = Instant::now();
     let child = command.stdout(Stdio::inherit()).spawn()?;
-    let pid = child.id();
+    let (status, usage) = watch(child.id(), started)?;
+    match status.success() {
+        true => Ok(usage),
+        false => Err(io::Error::other(format!("{command:?} ended with {status}"))),
+    }
+}
+
+/// The same with what it printed; `None` where its exit code is `absent`.
+pub fn run_and_read(command: &mut Command, absent: i32) -> io::Result<Option<(String, Usage)>> {
+    let started = Instant::now();
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let stdout = child.stdout.take();
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        let read = stdout.map(|mut out| out.read_to_string(&mut text));
+        read.transpose().map(|_| text)
+    });
+    let (status, usage) = watch(child.id(), started)?;
+    let text = reader.join().map_err(|_| io::Error::other("its output was not read"))??;
+    match status.code() {
+        Some(0) => Ok(Some((text, usage))),
+        Some(code) if code == absent => Ok(None),
+        _ => Err(io::Error::other(format!("{command:?} ended with {status}"))),
+    }
+}
+
+/// Waits for a child, whose memory is sampled meanwhile.
+fn watch(pid: u32, started: Instant) -> io::Result<(ExitStatus, Usage)> {
     let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let sampler = std::thread::spawn({
         let done = done.clone();
@@ -36,17 +63,14 @@ pub fn run(command: &mut Command) -> io::Result<Usage> {
     let (status, usage) = wait4(pid)?;
     let wall = started.elapsed();
     done.store(true, std::sync::atomic::Ordering::Relaxed);
-    let peak_anon_bytes = sampler.join().unwrap_or(0);
-    if !status.success() {
-        return Err(io::Error::other(format!("{command:?} ended with {status}")));
-    }
-    Ok(Usage {
+    let usage = Usage {
         wall,
         user: duration(usage.ru_utime),
         system: duration(usage.ru_stime),
         peak_rss_bytes: usage.ru_maxrss as u64 * 1024,
-        peak_anon_bytes,
-    })
+        peak_anon_bytes: sampler.join().unwrap_or(0),
+    };
+    Ok((status, usage))
 }
 
 #[allow(

@@ -13,6 +13,7 @@
 mod availability;
 mod chain;
 mod each_time;
+pub mod explain;
 pub mod output;
 mod report;
 mod runs;

@@ -18,6 +18,7 @@ fn help_of_every_command_has_examples() {
         "apply",
         "materialize",
         "get",
+        "get-historical",
         "sql",
         "describe",
         "status",

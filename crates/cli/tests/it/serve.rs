@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 
 use crate::project::{Project, Run};
 
-struct Server {
+pub struct Server {
     child: Child,
-    grpc: String,
+    pub grpc: String,
     http: String,
 }
 
 impl Server {
-    fn start(project: &Project) -> Self {
+    pub fn start(project: &Project) -> Self {
         let mut command =
             project.command(&["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
         let mut child = command

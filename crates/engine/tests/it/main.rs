@@ -11,6 +11,7 @@ mod memory;
 mod outputs;
 mod preceding;
 mod project;
+mod rules;
 mod runs;
 mod training;
 mod types;

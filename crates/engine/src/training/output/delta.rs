@@ -10,6 +10,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::{CastOptions, cast_with_options};
@@ -72,17 +73,19 @@ pub(super) async fn write<E: From<EngineError>>(
         closed: Vec::new(),
     };
     let written = files.fill(rows, progress).await;
+    let started = Instant::now();
     let committed = match written {
-        Ok(rows) => match table.commit(&schema, &files.closed).await {
-            Ok(()) => Ok(rows),
+        Ok(written) => match table.commit(&schema, &files.closed).await {
+            Ok(()) => Ok(written),
             Err(error) => Err(error.into()),
         },
         Err(error) => Err(error),
     };
     match committed {
-        Ok(rows) => Ok(Written {
+        Ok((rows, write_time)) => Ok(Written {
             rows,
             bytes: files.closed.iter().map(|f| f.bytes).sum(),
+            write_time: write_time + started.elapsed(),
         }),
         Err(error) => {
             files.discard().await;
@@ -314,19 +317,23 @@ impl Files<'_> {
         &mut self,
         rows: impl Stream<Item = Result<RecordBatch, E>> + Send,
         progress: &(dyn Fn(u64) + Send + Sync),
-    ) -> Result<u64, E> {
+    ) -> Result<(u64, Duration), E> {
         let mut rows = pin!(rows);
         let mut written = 0;
+        let mut write_time = Duration::ZERO;
         while let Some(batch) = rows.next().await {
             let batch = batch?;
             if batch.num_rows() > 0 {
                 written += batch.num_rows() as u64;
+                let started = Instant::now();
                 self.write(&batch).await?;
+                write_time += started.elapsed();
                 progress(written);
             }
         }
+        let started = Instant::now();
         self.close().await?;
-        Ok(written)
+        Ok((written, write_time + started.elapsed()))
     }
 
     async fn write(&mut self, batch: &RecordBatch) -> Result<(), EngineError> {

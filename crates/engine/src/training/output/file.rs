@@ -1,5 +1,9 @@
 //! A training set in one file.
 
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
@@ -7,8 +11,6 @@ use futures::{Stream, StreamExt};
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, RenameOptions, RenameTargetMode};
-use std::pin::pin;
-use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use uuid::Uuid;
 
@@ -31,10 +33,16 @@ pub(super) async fn write<E: From<EngineError>>(
     let mut file = Upload::begin(stores, target)?;
     let written = fill(&mut file, &mut encoder, rows, target, progress).await;
     match written {
-        Ok(rows) => {
+        Ok((rows, mut write_time)) => {
             let bytes = file.bytes;
+            let started = Instant::now();
             file.complete(target).await?;
-            Ok(Written { rows, bytes })
+            write_time += started.elapsed();
+            Ok(Written {
+                rows,
+                bytes,
+                write_time,
+            })
         }
         Err(error) => {
             file.discard().await;
@@ -49,22 +57,26 @@ async fn fill<E: From<EngineError>>(
     rows: impl Stream<Item = Result<RecordBatch, E>> + Send,
     target: &OutputTarget,
     progress: &(dyn Fn(u64) + Send + Sync),
-) -> Result<u64, E> {
+) -> Result<(u64, Duration), E> {
     let mut rows = pin!(rows);
     let mut written = 0;
+    let mut write_time = Duration::ZERO;
     while let Some(batch) = rows.next().await {
         let batch = batch?;
         if batch.num_rows() == 0 {
             continue;
         }
         written += batch.num_rows() as u64;
+        let started = Instant::now();
         let bytes = encoder.encode(batch).await.map_err(|e| e.of(target))?;
         file.put(bytes).await?;
+        write_time += started.elapsed();
         progress(written);
     }
+    let started = Instant::now();
     let bytes = encoder.finish().await.map_err(|e| e.of(target))?;
     file.put(bytes).await?;
-    Ok(written)
+    Ok((written, write_time + started.elapsed()))
 }
 
 /// A file that is being written.
