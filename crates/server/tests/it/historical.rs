@@ -132,7 +132,7 @@ async fn rows_come_back_in_order_with_their_types_and_features() {
     }
     assert_eq!(rows.columns()[..2], given.columns()[..2]);
     let words = |batch: &RecordBatch| arrow::compute::cast(batch.column(2), &DataType::Utf8);
-    assert_eq!(words(&rows).unwrap(), words(&given).unwrap());
+    assert_eq!(&words(&rows).unwrap(), &words(&given).unwrap());
     assert_eq!(
         amounts(&rows),
         [Some(20.0), Some(10.0), None, None, Some(30.0)]
