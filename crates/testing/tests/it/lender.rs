@@ -12,7 +12,7 @@ mod copenhagen;
 mod expected;
 mod gowalla;
 mod project;
-mod raw;
+pub(crate) mod raw;
 mod retail;
 mod village;
 

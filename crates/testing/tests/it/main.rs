@@ -8,3 +8,4 @@
 
 mod lender;
 mod repository;
+mod training;
