@@ -11,7 +11,7 @@ mod compare;
 mod copenhagen;
 mod expected;
 mod gowalla;
-mod project;
+pub(crate) mod project;
 pub(crate) mod raw;
 mod retail;
 mod village;

@@ -7,5 +7,6 @@
 )]
 
 mod lender;
+mod parity;
 mod repository;
 mod training;

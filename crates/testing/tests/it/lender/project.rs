@@ -51,7 +51,7 @@ pub fn adapter(name: &str) -> String {
 }
 
 /// The project's files, by path: what is shared, the features, one adapter.
-fn definitions(adapter: String) -> Vec<(String, String)> {
+pub fn definitions(adapter: String) -> Vec<(String, String)> {
     let mut names: Vec<String> = SHARED.map(str::to_owned).to_vec();
     for entry in std::fs::read_dir(sql().join("features")).unwrap() {
         let name = entry.unwrap().file_name();
