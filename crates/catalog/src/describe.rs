@@ -376,6 +376,10 @@ fn describe_feature_view(view: &FeatureView) -> ObjectDescription {
     if let Some(n) = view.max_events {
         say("max events", n.to_string());
     }
+    if view.kind == ViewKind::Windowed {
+        let told = "answered: count is 0, other aggregates are NULL";
+        say("keys without events", told.to_owned());
+    }
     if !view.windows.is_empty() {
         let windows = view.windows.iter();
         let windows: Vec<String> = windows

@@ -1,6 +1,6 @@
 //! Descriptions of a small set of definitions, made by hand.
 
-use granary_model::definitions::{Grant, KeyBinding, ServiceFeature};
+use granary_model::definitions::{Grant, KeyBinding, ServiceFeature, WindowAggregate};
 use granary_model::fingerprint::Fingerprint;
 use granary_model::{FeatureType, Interval, ViewKind};
 
@@ -100,6 +100,27 @@ fn a_feature_view_tells_its_columns_and_neighbours() {
     assert_eq!(told.properties["kind"], "timestamped");
     assert_eq!(told.depends_on, ["accounts", "customer"]);
     assert_eq!(told.used_by, ["admission"]);
+}
+
+#[test]
+fn a_windowed_view_tells_its_windows_and_that_nobody_is_unknown() {
+    let mut d = definitions();
+    let view = d.feature_views.get_mut("account").unwrap();
+    view.kind = ViewKind::Windowed;
+    view.windows = vec![WindowAggregate {
+        aggregate: "sum(amount)".into(),
+        frame: "RANGE 7 days TO 0 seconds".into(),
+    }];
+    let told = describe(&d, "account").unwrap().properties;
+    assert_eq!(told["kind"], "windowed");
+    assert_eq!(
+        told["windows"],
+        "sum(amount) OVER RANGE 7 days TO 0 seconds"
+    );
+    assert_eq!(
+        told["keys without events"],
+        "answered: count is 0, other aggregates are NULL"
+    );
 }
 
 #[test]

@@ -17,3 +17,4 @@ mod refusals;
 mod server;
 mod shutdown;
 mod streams;
+mod windowed;
