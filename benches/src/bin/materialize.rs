@@ -52,6 +52,10 @@ enum Side {
 
 fn main() -> Result<(), BoxError> {
     let arguments = Arguments::parse();
+    if matches!(arguments.side, Some(Side::Granary { .. })) {
+        // As the binary does.
+        granary_engine::memory::bound_arenas();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -34,7 +34,7 @@ use prost::Message;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 
 #[derive(Parser)]
 #[command(about = "Online reads over gRPC, against a bare tonic service")]
@@ -67,6 +67,7 @@ const VIEWS: usize = 5;
 
 fn main() -> Result<(), BoxError> {
     let arguments = Arguments::parse();
+    granary_engine::memory::bound_arenas();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -199,10 +200,11 @@ async fn bare(answer: &Path) -> Result<(), BoxError> {
     let answer = Bytes::from(std::fs::read(answer)?);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     listener_ready(&listener)?;
+    // As Granary's server: else small answers wait for acknowledgements.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     tonic::transport::Server::builder()
-        .tcp_nodelay(true)
         .add_service(BareService::new(answer))
-        .serve_with_incoming(TcpListenerStream::new(listener))
+        .serve_with_incoming(incoming)
         .await?;
     Ok(())
 }

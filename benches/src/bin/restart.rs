@@ -46,6 +46,7 @@ enum Side {
 
 fn main() -> Result<(), BoxError> {
     let arguments = Arguments::parse();
+    granary_engine::memory::bound_arenas();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;

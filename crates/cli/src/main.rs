@@ -32,6 +32,7 @@ use clap::Parser;
 const STACK_BYTES: usize = 8 << 20;
 
 fn main() -> ExitCode {
+    granary_engine::memory::bound_arenas();
     // Fails only if one is installed already, and then there is one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();

@@ -51,7 +51,7 @@ pub enum EngineError {
         /// The operator that asked for more.
         consumer: Option<String>,
     },
-    #[error("{object}: {source}")]
+    #[error("{object}: {}", in_words(.source))]
     Query {
         object: String,
         source: Box<DataFusionError>,
@@ -154,6 +154,14 @@ impl EngineError {
             Self::Delta { source, .. } => storage_kind(source),
             Self::Storage(source) => storage_kind(source),
         }
+    }
+}
+
+/// An error of syntax as the parser says it, any other as DataFusion does.
+fn in_words(error: &DataFusionError) -> String {
+    match error.find_root() {
+        DataFusionError::SQL(error, _) => error.to_string(),
+        _ => error.strip_backtrace(),
     }
 }
 

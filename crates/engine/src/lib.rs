@@ -9,6 +9,7 @@ pub mod check;
 pub mod engine;
 pub mod error;
 pub mod lookup;
+pub mod memory;
 pub mod offline;
 pub mod preceding;
 pub mod query;

@@ -240,7 +240,7 @@ impl Reader {
             self.settings.request_features_max,
         )?;
         if let (false, Some(clash)) = (request.full_names, &plan.clash) {
-            let message = format!("{clash}: ask for full names (view__feature)");
+            let message = format!("{clash}: ask for full names (view__feature, --full-names)");
             return Err(ServingError::Invalid(message));
         }
         let keys = keys::bind(&plan.request_keys, &request.keys)?;

@@ -139,9 +139,11 @@ fn row(status: &ViewStatus, kind: &str, serve: &str, now: UtcMicros) -> Vec<Stri
         status.version.to_string(),
         kind.to_owned(),
         serve.to_owned(),
-        status
-            .watermark
-            .map_or("never run".into(), |t| t.to_string()),
+        match status.watermark {
+            Some(watermark) => watermark.to_string(),
+            None if serve == QUERY => String::new(),
+            None => "never run".into(),
+        },
         status
             .watermark
             .map(|t| human::age(t, now))
@@ -170,10 +172,13 @@ fn older_row(status: &ViewStatus, older: &GenerationState, now: UtcMicros) -> Ve
     ]
 }
 
+/// Has no runs: it is computed when it is read.
+const QUERY: &str = "query";
+
 fn serve_in_words(serve: ServeMode) -> &'static str {
     match serve {
         ServeMode::Online => "online",
-        ServeMode::Query { .. } => "query",
+        ServeMode::Query { .. } => QUERY,
         ServeMode::Offline => "offline",
     }
 }

@@ -157,8 +157,8 @@ async fn name<T>(
             if !paths.insert(file.object_meta.location.clone()) {
                 continue;
             }
-            if let Err((rows, error)) = read_alone(&scan, file, &context).await {
-                return Err(told(&scan, file, rows, &error));
+            if let Err((rows, error)) = read_alone(&scan, file, &context, is_json(&scan)).await {
+                return Err(told(&scan, file, rows, &error, &context).await);
             }
         }
     }
@@ -196,19 +196,20 @@ fn is_text(scan: &FileScanConfig) -> bool {
     is_json(scan) || scan.file_source().downcast_ref::<CsvSource>().is_some()
 }
 
-/// Reads a whole file from its beginning, row by row, and forgets what it
-/// reads. An error comes with the number of rows before it.
+/// Reads a whole file from its beginning, row by row if so asked, and forgets
+/// what it reads. An error comes with the number of rows before it.
 async fn read_alone(
     scan: &FileScanConfig,
     file: &PartitionedFile,
     context: &Arc<TaskContext>,
+    by_row: bool,
 ) -> Result<(), (usize, DataFusionError)> {
     let mut whole = file.clone();
     whole.range = None;
     let config = FileScanConfigBuilder::from(scan.clone())
         .with_file_groups(vec![FileGroup::new(vec![whole])])
         .with_limit(None)
-        .with_batch_size(is_json(scan).then_some(1))
+        .with_batch_size(by_row.then_some(1))
         .build();
     let mut read = 0;
     let mut rows = DataSourceExec::from_data_source(config)
@@ -225,11 +226,12 @@ fn is_json(scan: &FileScanConfig) -> bool {
     scan.file_source().downcast_ref::<JsonSource>().is_some()
 }
 
-fn told(
+async fn told(
     scan: &FileScanConfig,
     file: &PartitionedFile,
     rows_before: usize,
     error: &DataFusionError,
+    context: &Arc<TaskContext>,
 ) -> DataFusionError {
     let url = scan.object_store_url.as_str();
     let path = match url.strip_prefix("file://") {
@@ -237,12 +239,25 @@ fn told(
         None => format!("{url}{}", file.object_meta.location),
     };
     let fault = SourceFault::of(path, error);
-    let reason = match is_json(scan) {
-        true => format!("line {}: {}", rows_before + 1, fault.reason),
-        false => line_first(&fault.reason),
+    let reason = match scan.file_source().downcast_ref::<CsvSource>() {
+        _ if is_json(scan) => format!("line {}: {}", rows_before + 1, fault.reason),
+        Some(csv) => {
+            let reason = line_first(&fault.reason);
+            if reason.starts_with(LINE) {
+                reason
+            } else if let Err((rows, _)) = read_alone(scan, file, context, true).await {
+                let line = rows + 1 + usize::from(csv.has_header());
+                format!("{LINE}{line}: {reason}")
+            } else {
+                reason
+            }
+        }
+        None => fault.reason.clone(),
     };
     SourceFault { reason, ..fault }.into_datafusion("")
 }
+
+const LINE: &str = "line ";
 
 /// `.. for line 7 ..` as `line 7: ..`. Records count as lines, the header too;
 /// what is said of values (`at line`) counts from the line before.
@@ -252,7 +267,7 @@ fn line_first(reason: &str) -> String {
             let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
             let (line, rest) = rest.split_at(digits);
             if let Ok(line) = line.parse::<u64>() {
-                return format!("line {}: {start}{rest}", line + header);
+                return format!("{LINE}{}: {start}{rest}", line + header);
             }
         }
     }

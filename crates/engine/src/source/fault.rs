@@ -30,7 +30,12 @@ impl SourceFault {
             },
             other => last_cause(&other.strip_backtrace()).to_owned(),
         };
-        Self::new(path, first_line(&reason))
+        let mut reason = first_line(&reason);
+        if reason.ends_with("would overflow 64-bit signed nanoseconds") {
+            // What TIMESTAMP means in CREATE EXTERNAL TABLE ends in 2262.
+            reason.push_str("; declare the column as TIMESTAMP(6)");
+        }
+        Self::new(path, reason)
     }
 
     pub(crate) fn not_readable_as(self, format: &str) -> Self {

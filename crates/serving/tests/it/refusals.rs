@@ -130,7 +130,7 @@ async fn mistakes_in_lists_are_told_by_name() {
         ),
         (
             from_list(&["account.*", "profile.*"], one()),
-            "account__balance and profile__balance are both named balance: ask for full names (view__feature)",
+            "account__balance and profile__balance are both named balance: ask for full names (view__feature, --full-names)",
         ),
         (
             from_list(&["a.b", "a.c", "a.d", "a.e"], one()),

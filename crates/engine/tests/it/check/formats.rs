@@ -471,6 +471,20 @@ async fn a_row_that_does_not_parse_is_named_by_file_and_line() {
             "{error}"
         );
     }
+    // Of some mistakes the reader names no line: the rows are counted.
+    let times = "CREATE EXTERNAL TABLE t (at TIMESTAMP) STORED AS CSV LOCATION 'parts/late.csv'";
+    write("late.csv", "at\n2025-01-01\n".into());
+    let of_times = definitions(&engine, times).await;
+    let good_times = "2025-01-01\n".repeat(9_000);
+    write("late.csv", format!("at\n{good_times}9999-12-31\n"));
+    let error = rows(&engine, &of_times).await.unwrap_err().to_string();
+    let told = "/parts/late.csv: line 9002: 9999-12-31T00:00:00+00:00 would overflow 64-bit signed \
+                nanoseconds; declare the column as TIMESTAMP(6)";
+    assert!(error.ends_with(told), "{error}");
+    write("late.csv", "at\n9999-12-31\n".into());
+    let micros = definitions(&engine, &times.replace("TIMESTAMP", "TIMESTAMP(6)")).await;
+    let seen = rows(&engine, &micros).await.unwrap();
+    assert_eq!(seen, ["9999-12-31T00:00:00Z"]);
     write("c.json", "{\"n\": 1}\n{\"n\": 2}\n".into());
     let json = "CREATE EXTERNAL TABLE t STORED AS JSON LOCATION 'parts/c.json'";
     let of_json = definitions(&engine, json).await;
