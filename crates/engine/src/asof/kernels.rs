@@ -15,9 +15,7 @@ mod decayed;
 mod distinct;
 mod extremes;
 mod positions;
-mod quantiles;
 pub(super) mod selection;
-mod slide;
 mod sums;
 pub(super) mod tree;
 
@@ -25,16 +23,15 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, UInt32Array, new_empty_array};
-use arrow::compute::{cast, take};
-use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, SchemaRef};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, UInt32Array, new_empty_array};
+use arrow::compute::take;
+use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
 use datafusion::error::Result;
 use datafusion::logical_expr::{Accumulator, AggregateUDF};
 use datafusion::physical_expr::PhysicalExpr;
 
 pub(crate) use decayed::Decayed;
 use selection::{Selection, kept_rows};
-use sums::Rows;
 
 /// Rows `start..end` of sorted arrays.
 pub type RowRange = Range<u32>;
@@ -101,8 +98,6 @@ enum Kind {
     Extreme {
         greatest: bool,
     },
-    Median,
-    Percentile,
     First,
     Last,
     Nth,
@@ -138,10 +133,6 @@ impl Kind {
             "stddev_pop" => spread(false, true),
             "min" => extreme(false),
             "max" => extreme(true),
-            "bool_and" => extreme(false),
-            "bool_or" => extreme(true),
-            "median" => Self::Median,
-            "percentile_cont" if *first == DataType::Float64 => Self::Percentile,
             "first_value" => Self::First,
             "last_value" => Self::Last,
             "nth_value" if arguments.len() == 2 => Self::Nth,
@@ -158,9 +149,7 @@ impl Kind {
             | Self::Average
             | Self::Spread { .. }
             | Self::Extreme { .. }
-            | Self::Decayed
-            | Self::Median
-            | Self::Percentile => true,
+            | Self::Decayed => true,
             Self::First | Self::Last | Self::Nth | Self::List => ignore_nulls,
             Self::Accumulate => false,
         }
@@ -243,8 +232,8 @@ impl Call {
     ) -> Result<ArrayRef> {
         let skipping = match (self.kind, self.kind.skips_nulls(self.ignore_nulls)) {
             (_, false) => &[][..],
-            // The n of nth_value decides nothing, nor does a share.
-            (Kind::Nth | Kind::Percentile, true) => &inputs[..1],
+            // The n of nth_value decides nothing.
+            (Kind::Nth, true) => &inputs[..1],
             (_, true) => inputs,
         };
         let selection = match kept_rows(filter, skipping) {
@@ -276,28 +265,11 @@ impl Call {
     fn evaluate_selected(&self, inputs: &[ArrayRef], ranges: &[RowRange]) -> Result<ArrayRef> {
         match (self.distinct && self.kind.minds_duplicates(), self.kind) {
             (true, Kind::Count) => distinct::count(inputs, ranges),
-            (true, Kind::Sum | Kind::Average | Kind::Spread { .. }) => {
-                let same_before = Some(distinct::same_before(inputs)?);
-                let rows = Rows {
-                    ranges,
-                    same_before,
-                };
-                self.sum_up(inputs, &rows)
-            }
             (true, _) => distinct::evaluate(inputs, ranges, |inputs, ranges| {
                 self.evaluate_plain(inputs, ranges)
             }),
             (false, _) => self.evaluate_plain(inputs, ranges),
         }
-    }
-
-    fn sum_up(&self, inputs: &[ArrayRef], rows: &Rows<'_>) -> Result<ArrayRef> {
-        let result = self.return_field.data_type();
-        Ok(match self.kind {
-            Kind::Average => sums::average(&inputs[0], rows, result)?,
-            Kind::Spread { sample, root } => sums::spread(&inputs[0], rows, sample, root),
-            _ => sums::sum(&inputs[0], rows, result),
-        })
     }
 
     fn evaluate_plain(&self, inputs: &[ArrayRef], ranges: &[RowRange]) -> Result<ArrayRef> {
@@ -309,26 +281,10 @@ impl Call {
                     .map(|range| i64::from(range.end - range.start));
                 Ok(Arc::new(counts.collect::<Int64Array>()))
             }
-            Kind::Sum | Kind::Average | Kind::Spread { .. } => {
-                let rows = Rows {
-                    ranges,
-                    same_before: None,
-                };
-                self.sum_up(inputs, &rows)
-            }
+            Kind::Sum => sums::sum(&inputs[0], ranges, result),
+            Kind::Average => sums::average(&inputs[0], ranges, result),
+            Kind::Spread { sample, root } => Ok(sums::spread(&inputs[0], ranges, sample, root)),
             Kind::Extreme { greatest } => extremes::extreme(&inputs[0], ranges, greatest),
-            Kind::Median => {
-                let (values, ranges) = quantiles::middles(&inputs[0], ranges)?;
-                match result {
-                    DataType::Float64 => Ok(quantiles::median(&values, &ranges)),
-                    _ => accumulate::anew(self, &[values], &ranges),
-                }
-            }
-            Kind::Percentile => match share(&inputs[1])? {
-                Some(share) => quantiles::percentile(&inputs[0], share, ranges),
-                // The accumulator says what is wrong with it.
-                None => accumulate::anew(self, inputs, ranges),
-            },
             Kind::First => positions::first(&inputs[0], ranges),
             Kind::Last => positions::last(&inputs[0], ranges),
             Kind::Nth => positions::nth(&inputs[0], &inputs[1], ranges),
@@ -364,13 +320,6 @@ impl fmt::Display for Call {
             false => Ok(()),
         }
     }
-}
-
-/// A constant from 0 to 1.
-fn share(input: &ArrayRef) -> Result<Option<f64>> {
-    let share = cast(input, &DataType::Float64)?;
-    let share = share.as_primitive::<Float64Type>().iter().next().flatten();
-    Ok(share.filter(|share| (0.0..=1.0).contains(share)))
 }
 
 /// Ranges without those that equal the one before, and which one each was.

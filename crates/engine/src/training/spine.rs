@@ -99,7 +99,7 @@ impl Engine {
         };
         let opened = open_spine(&context, &Spine::File(file.to_owned()), columns).await?;
         let rows = opened.plan.execute(0, context.task_ctx());
-        rows.map_err(|error| EngineError::from_query(&opened.name, error))
+        rows.map_err(|error| EngineError::from_query(file, error))
     }
 }
 

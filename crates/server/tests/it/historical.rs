@@ -296,14 +296,15 @@ async fn spines_and_training_sets_have_bounds() {
     );
 
     // One that waits for its spine holds the only place.
-    let schema = spine(&[]).schema();
-    let waiting = stream::pending::<Result<RecordBatch, String>>();
     let (request, client) = (service(), case.client.clone());
     let held = tokio::spawn(async move {
-        client
-            .get_historical(&request, schema, waiting)
-            .await
-            .map(drop)
+        // The one before gives its place back when it is gone.
+        loop {
+            let waiting = stream::pending::<Result<RecordBatch, String>>();
+            let schema = spine(&[]).schema();
+            let asked = client.get_historical(&request, schema, waiting).await;
+            assert_eq!(asked.unwrap_err().kind(), ErrorKind::ResourceExhausted);
+        }
     });
     let given = || vec![spine(&[(Some(1), 1)])];
     let full = |error: ClientError| error.to_string().contains("1 training sets are under way");

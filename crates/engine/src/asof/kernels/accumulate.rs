@@ -25,25 +25,19 @@ pub(super) fn accumulate(
     let exact = MULTISETS.contains(&call.function.name())
         || !call.argument_fields.iter().any(|f| inexact(f.data_type()));
     let slides = exact && accumulator(call, true)?.supports_retract_batch();
-    match slides {
-        true => ScalarValue::iter_to_array(sliding(call, inputs, ranges)?),
-        false => anew(call, inputs, ranges),
-    }
-}
-
-/// A new accumulator for each range.
-pub(super) fn anew(call: &Call, inputs: &[ArrayRef], ranges: &[RowRange]) -> Result<ArrayRef> {
-    if ranges.is_empty() {
-        return Ok(new_empty_array(call.return_field.data_type()));
-    }
-    let value = |range: &RowRange| {
-        let mut accumulator = accumulator(call, false)?;
-        if !range.is_empty() {
-            accumulator.update_batch(&slice(inputs, range))?;
-        }
-        accumulator.evaluate()
+    let values = match slides {
+        true => sliding(call, inputs, ranges)?,
+        false => ranges
+            .iter()
+            .map(|range| {
+                let mut accumulator = accumulator(call, false)?;
+                if !range.is_empty() {
+                    accumulator.update_batch(&slice(inputs, range))?;
+                }
+                accumulator.evaluate()
+            })
+            .collect::<Result<Vec<_>>>()?,
     };
-    let values = ranges.iter().map(value).collect::<Result<Vec<_>>>()?;
     ScalarValue::iter_to_array(values)
 }
 

@@ -32,19 +32,6 @@ impl<P: Part> Tree<P> {
         Self { levels }
     }
 
-    /// Puts another part in the place of a row's.
-    pub(in crate::asof) fn set(&mut self, row: usize, part: P) {
-        let mut at = row;
-        self.levels[0][at] = part;
-        for above in 1..self.levels.len() {
-            at /= FAN_OUT;
-            let below = &self.levels[above - 1];
-            let block = &below[at * FAN_OUT..below.len().min((at + 1) * FAN_OUT)];
-            let combined = block.iter().fold(P::EMPTY, |all, part| all.then(*part));
-            self.levels[above][at] = combined;
-        }
-    }
-
     pub(in crate::asof) fn combine(&self, range: &RowRange) -> P {
         let (mut start, mut end) = (range.start as usize, range.end as usize);
         let (mut left, mut right) = (P::EMPTY, P::EMPTY);
