@@ -38,7 +38,9 @@ pub fn run_and_read(command: &mut Command, absent: i32) -> io::Result<Option<(St
         read.transpose().map(|_| text)
     });
     let (status, usage) = watch(child.id(), started)?;
-    let text = reader.join().map_err(|_| io::Error::other("its output was not read"))??;
+    let text = reader
+        .join()
+        .map_err(|_| io::Error::other("its output was not read"))??;
     match status.code() {
         Some(0) => Ok(Some((text, usage))),
         Some(code) if code == absent => Ok(None),

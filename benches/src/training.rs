@@ -27,7 +27,11 @@ const DOUBLES: usize = 8;
 type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 fn time(name: &str) -> Field {
-    Field::new(name, DataType::Timestamp(TimeUnit::Microsecond, None), false)
+    Field::new(
+        name,
+        DataType::Timestamp(TimeUnit::Microsecond, None),
+        false,
+    )
 }
 
 fn writer(path: &Path, schema: &SchemaRef) -> Result<ArrowWriter<File>, std::io::Error> {
@@ -113,7 +117,9 @@ pub fn write_spine(path: &Path, rows: usize, users: i64, seed: u64) -> Outcome {
         let times = TimestampMicrosecondArray::from_iter_values(times.collect::<Vec<_>>());
         let labels = (0..count).map(|_| random.random_range(0..2));
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(Int64Array::from_iter_values((start..start + count).map(|r| r as i64))),
+            Arc::new(Int64Array::from_iter_values(
+                (start..start + count).map(|r| r as i64),
+            )),
             Arc::new(ids),
             Arc::new(times),
             Arc::new(Int32Array::from_iter_values(labels.collect::<Vec<_>>())),
@@ -139,7 +145,10 @@ impl Case {
         match self {
             Self::Latest => {
                 let doubles = (0..DOUBLES).map(|i| format!("x{i}"));
-                ["amount".into(), "kind".into()].into_iter().chain(doubles).collect()
+                ["amount".into(), "kind".into()]
+                    .into_iter()
+                    .chain(doubles)
+                    .collect()
             }
             Self::Windows => {
                 let names = AGGREGATES.iter().map(|(name, _, _)| (*name).to_owned());
@@ -172,14 +181,17 @@ pub fn definitions(case: Case, views: usize, events: &Path) -> String {
         events.display()
     );
     for view in 0..views {
-        sql += &format!("CREATE FEATURE VIEW v{view} ENTITY usr EVENT TIME event_time AS SELECT user_id, ");
+        sql += &format!(
+            "CREATE FEATURE VIEW v{view} ENTITY usr EVENT TIME event_time AS SELECT user_id, "
+        );
         match case {
             Case::Latest => {
                 let names = case.features().join(", ");
                 sql += &format!("event_time, {names} FROM events");
             }
             Case::Windows => {
-                let calls = AGGREGATES.map(|(name, call, days)| format!("{call} OVER d{days} AS {name}"));
+                let calls =
+                    AGGREGATES.map(|(name, call, days)| format!("{call} OVER d{days} AS {name}"));
                 let windows = [7, 30, 90].map(|days| {
                     format!(
                         "d{days} AS (PARTITION BY user_id ORDER BY event_time \

@@ -12,7 +12,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -147,7 +147,11 @@ fn main() -> Result<(), BoxError> {
     std::fs::create_dir_all(&bench.folder)?;
     match arguments.part {
         None | Some(Part::Peers) => bench.peers(),
-        Some(Part::Growth { sizes, memory_mib, peers }) => bench.growth(&sizes, memory_mib, peers),
+        Some(Part::Growth {
+            sizes,
+            memory_mib,
+            peers,
+        }) => bench.growth(&sizes, memory_mib, peers),
         Some(Part::Views { counts }) => bench.views(&counts),
         Some(Part::Granary(_)) => Ok(()),
     }
@@ -180,7 +184,10 @@ async fn granary(run: &Run) -> Result<Told, BoxError> {
             ..TrainingOptions::default()
         },
     };
-    let set = project.engine.training_set(&snapshot.definitions, request).await?;
+    let set = project
+        .engine
+        .training_set(&snapshot.definitions, request)
+        .await?;
     let rows = set.execute()?;
     let rows = rows.map_err(|error| EngineError::from_query("training set", error));
     let target = OutputTarget::new(&run.out.to_string_lossy(), None, true)?;
@@ -222,8 +229,14 @@ impl Side {
     /// Ours first: the others are compared with it.
     fn of(case: Case) -> Vec<Self> {
         let peers: &[Self] = match case {
-            Case::Latest => &[Self::Peer("duckdb", "latest"), Self::Peer("polars", "latest")],
-            Case::Windows => &[Self::Peer("duckdb", "range-join"), Self::Peer("duckdb", "windows")],
+            Case::Latest => &[
+                Self::Peer("duckdb", "latest"),
+                Self::Peer("polars", "latest"),
+            ],
+            Case::Windows => &[
+                Self::Peer("duckdb", "range-join"),
+                Self::Peer("duckdb", "windows"),
+            ],
         };
         [&[Self::Granary], peers].concat()
     }
@@ -258,7 +271,9 @@ impl Bench {
     }
 
     fn spine(&self) -> Result<PathBuf, BoxError> {
-        let path = self.folder.join(format!("spine-{}.parquet", self.sizes.spine));
+        let path = self
+            .folder
+            .join(format!("spine-{}.parquet", self.sizes.spine));
         if !path.exists() {
             training::write_spine(&path, self.sizes.spine, self.sizes.users, 11)?;
         }
@@ -288,7 +303,9 @@ impl Bench {
                     Case::Latest => "latest",
                     Case::Windows => "windows",
                 };
-                command.arg(case).args(["--views", &input.views.to_string()]);
+                command
+                    .arg(case)
+                    .args(["--views", &input.views.to_string()]);
                 command
             }
             Side::Peer(peer, case) => {
@@ -301,7 +318,11 @@ impl Bench {
             }
         };
         command.arg("--events").arg(&input.events);
-        command.arg("--spine").arg(&input.spine).arg("--out").arg(&out);
+        command
+            .arg("--spine")
+            .arg(&input.spine)
+            .arg("--out")
+            .arg(&out);
         if let Some(memory) = input.memory_mib {
             command.args(["--memory-mib", &memory.to_string()]);
         }
@@ -324,7 +345,9 @@ impl Bench {
         let mut ours = PathBuf::new();
         for round in 0..self.sizes.rounds.max(1) {
             for (place, side) in sides.iter().enumerate() {
-                let slow = runs[place].iter().any(|run| run.told.seconds > SLOW_SECONDS);
+                let slow = runs[place]
+                    .iter()
+                    .any(|run| run.told.seconds > SLOW_SECONDS);
                 if absent[place] || slow {
                     continue;
                 }
@@ -368,7 +391,10 @@ impl Bench {
 
     fn peers(&self) -> Result<(), BoxError> {
         let (events, spine) = (self.sizes.events, self.sizes.spine);
-        heading(&format!("{events} events, {} users, {spine} spine rows", self.sizes.users));
+        heading(&format!(
+            "{events} events, {} users, {spine} spine rows",
+            self.sizes.users
+        ));
         for sorted in [true, false] {
             for case in [Case::Latest, Case::Windows] {
                 let order = if sorted { "sorted" } else { "unsorted" };
@@ -380,7 +406,10 @@ impl Bench {
     }
 
     fn growth(&self, sizes: &[usize], memory_mib: u64, peers: bool) -> Result<(), BoxError> {
-        heading(&format!("{} spine rows, {memory_mib} MiB, events unsorted", self.sizes.spine));
+        heading(&format!(
+            "{} spine rows, {memory_mib} MiB, events unsorted",
+            self.sizes.spine
+        ));
         for events in sizes {
             for case in [Case::Latest, Case::Windows] {
                 let mut input = self.input(case, *events, false)?;
@@ -401,7 +430,11 @@ impl Bench {
             for views in counts {
                 let mut input = self.input(case, events, false)?;
                 input.views = *views;
-                self.compare(&format!("{case:?}, {views} views"), &input, &[Side::Granary])?;
+                self.compare(
+                    &format!("{case:?}, {views} views"),
+                    &input,
+                    &[Side::Granary],
+                )?;
             }
         }
         Ok(())
@@ -441,7 +474,9 @@ fn difference(ours: &Path, theirs: &Path, case: Case) -> Result<String, BoxError
         let context = SessionContext::new();
         for (name, path) in [("a", ours), ("b", theirs)] {
             let path = path.to_string_lossy();
-            context.register_parquet(name, path, ParquetReadOptions::default()).await?;
+            context
+                .register_parquet(name, path, ParquetReadOptions::default())
+                .await?;
         }
         context.sql(&sql).await?.collect().await
     })?;

@@ -31,7 +31,12 @@ async fn every_rule_holds() {
     for file in files {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         let text = std::fs::read_to_string(&file).unwrap();
-        wrong.extend(rule(&text).await.into_iter().map(|w| format!("{name}: {w}")));
+        wrong.extend(
+            rule(&text)
+                .await
+                .into_iter()
+                .map(|w| format!("{name}: {w}")),
+        );
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -43,7 +48,10 @@ async fn rule(text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut checks = 0;
     for block in text.split("\n\n") {
-        let lines: Vec<&str> = block.lines().filter(|line| !line.starts_with('#')).collect();
+        let lines: Vec<&str> = block
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .collect();
         let Some((head, body)) = lines.split_first() else {
             continue;
         };
@@ -71,7 +79,10 @@ async fn rule(text: &str) -> Vec<String> {
                 checks += 1;
                 if given != expected {
                     let given = given.join("\n");
-                    wrong.push(format!("{head}\n{given}\nexpected\n{}", expected.join("\n")));
+                    wrong.push(format!(
+                        "{head}\n{given}\nexpected\n{}",
+                        expected.join("\n")
+                    ));
                 }
             }
             _ => panic!("unknown: {head}"),
@@ -89,7 +100,9 @@ async fn run(project: &Project, view: &str, time: &str) {
         mode: RunMode::Append,
     };
     let view = &project.definitions.feature_views[view];
-    let run = project.engine.run(&project.definitions, view, scope, &|_| {});
+    let run = project
+        .engine
+        .run(&project.definitions, view, scope, &|_| {});
     run.await.unwrap();
 }
 

@@ -162,7 +162,7 @@ async fn loans_know_what_was_known_at_their_grant() {
         assert_eq!(found[row], expected, "loan {}", loan[0]);
         with_history += usize::from(expected[2].is_some());
     }
-    assert!(with_history > 600, "{with_history} of {}", loans.len());
+    assert!(with_history > 100, "{with_history} of {}", loans.len());
 
     // Appending what came later changes no value: without 1994 all loans of
     // 1993 are as they are with it.
