@@ -54,7 +54,7 @@ const UNORDERED: [&str; 24] = [
     "approx_distinct",
     "top_k",
     "top_share",
-    "decayed_sum",
+    "decayed_latest",
     "entropy",
 ];
 
@@ -135,11 +135,11 @@ impl WindowedQuery {
         let mut query = Self {
             filter: filter.map(with_as_of_column).transpose()?,
             keys,
-            event_time,
             created_time,
             then_by: Vec::new(),
             minds_order: windows.aggregates.iter().any(Aggregate::minds_order),
-            outputs: outputs(view, select, &windows)?,
+            outputs: outputs(view, select, &windows, &event_time)?,
+            event_time,
             aggregates: windows.aggregates,
             events,
         };
@@ -226,13 +226,13 @@ impl Aggregate {
 
 impl std::fmt::Display for Aggregate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let arguments: Vec<String> = self
-            .arguments
-            .iter()
-            .map(Expr::human_display_text)
-            .collect();
+        // A decayed sum is aggregated as of the newest event, whose time SQL leaves out.
+        let (name, shown) = match self.function.name() {
+            "decayed_latest" => ("decayed_sum", &self.arguments[..2]),
+            name => (name, self.arguments.as_slice()),
+        };
+        let arguments: Vec<String> = shown.iter().map(Expr::human_display_text).collect();
         let distinct = if self.distinct { "DISTINCT " } else { "" };
-        let name = self.function.name();
         write!(f, "{name}({distinct}{})", arguments.join(", "))?;
         if self.ignore_nulls {
             f.write_str(" IGNORE NULLS")?;
@@ -374,8 +374,14 @@ fn keys(view: &FeatureView, select: &Projection) -> Result<Vec<Expr>> {
     view.keys.iter().map(key).collect()
 }
 
-/// The selected expressions of the features, over the aggregates' names.
-fn outputs(view: &FeatureView, select: &Projection, windows: &Windows) -> Result<Vec<Expr>> {
+/// The selected expressions of the features, over the aggregates' names. The
+/// event time of the virtual row (key, t) is t: `decayed_sum` reads it there.
+fn outputs(
+    view: &FeatureView,
+    select: &Projection,
+    windows: &Windows,
+    event_time: &Expr,
+) -> Result<Vec<Expr>> {
     let output = |feature: &granary_model::definitions::Column| {
         let Some(place) = select.schema.index_of_column_by_name(None, &feature.name) else {
             return plan_err!("{} does not select {}", view.name, feature.name);
@@ -384,6 +390,7 @@ fn outputs(view: &FeatureView, select: &Projection, windows: &Windows) -> Result
             Ok(match &e {
                 Expr::Column(column) => match windows.names.get(column) {
                     Some(name) => Transformed::yes(Expr::Column(Column::new_unqualified(name))),
+                    None if e == *event_time => Transformed::yes(as_of_column()),
                     None => Transformed::no(e),
                 },
                 _ => Transformed::no(e),

@@ -10,11 +10,12 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
-use granary_engine::Joins;
 use granary_engine::asof::kernels::{Call, RowRange};
+use granary_engine::{Joins, TrainingOptions};
 use proptest::prelude::*;
 
 use crate::project::{Project, at};
+use crate::training::{define, training};
 
 /// A session as of 2026-01-31.
 fn session() -> SessionContext {
@@ -317,4 +318,51 @@ proptest! {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn windowed_views_take_them_as_of_each_row() {
+    let mut project = Project::new();
+    let visits = "SELECT * FROM (VALUES
+        (1, 'b', 8.0, TIMESTAMP '2025-01-01T00:00:00Z'), (1, 'a', 2.0, TIMESTAMP '2025-01-02T00:00:00Z'),
+        (1, 'a', NULL, TIMESTAMP '2025-01-03T00:00:00Z'), (1, 'c', 1.0, TIMESTAMP '2025-01-05T00:00:00Z'),
+        (2, NULL, 1.0, TIMESTAMP '2025-01-02T00:00:00Z')) AS t (customer_id, place, amount, at)";
+    project.table_from_sql("visits", visits, None).await;
+    let definitions = "
+        CREATE ENTITY customer KEY (customer_id BIGINT);
+        CREATE EXTERNAL TABLE visits STORED AS PARQUET LOCATION 'visits.parquet';
+        CREATE FEATURE VIEW habits ENTITY customer EVENT TIME at
+          AS SELECT customer_id, top_k(place, 2) OVER ever AS places, top_share(place, 1) OVER ever AS share,
+                    entropy(place) OVER ever AS bits,
+                    decayed_sum(amount, INTERVAL '1 day') OVER ever AS recent,
+                    decayed_sum(amount, INTERVAL '1 day') FILTER (WHERE place = 'a') OVER d2 / 2 AS half_of_a
+             FROM visits
+             WINDOW ever AS (PARTITION BY customer_id ORDER BY at),
+                    d2 AS (PARTITION BY customer_id ORDER BY at RANGE BETWEEN INTERVAL '2 days' PRECEDING AND CURRENT ROW);";
+    define(&mut project, definitions).await;
+    let described: Vec<String> = project.definitions.feature_views["habits"]
+        .windows
+        .iter()
+        .map(|window| window.aggregate.clone())
+        .collect();
+    assert!(
+        described.iter().any(|d| d.starts_with("decayed_sum(")),
+        "{described:?}"
+    );
+    assert!(
+        !described.iter().any(|d| d.contains("decayed_latest")),
+        "{described:?}"
+    );
+    let spine = "SELECT * FROM (VALUES
+        (1, TIMESTAMP '2025-01-04T00:00:00Z'), (1, TIMESTAMP '2025-01-02T12:00:00Z'),
+        (1, TIMESTAMP '2024-12-31T00:00:00Z'), (2, TIMESTAMP '2025-01-03T00:00:00Z')) AS t (customer_id, event_time)";
+    let list = [
+        "habits.places",
+        "habits.share",
+        "habits.bits",
+        "habits.recent",
+        "habits.half_of_a",
+    ];
+    let (rows, _) = training(&project, spine, &list, TrainingOptions::default()).await;
+    insta::assert_snapshot!(rows);
 }
