@@ -146,7 +146,7 @@ impl Client {
         spine: impl Stream<Item = Result<RecordBatch, E>> + Send + 'static,
     ) -> Result<HistoricalAnswer, ClientError> {
         let (tell, unsent) = oneshot::channel();
-        let parts = upload(schema, spine, tell)?;
+        let parts = upload(&schema, spine, tell)?;
         let messages = stream::iter([request.encode()]).chain(parts);
         // The transport keeps a call open while its requests may go on.
         let (wanted, unwanted) = oneshot::channel::<()>();
@@ -170,11 +170,11 @@ impl Client {
 /// The spine as messages. After an error there is no message more, nor an end:
 /// whoever waits for the answer is told, and gives the call up.
 fn upload<E: std::fmt::Display>(
-    schema: SchemaRef,
+    schema: &SchemaRef,
     spine: impl Stream<Item = Result<RecordBatch, E>> + Send + 'static,
     tell: oneshot::Sender<String>,
 ) -> Result<impl Stream<Item = pb::GetHistoricalRequest> + Send + 'static, ClientError> {
-    let writer = StreamWriter::try_new(Vec::new(), &schema);
+    let writer = StreamWriter::try_new(Vec::new(), schema);
     let writer = writer.map_err(|error| ClientError::Request(error.to_string()))?;
     let spine = spine.map(|batch| batch.map_err(|error| error.to_string()));
     let state = Some((spine.boxed(), writer, tell));

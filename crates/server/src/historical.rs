@@ -161,13 +161,16 @@ impl HistoricalRpc {
                 return Err(status(ErrorKind::ResourceExhausted, message));
             }
             let mut part = Buffer::from(part);
-            while let Some(batch) = decoder.decode(&mut part).map_err(wrong_spine)? {
+            while let Some(batch) = decoder
+                .decode(&mut part)
+                .map_err(|error| wrong_spine(&error))?
+            {
                 self.spool(&mut spool, batch.schema())?
                     .write(&batch)
                     .map_err(refused)?;
             }
         }
-        decoder.finish().map_err(wrong_spine)?;
+        decoder.finish().map_err(|error| wrong_spine(&error))?;
         let schema = decoder.schema();
         let schema = schema.ok_or_else(|| invalid("the spine is missing: send an Arrow stream"))?;
         self.spool(&mut spool, schema)?;
@@ -193,7 +196,7 @@ fn invalid(message: &str) -> Status {
     status(ErrorKind::InvalidArgument, message.to_owned())
 }
 
-fn wrong_spine(error: arrow::error::ArrowError) -> Status {
+fn wrong_spine(error: &arrow::error::ArrowError) -> Status {
     invalid(&format!("the spine is no Arrow stream: {error}"))
 }
 
@@ -254,7 +257,8 @@ fn rows(
 ) -> Result<impl futures::Stream<Item = Result<pb::GetHistoricalResponse, Status>> + Send, Status> {
     let computed = set.execute().map_err(refused)?;
     let computed = computed.map_err(|error| EngineError::from_query("training set", error));
-    let writer = StreamWriter::try_new(Vec::new(), &set.schema()).map_err(unsent)?;
+    let writer =
+        StreamWriter::try_new(Vec::new(), &set.schema()).map_err(|error| unsent(&error))?;
     let sending = Sending {
         rows: computed.boxed(),
         set,
@@ -268,7 +272,10 @@ fn rows(
         };
         let (mut messages, ended) = match sending.rows.next().await.transpose().map_err(refused)? {
             Some(batch) => {
-                sending.writer.write(&batch).map_err(unsent)?;
+                sending
+                    .writer
+                    .write(&batch)
+                    .map_err(|error| unsent(&error))?;
                 sending
                     .metrics
                     .training_rows
@@ -276,7 +283,7 @@ fn rows(
                 (Vec::new(), false)
             }
             None => {
-                sending.writer.finish().map_err(unsent)?;
+                sending.writer.finish().map_err(|error| unsent(&error))?;
                 (
                     vec![Down::Report(report(&sending.set, &sending.snapshot))],
                     true,
@@ -295,7 +302,7 @@ fn rows(
     Ok(messages.try_flatten())
 }
 
-fn unsent(error: arrow::error::ArrowError) -> Status {
+fn unsent(error: &arrow::error::ArrowError) -> Status {
     status(ErrorKind::Internal, format!("rows cannot be sent: {error}"))
 }
 

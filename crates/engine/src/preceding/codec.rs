@@ -54,6 +54,7 @@ struct WindowNode {
 }
 
 #[derive(Clone, PartialEq, Oneof)]
+#[expect(clippy::large_enum_variant, reason = "a plan holds few of them")]
 enum FrameNode {
     #[prost(message, tag = "7")]
     Rows(RowsNode),

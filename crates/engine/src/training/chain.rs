@@ -344,7 +344,7 @@ impl<'a> Chain<'a> {
         let short = short_name(self.request, feature);
         let mut columns = vec![(short.clone(), name(value))];
         if self.request.options.statuses {
-            let text = status_text(name(value), name(status)).map_err(failed("training set"))?;
+            let text = status_text(name(value), &name(status)).map_err(failed("training set"))?;
             columns.push((format!("{short}__status"), text));
         }
         Ok(columns)
@@ -352,7 +352,7 @@ impl<'a> Chain<'a> {
 }
 
 /// The status of a feature: that of its row, unless only the value is missing.
-fn status_text(value: Expr, status: Expr) -> PlanResult<Expr> {
+fn status_text(value: Expr, status: &Expr) -> PlanResult<Expr> {
     let is = |known: FeatureStatus| status.clone().eq(lit(known as i8));
     let text = |known: FeatureStatus| lit(known.as_str());
     when(

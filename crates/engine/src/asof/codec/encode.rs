@@ -17,6 +17,9 @@ use crate::asof::{
     AsOfJoinSpec, AsOfWindowSpec, EventSet, Frame, FrameBounds, Match, WindowAggregate,
 };
 
+/// A key of the spine and of the events.
+type KeyPair = (Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>);
+
 pub(super) struct Encoder<'a> {
     pub(super) codec: &'a AsOfCodec,
     pub(super) converter: &'a dyn PhysicalProtoConverterExtension,
@@ -48,7 +51,7 @@ impl Encoder<'_> {
     /// Without the flags.
     fn inputs(
         &self,
-        on: &[(Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>)],
+        on: &[KeyPair],
         [time, event_time]: [&Arc<dyn PhysicalExpr>; 2],
         created_time: Option<&Arc<dyn PhysicalExpr>>,
     ) -> Result<InputsNode> {

@@ -94,7 +94,7 @@ pub(super) struct RunNode {
     pub(super) committed: i64,
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, Copy, PartialEq, Message)]
 pub(super) struct IntervalNode {
     #[prost(int32, tag = "1")]
     pub(super) months: i32,

@@ -144,7 +144,7 @@ fn aggregated(
         let row = as_of(&event.row, t);
         let arguments: Vec<ScalarValue> = call.arguments.iter().map(|a| value(a, &row)).collect();
         let skipped = call.ignore_nulls && positional && arguments[0].is_null();
-        if !skipped && !(call.distinct && rows.contains(&arguments)) {
+        if !(skipped || call.distinct && rows.contains(&arguments)) {
             rows.push(arguments);
         }
     }
