@@ -74,8 +74,6 @@ pub(crate) struct SpineColumns<'a> {
 pub(crate) struct SpineRows {
     /// One partition; the spine's own columns, untouched.
     pub(crate) plan: Arc<dyn ExecutionPlan>,
-    /// What errors call it: the file as it was named, or "the spine".
-    pub(crate) name: String,
     /// t over the plan's columns: a TIMESTAMP of any unit and zone, or a DATE.
     pub(crate) time: Arc<dyn PhysicalExpr>,
     /// An expression over the plan's columns for each of [`SpineColumns::keys`].
@@ -131,7 +129,6 @@ pub(crate) async fn open_spine(
         keys: keys.collect::<Result<_, _>>()?,
         time,
         plan,
-        name,
     })
 }
 
