@@ -6,6 +6,7 @@
     reason = "a test fails by panicking, and says why it was skipped"
 )]
 
+mod conformance;
 mod lender;
 mod parity;
 mod repository;

@@ -1,0 +1,92 @@
+//! Syntax trees of the cases' SQL.
+
+use sqlparser::ast::{
+    DateTimeField, Expr, Ident, Interval, NamedWindowDefinition, NamedWindowExpr, Query, Select,
+    SetExpr, Statement, TableFactor, Value, WindowFrame, WindowFrameBound, WindowSpec,
+};
+use sqlparser::dialect::GenericDialect;
+use sqlparser::parser::Parser;
+
+/// The one statement of a text. What no parser takes is left out: commas
+/// before FROM, and frame exclusion, which the case's windows tell of.
+pub fn parse(text: &str) -> Result<Statement, String> {
+    let mut text = text.replace(" EXCLUDE CURRENT ROW", "");
+    for from in [" FROM ", " from "] {
+        text = text.replace(&format!(",{from}"), from);
+    }
+    let mut statements =
+        Parser::parse_sql(&GenericDialect {}, &text).map_err(|error| error.to_string())?;
+    match statements.pop() {
+        Some(statement) if statements.is_empty() => Ok(statement),
+        _ => Err("not one statement".into()),
+    }
+}
+
+pub fn query_of(statement: Statement) -> Result<Query, String> {
+    match statement {
+        Statement::Query(query) => Ok(*query),
+        other => Err(format!("no query: {other}")),
+    }
+}
+
+/// A name as SQL folds it; quoted names of the suite are in lower case anyway.
+pub fn folded(ident: &Ident) -> String {
+    ident.value.to_lowercase()
+}
+
+/// The last part of a column's name.
+pub fn column_name(expression: &Expr) -> Option<String> {
+    match expression {
+        Expr::Identifier(ident) => Some(folded(ident)),
+        Expr::CompoundIdentifier(parts) => parts.last().map(folded),
+        Expr::Nested(inner) => column_name(inner),
+        _ => None,
+    }
+}
+
+/// Windows of WINDOW clauses, in subqueries of FROM too.
+pub fn named_windows(statement: &mut Statement) -> Vec<&mut WindowSpec> {
+    let mut found = Vec::new();
+    if let Statement::Query(query) = statement {
+        in_query(query, &mut found);
+    }
+    found
+}
+
+fn in_query<'a>(query: &'a mut Query, found: &mut Vec<&'a mut WindowSpec>) {
+    let SetExpr::Select(select) = query.body.as_mut() else {
+        return;
+    };
+    let Select {
+        named_window, from, ..
+    } = select.as_mut();
+    for NamedWindowDefinition(_, window) in named_window {
+        if let NamedWindowExpr::WindowSpec(window) = window {
+            found.push(window);
+        }
+    }
+    for table in from {
+        let joined = table.joins.iter_mut().map(|join| &mut join.relation);
+        for factor in std::iter::once(&mut table.relation).chain(joined) {
+            if let TableFactor::Derived { subquery, .. } = factor {
+                in_query(subquery, found);
+            }
+        }
+    }
+}
+
+/// Bounds that are numbers as intervals of so many milliseconds.
+pub fn milliseconds(frame: &mut WindowFrame) {
+    for bound in std::iter::once(&mut frame.start_bound).chain(&mut frame.end_bound) {
+        if let WindowFrameBound::Preceding(Some(distance)) = bound {
+            let text = Value::SingleQuotedString(format!("{distance} milliseconds"));
+            **distance = Expr::Interval(Interval {
+                value: Box::new(Expr::Value(text.into())),
+                leading_field: None::<DateTimeField>,
+                leading_precision: None,
+                last_field: None,
+                fractional_seconds_precision: None,
+            });
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Windows as windowed views: one for each PARTITION BY and ORDER BY.
+
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, NamedWindowDefinition,
+    NamedWindowExpr, ObjectName, ObjectNamePart, Select, SelectItem, WindowFrame, WindowFrameBound,
+    WindowFrameUnits, WindowSpec, WindowType, visit_expressions_mut,
+};
+
+use super::case::Case;
+use super::relation::{Relation, as_key, as_time};
+use super::sql;
+use super::training::{Asked, Training};
+
+/// Functions over windows of one PARTITION BY and ORDER BY, and how the current
+/// row counts.
+struct Group {
+    partition_by: Vec<String>,
+    order_by: String,
+    strictly_before: bool,
+    /// Output column and call, with its frame.
+    calls: Vec<(String, Function, Option<WindowFrame>)>,
+}
+
+/// Computes all windows of the items, which then read the relation's columns.
+pub async fn compute(
+    training: &mut Training<'_>,
+    case: &Case,
+    mut relation: Relation,
+    select: &Select,
+    items: &mut [SelectItem],
+) -> Result<Relation, String> {
+    let mut groups: Vec<Group> = Vec::new();
+    let mut failed = None;
+    let mut count = relation.rows.num_columns();
+    for item in items {
+        let _ = visit_expressions_mut(item, |expression| {
+            let Expr::Function(function) = expression else {
+                return ControlFlow::<()>::Continue(());
+            };
+            let Some(over) = function.over.take() else {
+                return ControlFlow::Continue(());
+            };
+            count += 1;
+            let name = format!("w{count}");
+            let added = add(
+                &mut groups,
+                case,
+                &relation,
+                select,
+                (&name, function, &over),
+            );
+            failed = failed.take().or(added.err());
+            *expression = Expr::Identifier(Ident::new(name));
+            ControlFlow::Continue(())
+        });
+    }
+    if let Some(failed) = failed {
+        return Err(failed);
+    }
+    for group in groups {
+        relation.rows = group.compute(training, &relation).await?;
+    }
+    Ok(relation)
+}
+
+fn add(
+    groups: &mut Vec<Group>,
+    case: &Case,
+    relation: &Relation,
+    select: &Select,
+    (name, function, over): (&str, &Function, &WindowType),
+) -> Result<(), String> {
+    let (spec, named) = spec(select, over)?;
+    let strictly_before = named
+        .and_then(|named| case.windows.get(&named))
+        .is_some_and(|window| window.exclude_current_row);
+    let partition_by = spec.partition_by.iter().map(|key| {
+        let flat = relation.flat(key).map(str::to_owned);
+        flat.ok_or_else(|| format!("PARTITION BY {key}"))
+    });
+    let partition_by = partition_by.collect::<Result<Vec<_>, _>>()?;
+    let order_by = match spec.order_by.as_slice() {
+        [order] => relation.flat(&order.expr),
+        [] => return Err("a window without ORDER BY".into()),
+        _ => None,
+    };
+    let order_by = order_by.ok_or("an order that is no column")?.to_owned();
+    let mut call = function.clone();
+    let _ = visit_expressions_mut(&mut call, |e| {
+        if let Some(flat) = relation.flat(e) {
+            *e = Expr::Identifier(Ident::new(flat));
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    let frame = match lagged(&mut call)? {
+        Some(rows) => Some(row_back(rows)),
+        None => spec.window_frame.clone(),
+    };
+    let frame = match frame {
+        Some(frame) if strictly_before => Some(nearer(frame)?),
+        frame => frame,
+    };
+    let call = (name.to_owned(), call, frame);
+    let same = |group: &&mut Group| {
+        group.partition_by == partition_by
+            && group.order_by == order_by
+            && group.strictly_before == strictly_before
+    };
+    match groups.iter_mut().find(same) {
+        Some(group) => group.calls.push(call),
+        None => groups.push(Group {
+            partition_by,
+            order_by,
+            strictly_before,
+            calls: vec![call],
+        }),
+    }
+    Ok(())
+}
+
+/// The window, and its name where it has one.
+fn spec(select: &Select, over: &WindowType) -> Result<(WindowSpec, Option<String>), String> {
+    match over {
+        WindowType::WindowSpec(spec) => Ok((spec.clone(), None)),
+        WindowType::NamedWindow(name) => {
+            let name = sql::folded(name);
+            let mut named = select.named_window.iter();
+            let named = named.find(|NamedWindowDefinition(n, _)| sql::folded(n) == name);
+            match named {
+                Some(NamedWindowDefinition(_, NamedWindowExpr::WindowSpec(spec))) => {
+                    Ok((spec.clone(), Some(name)))
+                }
+                _ => Err(format!("no window {name}")),
+            }
+        }
+    }
+}
+
+/// n of `lag(x, n)`, which becomes `last_value(x)`.
+fn lagged(call: &mut Function) -> Result<Option<u64>, String> {
+    if call.name.to_string().to_lowercase() != "lag" {
+        return Ok(None);
+    }
+    let FunctionArguments::List(list) = &mut call.args else {
+        return Err("lag without arguments".into());
+    };
+    let rows = match list.args.get(1) {
+        None => 1,
+        Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(rows))) => rows
+            .to_string()
+            .parse()
+            .map_err(|_| format!("lag by {rows}"))?,
+        Some(other) => return Err(format!("lag by {other}")),
+    };
+    list.args.truncate(1);
+    let name = ObjectNamePart::Identifier(Ident::new("last_value"));
+    call.name = ObjectName(vec![name]);
+    Ok(Some(rows))
+}
+
+fn number(rows: u64) -> WindowFrameBound {
+    match rows {
+        0 => WindowFrameBound::CurrentRow,
+        rows => {
+            let text = sqlparser::ast::Value::Number(rows.to_string(), false);
+            WindowFrameBound::Preceding(Some(Box::new(Expr::Value(text.into()))))
+        }
+    }
+}
+
+fn row_back(rows: u64) -> WindowFrame {
+    WindowFrame {
+        units: WindowFrameUnits::Rows,
+        start_bound: number(rows),
+        end_bound: Some(number(rows)),
+    }
+}
+
+/// A frame of rows, counted from the row before the current one.
+fn nearer(mut frame: WindowFrame) -> Result<WindowFrame, String> {
+    if frame.units != WindowFrameUnits::Rows {
+        return Ok(frame);
+    }
+    let rows = |bound: &WindowFrameBound| match bound {
+        WindowFrameBound::CurrentRow => Some(0),
+        WindowFrameBound::Preceding(Some(rows)) => rows.to_string().parse::<u64>().ok(),
+        _ => None,
+    };
+    if let Some(start) = rows(&frame.start_bound) {
+        let start = start.checked_sub(1).ok_or("a window of no rows")?;
+        frame.start_bound = number(start);
+    }
+    let end = frame.end_bound.as_ref().and_then(rows).unwrap_or(0);
+    frame.end_bound = Some(number(end.saturating_sub(1)));
+    Ok(frame)
+}
+
+impl Group {
+    async fn compute(
+        &self,
+        training: &mut Training<'_>,
+        relation: &Relation,
+    ) -> Result<arrow::array::RecordBatch, String> {
+        let mut keys = Vec::new();
+        let mut columns = vec!["*".to_owned()];
+        for (place, flat) in self.partition_by.iter().enumerate() {
+            let (key, data_type) = as_key(flat, &relation.type_of(flat))?;
+            columns.push(format!("{key} AS k{place}"));
+            keys.push(data_type);
+        }
+        let time = as_time(&self.order_by, &relation.type_of(&self.order_by))?;
+        columns.push(format!("{time} AS event_time"));
+        let text = format!("SELECT {} FROM rows", columns.join(", "));
+        let rows = training.plain(&relation.rows, &text).await?;
+        let features: Vec<String> = self.calls.iter().map(|(name, ..)| name.clone()).collect();
+        let mut set = training
+            .set(Asked {
+                events: rows.clone(),
+                spine: rows,
+                query: self.query(keys.len()),
+                keys,
+                features: &features,
+                strictly_before: self.strictly_before,
+            })
+            .await?;
+        let helpers = (0..self.partition_by.len()).map(|i| format!("k{i}"));
+        for helper in helpers.chain(["event_time".to_owned()]) {
+            let place = set.schema().index_of(&helper).unwrap();
+            set.remove_column(place);
+        }
+        Ok(set)
+    }
+
+    fn query(&self, keys: usize) -> String {
+        let keys: Vec<String> = (0..keys).map(|i| format!("k{i}")).collect();
+        let keys = keys.join(", ");
+        let calls = self.calls.iter().map(|(name, call, frame)| {
+            let frame = frame.as_ref().map(|frame| {
+                let mut frame = frame.clone();
+                if frame.units == WindowFrameUnits::Range {
+                    sql::milliseconds(&mut frame);
+                }
+                match &frame.end_bound {
+                    Some(end) => format!("{} BETWEEN {} AND {end}", frame.units, frame.start_bound),
+                    None => format!("{} {}", frame.units, frame.start_bound),
+                }
+            });
+            let frame = frame.unwrap_or_default();
+            format!("{call} OVER (PARTITION BY {keys} ORDER BY event_time {frame}) AS {name}")
+        });
+        let calls: Vec<String> = calls.collect();
+        format!("SELECT {keys}, {} FROM events", calls.join(", "))
+    }
+}
