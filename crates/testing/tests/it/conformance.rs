@@ -3,9 +3,7 @@
 //! training sets.
 //!
 //! The suite lies beside the workspace; where it is absent the tests say that
-//! they were skipped. What is not run, or gives other rows, stands with its
-//! reason in `conformance/not_run.md`, which is what the tests find: a case that
-//! fails for no known reason fails the test, and so does a list that is not true.
+//! they were skipped. How many cases give the expected rows may only grow.
 
 mod case;
 mod cells;
