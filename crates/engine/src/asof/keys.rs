@@ -18,7 +18,8 @@ pub(super) const NO_GROUP: u32 = u32::MAX;
 /// Keys per row up to which integers are indexed rather than hashed.
 const SPREAD_MAX: u128 = 8;
 
-/// Keys of a spine, numbered in order of first appearance.
+/// Keys of a spine, numbered. Keys with many rows tend to appear first: numbers
+/// are [`spread`], so that a range of them has its share of such keys.
 #[derive(Debug)]
 pub(super) struct KeyGroups {
     index: Index,
@@ -81,10 +82,23 @@ impl KeyGroups {
     /// Numbers the keys, a column each; also gives the group of every row.
     pub(super) fn build(columns: &[ArrayRef]) -> Result<(Self, Vec<u32>)> {
         let columns = compared(columns)?;
-        match single_integer(&columns) {
-            Some(keys) => Ok(Self::of_integers(keys)),
-            None => Self::of_rows(&columns),
+        let (mut groups, mut ids) = match single_integer(&columns) {
+            Some(keys) => Self::of_integers(keys),
+            None => Self::of_rows(&columns)?,
+        };
+        let len = groups.len as u32;
+        let spread = |group: &mut u32| {
+            if *group != NO_GROUP {
+                *group = spread(*group, len);
+            }
+        };
+        match &mut groups.index {
+            Index::Dense { groups, .. } => groups.iter_mut().for_each(spread),
+            Index::Hashed { entries, .. } => entries.iter_mut().for_each(|(_, g)| spread(g)),
+            Index::Rows { groups, .. } => groups.values_mut().for_each(spread),
         }
+        ids.iter_mut().for_each(spread);
+        Ok((groups, ids))
     }
 
     /// How many keys there are.
@@ -186,6 +200,14 @@ impl KeyGroups {
     }
 }
 
+/// A number below `len` for each number below it: every 256th is a neighbour.
+fn spread(number: u32, len: u32) -> u32 {
+    const STRIDE: u32 = 256;
+    let (turn, place) = (number / STRIDE, number % STRIDE);
+    // Places before this one that have one number more than all have.
+    place * (len / STRIDE) + place.min(len % STRIDE) + turn
+}
+
 fn probe(entries: &[(i64, u32)], shift: u32, key: i64) -> u32 {
     let mut at = slot_of(key, shift);
     // At most half of the entries are taken: an empty one ends every search.
@@ -265,6 +287,28 @@ mod tests {
             Arc::new(StringArray::from(vec!["b", "a", "a"])),
         ];
         assert_eq!(find(&groups, &events), [1, NO_GROUP, NO_GROUP]);
+    }
+
+    #[test]
+    fn numbers_are_spread_and_used_once() {
+        for len in [0, 1, 255, 256, 257, 1000, 4096] {
+            let mut spread: Vec<u32> = (0..len).map(|number| spread(number, len)).collect();
+            if len == 4096 {
+                assert_eq!(spread[..3], [0, 16, 32]);
+            }
+            spread.sort_unstable();
+            assert!(spread.into_iter().eq(0..len));
+        }
+    }
+
+    #[test]
+    fn a_key_has_one_number_in_all_columns() {
+        let keys: ArrayRef = Arc::new(Int64Array::from_iter_values((0..5000).map(|k| k % 1000)));
+        let texts = cast(&keys, &DataType::Utf8).unwrap();
+        for column in [keys, texts] {
+            let (groups, ids) = KeyGroups::build(std::slice::from_ref(&column)).unwrap();
+            assert_eq!(find(&groups, &[column]), ids);
+        }
     }
 
     #[test]
