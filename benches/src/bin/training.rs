@@ -461,7 +461,7 @@ fn difference(ours: &Path, theirs: &Path, case: Case) -> Result<String, BoxError
         // NULL equals NULL; floats within the precision.
         write!(
             equal,
-            " AND (a.\"{name}\" IS NOT DISTINCT FROM b.\"{name}\" OR
+            " AND ((a.\"{name}\" IS NOT DISTINCT FROM b.\"{name}\") OR
               abs(a.\"{name}\" - b.\"{name}\") <= {PRECISION} * abs(a.\"{name}\"))"
         )?;
     }

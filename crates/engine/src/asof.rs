@@ -24,7 +24,7 @@ pub mod window;
 
 pub use codec::AsOfCodec;
 pub use frame::{Frame, FrameBounds};
-pub use join::{AsOfJoinExec, AsOfJoinSpec, Match, Run, Value};
+pub use join::{AsOfJoinExec, AsOfJoinSpec, AsOfLookup, Match, Run, Value};
 pub use kernels::Call;
 pub(crate) use time::micros;
 pub use window::{

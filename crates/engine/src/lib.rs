@@ -14,6 +14,7 @@ pub mod offline;
 pub mod preceding;
 pub mod query;
 pub mod run;
+mod shared_scan;
 mod source;
 pub mod training;
 mod windowed;

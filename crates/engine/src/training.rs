@@ -14,6 +14,7 @@ mod availability;
 mod chain;
 mod each_time;
 pub mod explain;
+mod latest;
 pub mod output;
 mod report;
 mod runs;

@@ -16,6 +16,7 @@ use datafusion::common::{Column, plan_err};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::{NullTreatment, WindowFunction};
+use datafusion::logical_expr::utils::COUNT_STAR_EXPANSION;
 use datafusion::logical_expr::{
     AggregateUDF, Expr, LogicalPlan, Projection, WindowFrame, WindowFrameBound, WindowFrameUnits,
     WindowFunctionDefinition, lit,
@@ -231,28 +232,30 @@ impl std::fmt::Display for Aggregate {
             "decayed_latest" => ("decayed_sum", &self.arguments[..2]),
             name => (name, self.arguments.as_slice()),
         };
-        let arguments: Vec<String> = shown.iter().map(Expr::human_display_text).collect();
+        let arguments: Vec<String> = match (name, shown) {
+            ("count", [argument]) if *argument == lit(COUNT_STAR_EXPANSION) => vec!["*".into()],
+            _ => shown.iter().map(argument_text).collect(),
+        };
         let distinct = if self.distinct { "DISTINCT " } else { "" };
         write!(f, "{name}({distinct}{})", arguments.join(", "))?;
         if self.ignore_nulls {
             f.write_str(" IGNORE NULLS")?;
         }
         match &self.filter {
-            Some(filter) => write!(f, " FILTER (WHERE {})", filter.human_display_text()),
+            Some(filter) => write!(f, " FILTER (WHERE {})", filter.human_display()),
             None => Ok(()),
         }
     }
 }
 
-/// An expression as `plan` shows it.
-trait HumanDisplay {
-    fn human_display_text(&self) -> String;
-}
-
-impl HumanDisplay for Expr {
-    fn human_display_text(&self) -> String {
-        self.human_display().to_string()
+/// An argument as SQL has it.
+fn argument_text(argument: &Expr) -> String {
+    if let Expr::Literal(value @ ScalarValue::IntervalMonthDayNano(_), _) = argument
+        && let Ok(interval) = interval(Some(value.clone()))
+    {
+        return format!("INTERVAL '{interval}'");
     }
+    argument.human_display().to_string()
 }
 
 /// The window expressions of a query, and what their columns are called.

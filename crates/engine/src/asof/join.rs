@@ -6,11 +6,13 @@
 mod answer;
 mod winners;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
+use datafusion::common::cast::as_boolean_array;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
@@ -33,19 +35,19 @@ use granary_model::types::UTC;
 use granary_model::{Interval, UtcMicros};
 use tokio::sync::mpsc::Sender;
 
-use super::keys::compared_as;
+use super::keys::{NO_GROUP, compared_as};
 use super::parts::{Parts, RowCost, column, is_exhausted};
 use super::spine::Spine;
 use super::time::micros;
 use answer::{Answers, matched};
 use winners::{Events, Visibility, Winners};
 
-/// What a row of the spine costs besides its own bytes: position and answer, and
-/// slots.
-const ROW_COST: RowCost = RowCost {
-    spine: 64,
-    results: 64,
-};
+/// What a row of the spine costs besides its own bytes: its position,
+const POSITION_BYTES: usize = 24;
+/// and for each lookup an answer
+const ANSWER_BYTES: usize = 40;
+/// and slots.
+const SLOTS_BYTES: usize = 64;
 
 /// A committed run of a snapshot view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -82,12 +84,6 @@ pub struct AsOfJoinSpec {
     pub on: Vec<(Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>)>,
     /// t of a row of the spine; nothing is found where it is NULL.
     pub time: Arc<dyn PhysicalExpr>,
-    pub event_time: Arc<dyn PhysicalExpr>,
-    /// NULL counts as the event time.
-    pub created_time: Option<Arc<dyn PhysicalExpr>>,
-    pub values: Vec<Value>,
-    /// How old an event may be at t, inclusive.
-    pub ttl: Option<Interval>,
     /// Not t itself is asked for, but the newest multiple of this interval after
     /// the epoch up to it; nothing is found before the first.
     pub refreshed_every: Option<Interval>,
@@ -96,6 +92,21 @@ pub struct AsOfJoinSpec {
     /// Events created after t are not seen.
     pub known_at_the_time: bool,
     pub matching: Match,
+    /// What is found, all of it in one pass over the events.
+    pub lookups: Vec<AsOfLookup>,
+}
+
+/// The latest of those events that pass a filter.
+#[derive(Debug, Clone)]
+pub struct AsOfLookup {
+    /// NULL does not pass; `None`: all events do.
+    pub filter: Option<Arc<dyn PhysicalExpr>>,
+    pub event_time: Arc<dyn PhysicalExpr>,
+    /// NULL counts as the event time.
+    pub created_time: Option<Arc<dyn PhysicalExpr>>,
+    pub values: Vec<Value>,
+    /// How old an event may be at t, inclusive.
+    pub ttl: Option<Interval>,
     /// Output column: the event's time, TIMESTAMP, NULL where none was found.
     pub event_time_name: String,
     /// Output column: SMALLINT, a number of `granary_model::FeatureStatus`:
@@ -103,12 +114,54 @@ pub struct AsOfJoinSpec {
     pub status_name: String,
 }
 
+impl AsOfLookup {
+    fn expressions(&self) -> impl Iterator<Item = &Arc<dyn PhysicalExpr>> {
+        let times = self.filter.iter().chain([&self.event_time]);
+        times
+            .chain(&self.created_time)
+            .chain(self.values.iter().map(|value| &value.expression))
+    }
+
+    fn output(&self, events: &Schema, fields: &mut Vec<FieldRef>) -> Result<()> {
+        for value in &self.values {
+            if let Some(name) = &value.name {
+                let field = value.expression.return_field(events)?;
+                let field = Field::new(name, field.data_type().clone(), true)
+                    .with_metadata(field.metadata().clone());
+                fields.push(Arc::new(field));
+            }
+        }
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into()));
+        fields.push(Arc::new(Field::new(&self.event_time_name, time, true)));
+        let status = Field::new(&self.status_name, DataType::Int8, false);
+        fields.push(Arc::new(status));
+        Ok(())
+    }
+}
+
+impl fmt::Display for AsOfLookup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.values.iter().filter_map(|v| v.name.as_deref());
+        let names: Vec<&str> = names.collect();
+        write!(f, "{{event_time={}", self.event_time)?;
+        if let Some(created) = &self.created_time {
+            write!(f, ", created={created}")?;
+        }
+        if let Some(filter) = &self.filter {
+            write!(f, ", filter={filter}")?;
+        }
+        if let Some(ttl) = &self.ttl {
+            write!(f, ", ttl={ttl}")?;
+        }
+        write!(f, ", values=[{}]}}", names.join(", "))
+    }
+}
+
 impl AsOfJoinSpec {
     fn expressions(&self) -> impl Iterator<Item = &Arc<dyn PhysicalExpr>> {
         let on = self.on.iter().flat_map(|(spine, event)| [spine, event]);
-        on.chain([&self.time, &self.event_time])
-            .chain(&self.created_time)
-            .chain(self.values.iter().map(|value| &value.expression))
+        let lookups = self.lookups.iter().flat_map(AsOfLookup::expressions);
+        on.chain([&self.time]).chain(lookups)
     }
 
     fn visibility(&self) -> Visibility {
@@ -123,21 +176,9 @@ impl AsOfJoinSpec {
 
     fn output(&self, spine: &Schema, events: &Schema) -> Result<SchemaRef> {
         let mut fields = spine.fields().to_vec();
-        for value in &self.values {
-            if let Some(name) = &value.name {
-                let field = value.expression.return_field(events)?;
-                let field = Field::new(name, field.data_type().clone(), true)
-                    .with_metadata(field.metadata().clone());
-                fields.push(Arc::new(field));
-            }
+        for lookup in &self.lookups {
+            lookup.output(events, &mut fields)?;
         }
-        let time = DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into()));
-        fields.push(Arc::new(Field::new(&self.event_time_name, time, true)));
-        fields.push(Arc::new(Field::new(
-            &self.status_name,
-            DataType::Int8,
-            false,
-        )));
         Ok(Arc::new(Schema::new_with_metadata(
             fields,
             spine.metadata().clone(),
@@ -216,21 +257,14 @@ impl DisplayAs for AsOfJoinExec {
             .map(|(spine, event)| format!("{spine} = {event}"))
             .collect();
         let before = if spec.strictly_before { "<" } else { "<=" };
+        let keys = keys.join(", ");
         write!(
             f,
-            "AsOfJoinExec: keys=[{}], time={} {before} {}",
-            keys.join(", "),
-            spec.event_time,
-            spec.time,
+            "AsOfJoinExec: keys=[{keys}], event_time {before} {}",
+            spec.time
         )?;
-        if let Some(created) = &spec.created_time {
-            write!(f, ", created={created}")?;
-        }
         if spec.known_at_the_time {
             write!(f, ", known_at_the_time")?;
-        }
-        if let Some(ttl) = &spec.ttl {
-            write!(f, ", ttl={ttl}")?;
         }
         if let Some(every) = &spec.refreshed_every {
             write!(f, ", refreshed_every={every}")?;
@@ -238,12 +272,8 @@ impl DisplayAs for AsOfJoinExec {
         if let Match::Runs(runs) = &spec.matching {
             write!(f, ", runs={}", runs.len())?;
         }
-        let names: Vec<&str> = spec
-            .values
-            .iter()
-            .filter_map(|v| v.name.as_deref())
-            .collect();
-        write!(f, ", values=[{}]", names.join(", "))
+        let lookups: Vec<String> = spec.lookups.iter().map(ToString::to_string).collect();
+        write!(f, ", lookups=[{}]", lookups.join(", "))
     }
 }
 
@@ -345,7 +375,12 @@ impl Work {
         spine: SendableRecordBatchStream,
         sender: Sender<Result<RecordBatch>>,
     ) -> Result<()> {
-        let mut parts = Parts::new(spine, "AsOfJoinExec", ROW_COST, self.context.clone());
+        let lookups = self.spec.lookups.len();
+        let cost = RowCost {
+            spine: POSITION_BYTES + lookups * ANSWER_BYTES,
+            results: lookups * SLOTS_BYTES,
+        };
+        let mut parts = Parts::new(spine, "AsOfJoinExec", cost, self.context.clone());
         loop {
             let part = parts.next().await?;
             if part.is_empty() {
@@ -385,31 +420,38 @@ impl Work {
         let mut passes = Vec::new();
         for partition in 0..events.output_partitioning().partition_count() {
             let stream = events.execute(partition, self.context.clone())?;
-            let consumer = MemoryConsumer::new(format!("AsOfJoinExec[{partition}]"));
-            let reservation = consumer.register(self.context.memory_pool());
+            let winners = self.spec.lookups.iter().map(|_| {
+                let consumer = MemoryConsumer::new(format!("AsOfJoinExec[{partition}]"));
+                Winners::new(&spine, consumer.register(self.context.memory_pool()))
+            });
             let pass = Pass {
                 spec: self.spec.clone(),
-                winners: Winners::new(&spine, reservation)?,
+                winners: winners.collect::<Result<_>>()?,
                 spine: spine.clone(),
                 event_rows: self.event_rows.clone(),
                 elapsed: self.baseline.elapsed_compute().clone(),
             };
             passes.push(SpawnedTask::spawn(pass.run(stream, visibility)));
         }
-        let mut all: Option<Winners> = None;
+        let mut all: Option<Vec<Winners>> = None;
         for pass in passes {
             let winners = pass
                 .join_unwind()
                 .await
                 .map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))??;
             match &mut all {
-                Some(all) => all.merge(winners)?,
+                Some(all) => {
+                    for (all, winners) in all.iter_mut().zip(winners) {
+                        all.merge(winners)?;
+                    }
+                }
                 None => all = Some(winners),
             }
         }
         let _timer = self.baseline.elapsed_compute().timer();
-        if let Some(all) = &mut all {
-            all.settle(&spine, visibility);
+        let mut all = all.unwrap_or_default();
+        for winners in &mut all {
+            winners.settle(&spine, visibility);
         }
         Ok(Answers::new(&spine, &asked, all, &self.spec))
     }
@@ -430,7 +472,8 @@ impl Work {
 struct Pass {
     spec: Arc<AsOfJoinSpec>,
     spine: Arc<Spine>,
-    winners: Winners,
+    /// Of each lookup.
+    winners: Vec<Winners>,
     event_rows: Count,
     elapsed: Time,
 }
@@ -440,37 +483,52 @@ impl Pass {
         mut self,
         mut stream: SendableRecordBatchStream,
         visibility: Visibility,
-    ) -> Result<Winners> {
+    ) -> Result<Vec<Winners>> {
+        let mut groups = Vec::new();
         while let Some(batch) = stream.next().await.transpose()? {
             self.event_rows.add(batch.num_rows());
             let _timer = self.elapsed.timer();
-            let events = self.evaluate(&batch)?;
-            self.winners.offer(&self.spine, visibility, &events)?;
+            let on = self.spec.on.iter();
+            let keys = on.map(|(_, key)| evaluate(key, &batch));
+            self.spine
+                .find(&keys.collect::<Result<Vec<_>>>()?, &mut groups)?;
+            for (lookup, winners) in self.spec.lookups.iter().zip(&mut self.winners) {
+                let events = lookup.evaluate(&batch, &groups)?;
+                winners.offer(&self.spine, visibility, &events)?;
+            }
         }
         Ok(self.winners)
     }
+}
 
-    fn evaluate(&self, batch: &RecordBatch) -> Result<Events> {
-        let evaluate = |expression: &Arc<dyn PhysicalExpr>| {
-            expression.evaluate(batch)?.into_array(batch.num_rows())
-        };
-        let on = self.spec.on.iter();
-        let keys = on
-            .map(|(_, expression)| evaluate(expression))
-            .collect::<Result<Vec<_>>>()?;
-        let mut groups = Vec::with_capacity(batch.num_rows());
-        self.spine.find(&keys, &mut groups)?;
-        let created = self.spec.created_time.as_ref();
-        let values = self.spec.values.iter();
+impl AsOfLookup {
+    fn evaluate<'a>(&self, batch: &RecordBatch, groups: &'a [u32]) -> Result<Events<'a>> {
+        let times = |times| micros(&evaluate(times, batch)?);
+        let values = self.values.iter();
         Ok(Events {
-            groups,
-            event_times: micros(&evaluate(&self.spec.event_time)?)?,
-            created: created
-                .map(|created| micros(&evaluate(created)?))
-                .transpose()?,
+            groups: match &self.filter {
+                Some(filter) => Cow::Owned(passing(groups, &evaluate(filter, batch)?)?),
+                None => Cow::Borrowed(groups),
+            },
+            event_times: times(&self.event_time)?,
+            created: self.created_time.as_ref().map(times).transpose()?,
             values: values
-                .map(|value| evaluate(&value.expression))
+                .map(|value| evaluate(&value.expression, batch))
                 .collect::<Result<_>>()?,
         })
     }
+}
+
+fn evaluate(expression: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef> {
+    expression.evaluate(batch)?.into_array(batch.num_rows())
+}
+
+/// The groups of rows for which a filter is true.
+fn passing(groups: &[u32], filter: &ArrayRef) -> Result<Vec<u32>> {
+    let filter = as_boolean_array(filter)?;
+    let passes = |(group, passes): (&u32, Option<bool>)| match passes {
+        Some(true) => *group,
+        _ => NO_GROUP,
+    };
+    Ok(groups.iter().zip(filter.iter()).map(passes).collect())
 }

@@ -508,7 +508,7 @@ fn clauses_of_kind(create: &CreateFeatureView, kind: ViewKind) -> Vec<Diagnostic
     if kind == ViewKind::Windowed {
         errors.push(
             Diagnostic::new(serve, "SERVE QUERY on a windowed view")
-                .help("its values are computed as of the read already; leave SERVE out"),
+                .help("runs write its values; leave SERVE QUERY out (SERVE OFFLINE: for training sets only)"),
         );
     }
     if let (ViewKind::Snapshot, Some((_, ttl))) = (kind, &create.ttl) {

@@ -119,7 +119,7 @@ pub(crate) async fn view_rows(
         .sql_with_options(&view.query, options)
         .await
         .map_err(failed)?;
-    let columns = columns(view, frame.schema())?;
+    let columns = row_columns(view, frame.schema())?;
     if let (ViewKind::Timestamped, Some(event_time), Some(times)) =
         (view.kind, &view.event_time, times.into())
     {
@@ -141,7 +141,7 @@ fn changed(view: &FeatureView, difference: String) -> EngineError {
 
 /// Each column of `row_schema` out of the query's output, cast to its type
 /// where the two stand for the same feature type.
-fn columns(view: &FeatureView, output: &DFSchema) -> Result<Vec<Expr>, EngineError> {
+pub(crate) fn row_columns(view: &FeatureView, output: &DFSchema) -> Result<Vec<Expr>, EngineError> {
     let schema = view.row_schema();
     let mut columns = Vec::with_capacity(schema.fields().len());
     for (index, wanted) in schema.fields().iter().enumerate() {

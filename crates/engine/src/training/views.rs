@@ -3,14 +3,12 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
 use datafusion::common::Column as Name;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result as PlanResult;
 use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF, cast, lit, when};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{Column, col};
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_expr::expressions::Column;
 use datafusion::scalar::ScalarValue;
 use granary_model::definitions::ServeMode;
 use granary_model::{FeatureStatus, FeatureView, Interval, UtcMicros, ViewKind};
@@ -18,25 +16,15 @@ use granary_model::{FeatureStatus, FeatureView, Interval, UtcMicros, ViewKind};
 use super::availability::{Times, availability};
 use super::chain::{Chain, Found, T, WORKING, Wanted, failed, name};
 use super::each_time::{COMPUTED_AS_OF, EachTime};
+use super::latest::{Newest, Rows, SharedLatest, TimestampedQuery};
 use super::runs::{self, Runs};
 use super::time::SpineTime;
-use crate::asof::{AS_OF_COLUMN, AsOfJoinExec, AsOfJoinSpec, Match, Run, Value};
+use crate::asof::{AS_OF_COLUMN, Match, Run};
 use crate::engine::plan_sql;
 use crate::error::EngineError;
-use crate::run::view_rows;
 use crate::windowed::{
     Seen, SharedWindows, SpineKeys, WindowedQuery, WindowedView, aggregate_name,
 };
-
-/// Events of a view that is joined by its newest row.
-struct Events {
-    rows: Arc<dyn ExecutionPlan>,
-    event_time: String,
-    created_time: Option<String>,
-    matching: Match,
-    /// How old, at t, the event time may be.
-    ttl: Option<Interval>,
-}
 
 /// Windowed views that one operator may compute, with what they are asked.
 struct WindowGroup<'a> {
@@ -47,6 +35,7 @@ struct WindowGroup<'a> {
 impl<'a> Chain<'a> {
     pub(super) async fn join_level(&mut self, wanted: Vec<Wanted<'a>>) -> Result<(), EngineError> {
         let mut groups: Vec<WindowGroup<'a>> = Vec::new();
+        let mut latest: Vec<SharedLatest<'a>> = Vec::new();
         for wanted in wanted {
             self.note_current_state(wanted.view);
             match wanted.view.kind {
@@ -54,8 +43,8 @@ impl<'a> Chain<'a> {
                     Ok(view) => add_to_group(&mut groups, wanted, view),
                     Err(reason) => self.join_each_time(&wanted, &reason).await?,
                 },
-                ViewKind::Timestamped => match self.events(wanted.view).await? {
-                    Ok(events) => self.join_latest(&wanted, events)?,
+                ViewKind::Timestamped => match self.timestamped(wanted.view).await? {
+                    Ok(query) => SharedLatest::add(&mut latest, wanted, query),
                     Err(reason) => self.join_each_time(&wanted, &reason).await?,
                 },
                 ViewKind::Snapshot if matches!(wanted.view.serve, ServeMode::Query { .. }) => {
@@ -64,6 +53,9 @@ impl<'a> Chain<'a> {
                 }
                 ViewKind::Snapshot => self.join_runs(&wanted).await?,
             }
+        }
+        for shared in latest {
+            self.join_shared(shared).await?;
         }
         for (number, group) in groups.into_iter().enumerate() {
             self.join_windows(group, number).await?;
@@ -100,8 +92,11 @@ impl<'a> Chain<'a> {
         Ok(Ok(WindowedView { query, also_from }))
     }
 
-    /// The rows of a timestamped view, if one pass answers for every t.
-    async fn events(&self, view: &FeatureView) -> Result<Result<Events, String>, EngineError> {
+    /// The query of a timestamped view, if one pass answers for every t.
+    async fn timestamped(
+        &self,
+        view: &FeatureView,
+    ) -> Result<Result<TimestampedQuery, String>, EngineError> {
         let failed = failed(&view.name);
         let plan = plan_sql(&self.state, &view.query).await.map_err(&failed)?;
         match availability(&plan, self.definitions) {
@@ -112,15 +107,7 @@ impl<'a> Chain<'a> {
             }
             Err(reason) => return Ok(Err(reason)),
         }
-        let rows = view_rows(self.context(), view, None).await?;
-        let rows = rows.create_physical_plan().await.map_err(&failed)?;
-        Ok(Ok(Events {
-            rows,
-            event_time: view.event_time.clone().unwrap_or_default(),
-            created_time: view.created_time.clone(),
-            matching: Match::Latest,
-            ttl: view.ttl,
-        }))
+        Ok(Ok(TimestampedQuery::of(view, plan)?))
     }
 
     async fn join_runs(&mut self, wanted: &Wanted<'a>) -> Result<(), EngineError> {
@@ -134,16 +121,18 @@ impl<'a> Chain<'a> {
                 view.name
             ));
         }
-        self.join_latest(
-            wanted,
-            Events {
-                rows,
-                event_time: crate::offline::AS_OF_COLUMN.to_owned(),
-                created_time: None,
-                matching: Match::Runs(runs),
-                ttl: view.ttl,
-            },
-        )
+        let rows = Rows {
+            plan: rows,
+            matching: Match::Runs(runs),
+        };
+        let newest = Newest {
+            columns: rows.columns(),
+            filter: None,
+            event_time: crate::offline::AS_OF_COLUMN,
+            created_time: None,
+            ttl: view.ttl,
+        };
+        self.join_latest(rows, &[(wanted, newest)])
     }
 
     /// Whether t lies before every run that it could see.
@@ -182,16 +171,18 @@ impl<'a> Chain<'a> {
             view.name,
             times.len()
         ));
-        self.join_latest(
-            wanted,
-            Events {
-                rows,
-                event_time: COMPUTED_AS_OF.to_owned(),
-                created_time: view.event_time.clone(),
-                matching: Match::Runs(times),
-                ttl: None,
-            },
-        )?;
+        let rows = Rows {
+            plan: rows,
+            matching: Match::Runs(times),
+        };
+        let newest = Newest {
+            columns: rows.columns(),
+            filter: None,
+            event_time: COMPUTED_AS_OF,
+            created_time: view.event_time.as_deref(),
+            ttl: None,
+        };
+        self.join_latest(rows, &[(wanted, newest)])?;
         match (view.ttl, view.kind) {
             (Some(ttl), ViewKind::Timestamped) => self.expire(wanted, ttl),
             _ => Ok(()),
@@ -227,84 +218,12 @@ impl<'a> Chain<'a> {
         Ok(())
     }
 
-    /// Puts the newest of the events behind the chain.
-    fn join_latest(&mut self, wanted: &Wanted<'a>, events: Events) -> Result<(), EngineError> {
-        let view = wanted.view;
-        let failed = failed(&view.name);
-        let schema = events.rows.schema();
-        let column = |name: &str| col(name, &schema);
-        let keys = view.keys.iter().map(|key| column(&key.name));
-        let keys = keys.collect::<PlanResult<Vec<_>>>().map_err(&failed)?;
-        let mut found = Found {
-            status: format!("{WORKING}{}", wanted.alias),
-            ..Found::default()
-        };
-        let mut values = self
-            .times_as_values(wanted, &events, &schema)
-            .map_err(&failed)?;
-        for decides in view.then_by.iter().chain(&view.features) {
-            let asked = wanted.features.contains(decides.name.as_str());
-            let name = asked.then(|| self.working(wanted, &decides.name));
-            if let Some(name) = &name {
-                found.values.insert(decides.name.clone(), name.clone());
-            }
-            let expression = column(&decides.name).map_err(&failed)?;
-            values.push(Value { expression, name });
-        }
-        let created_time = events.created_time.as_deref().map(column);
-        let options = self.request.options;
-        let spec = AsOfJoinSpec {
-            on: wanted.keys.iter().cloned().zip(keys).collect(),
-            time: self.t()?,
-            event_time: column(&events.event_time).map_err(&failed)?,
-            created_time: created_time.transpose().map_err(&failed)?,
-            values,
-            ttl: events.ttl,
-            refreshed_every: wanted.refreshed_every,
-            strictly_before: options.strictly_before,
-            known_at_the_time: options.known_at_the_time,
-            matching: events.matching,
-            event_time_name: format!("{} at", found.status),
-            status_name: found.status.clone(),
-        };
-        let joined = AsOfJoinExec::try_new(self.plan.clone(), events.rows, Arc::new(spec));
-        self.plan = Arc::new(joined.map_err(&failed)?);
-        self.give(wanted.alias, found);
-        Ok(())
-    }
-
-    /// Of rows that were computed as of t: the created time, which decides
-    /// between those of one event time, and the event time to tell their age.
-    fn times_as_values(
-        &self,
-        wanted: &Wanted<'_>,
-        events: &Events,
-        schema: &Schema,
-    ) -> PlanResult<Vec<Value>> {
-        let view = wanted.view;
-        let mut values = Vec::new();
-        if let (COMPUTED_AS_OF, Some(event_time)) = (events.event_time.as_str(), &view.event_time) {
-            if let Some(created) = &view.created_time {
-                let expression = col(created, schema)?;
-                values.push(Value {
-                    expression,
-                    name: None,
-                });
-            }
-            values.push(Value {
-                expression: col(event_time, schema)?,
-                name: Some(self.working(wanted, event_time)),
-            });
-        }
-        Ok(values)
-    }
-
-    fn working(&self, wanted: &Wanted<'_>, feature: &str) -> String {
+    pub(super) fn working(&self, wanted: &Wanted<'_>, feature: &str) -> String {
         format!("{WORKING}{}.{feature}", wanted.alias)
     }
 
     /// t as a column of the chain.
-    fn t(&self) -> Result<Arc<dyn PhysicalExpr>, EngineError> {
+    pub(super) fn t(&self) -> Result<Arc<dyn PhysicalExpr>, EngineError> {
         let place = self.plan.schema().index_of(T);
         let place = place.map_err(|e| failed("training set")(e.into()))?;
         Ok(Arc::new(Column::new(T, place)))

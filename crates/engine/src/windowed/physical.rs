@@ -9,16 +9,16 @@ use datafusion::common::{Column, DFSchema, TableReference};
 use datafusion::error::Result;
 use datafusion::execution::SessionState;
 use datafusion::functions::expr_fn::{coalesce, greatest};
-use datafusion::logical_expr::{Expr, LogicalPlanBuilder, cast, utils::disjunction};
+use datafusion::logical_expr::{Expr, cast};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use granary_model::types::UTC;
 
 use super::{Aggregate, WindowedQuery};
-use crate::asof::{
-    AS_OF_COLUMN, AsOfWindowExec, AsOfWindowSpec, Call, EventSet, WindowAggregate, event_schema,
-};
+use crate::asof::{AsOfWindowExec, AsOfWindowSpec, Call, EventSet, WindowAggregate, event_schema};
+use crate::check::has_subquery;
 use crate::engine::physical_expr;
+use crate::shared_scan::SharedScan;
 
 /// Which events a row of the spine sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -86,22 +86,14 @@ impl SharedWindows {
         seen: Seen,
         prefix: &str,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let pushed = self.pushed_filter();
-        let mut events = LogicalPlanBuilder::from(self.first().events.clone());
-        if let Some(filter) = &pushed {
-            events = events.filter(filter.clone())?;
-        }
-        let columns = self.columns().into_iter().map(Expr::Column);
-        let events = state.optimize(&events.project(columns)?.build()?)?;
-        let schema = with_as_of(events.schema())?;
-        let physical = state
-            .query_planner()
-            .create_physical_plan(&events, state)
-            .await?;
-        let spec = self.spec(state, &schema, &physical, spine_keys, seen, prefix)?;
+        let views = self.views.iter();
+        let filters: Vec<_> = views.map(|view| view.query.filter.as_ref()).collect();
+        let columns = self.columns();
+        let scan = SharedScan::plan(state, &self.first().events, &filters, &columns).await?;
+        let spec = self.spec(state, &scan, spine_keys, seen, prefix)?;
         Ok(Arc::new(AsOfWindowExec::try_new(
             spine,
-            physical,
+            scan.plan,
             Arc::new(spec),
         )?))
     }
@@ -110,37 +102,26 @@ impl SharedWindows {
         &self.views[0].query
     }
 
-    /// What the scan may leave out: rows that no view's WHERE takes.
-    fn pushed_filter(&self) -> Option<Expr> {
-        let filters = self.views.iter().map(|v| v.query.filter.clone());
-        let mut filters = filters.collect::<Option<Vec<_>>>()?;
-        filters.dedup();
-        (!filters.iter().any(reads_as_of))
-            .then(|| disjunction(filters))
-            .flatten()
-    }
-
-    /// The events' columns that any view needs, in the order of the source.
-    fn columns(&self) -> Vec<Column> {
-        let mut read: BTreeSet<Column> = BTreeSet::new();
+    /// The events' columns that any view needs.
+    fn columns(&self) -> BTreeSet<Column> {
+        let mut read = BTreeSet::new();
         for view in &self.views {
             read.extend(view.query.columns_read());
             read.extend(view.also_from.iter().cloned());
         }
-        let columns = self.first().events.schema().columns();
-        columns.into_iter().filter(|c| read.contains(c)).collect()
+        read
     }
 
     fn spec(
         &self,
         state: &SessionState,
-        schema: &DFSchema,
-        events: &Arc<dyn ExecutionPlan>,
+        scan: &SharedScan,
         spine_keys: SpineKeys,
         seen: Seen,
         prefix: &str,
     ) -> Result<AsOfWindowSpec> {
-        let physical = |e: &Expr| physical_expr(state, e.clone(), schema);
+        let schema = with_as_of(&scan.schema)?;
+        let physical = |e: &Expr| physical_expr(state, e.clone(), &schema);
         let first = self.first();
         let keys = first
             .keys
@@ -148,16 +129,10 @@ impl SharedWindows {
             .map(physical)
             .collect::<Result<Vec<_>>>()?;
         let created = created(first, seen, &self.views[0].also_from);
-        let one_filter = self
-            .views
-            .windows(2)
-            .all(|v| v[0].query.filter == v[1].query.filter);
         let sets = self.views.iter().enumerate().map(|(number, view)| {
-            let filter = view.query.filter.as_ref();
-            // The scan has done it already.
-            let filter = filter.filter(|f| !one_filter || reads_as_of(f));
+            let filter = scan.rest(view.query.filter.as_ref());
             let aggregates = view.query.aggregates.iter();
-            let event_schema = event_schema(&events.schema());
+            let event_schema = event_schema(&scan.plan.schema());
             let aggregates = aggregates.map(|aggregate| {
                 let name = aggregate_name(prefix, number, &aggregate.name);
                 windowed(aggregate, name, &physical, event_schema.clone())
@@ -238,15 +213,4 @@ fn with_as_of(events: &DFSchema) -> Result<DFSchema> {
     let as_of = all.fields()[all.fields().len() - 1].clone();
     fields.push((None::<TableReference>, as_of));
     DFSchema::new_with_metadata(fields, Default::default())
-}
-
-fn reads_as_of(expression: &Expr) -> bool {
-    expression
-        .column_refs()
-        .iter()
-        .any(|c| c.name == AS_OF_COLUMN)
-}
-
-fn has_subquery(expression: &Expr) -> bool {
-    crate::check::has_subquery(expression)
 }

@@ -1,7 +1,9 @@
 //! Training sets over definitions as a user writes them.
 
 use arrow::util::pretty::pretty_format_batches;
+use datafusion::physical_plan::displayable;
 use futures::TryStreamExt;
+use granary_engine::training::TrainingSet;
 use granary_engine::{Spine, TrainingOptions, TrainingReport, TrainingRequest};
 use granary_model::definitions::{BoundView, KeyBinding, KeySource, ServiceFeature};
 use granary_model::{Definitions, SourceFile, parse_file};
@@ -56,12 +58,12 @@ pub(crate) fn listed(
     (from, features)
 }
 
-pub(crate) async fn training(
+async fn planned(
     project: &Project,
     spine: &str,
     list: &[&str],
     options: TrainingOptions,
-) -> (String, TrainingReport) {
+) -> TrainingSet {
     let (from, features) = listed(&project.definitions, list);
     let request = TrainingRequest {
         spine: Spine::Sql(spine.into()),
@@ -71,7 +73,16 @@ pub(crate) async fn training(
         options,
     };
     let set = project.engine.training_set(&project.definitions, request);
-    let set = set.await.unwrap();
+    set.await.unwrap()
+}
+
+pub(crate) async fn training(
+    project: &Project,
+    spine: &str,
+    list: &[&str],
+    options: TrainingOptions,
+) -> (String, TrainingReport) {
+    let set = planned(project, spine, list, options).await;
     let rows: Vec<_> = set.execute().unwrap().try_collect().await.unwrap();
     (
         pretty_format_batches(&rows).unwrap().to_string(),
@@ -144,4 +155,32 @@ async fn every_kind_of_view_gives_its_values_as_of_each_row() {
     assert_eq!(report.rows, 6);
     assert_eq!(report.null_times, 1);
     assert_eq!(report.null_keys, [("customer_id".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn timestamped_views_over_one_relation_share_a_scan() {
+    let mut project = Project::new();
+    project.table_from_sql("payments", EVENTS, None).await;
+    define(
+        &mut project,
+        "CREATE ENTITY customer KEY (customer_id BIGINT);
+         CREATE EXTERNAL TABLE payments STORED AS PARQUET LOCATION 'payments.parquet';
+         EVENT TIME OF payments IS at;
+         CREATE FEATURE VIEW newest ENTITY customer EVENT TIME at
+           AS SELECT customer_id, at, amount FROM payments;
+         CREATE FEATURE VIEW newest_a ENTITY customer EVENT TIME paid TTL INTERVAL '3 days'
+           AS SELECT customer_id, at AS paid, 2 * amount AS twice, upper(kind) AS kind FROM payments
+              WHERE kind = 'a';",
+    )
+    .await;
+    let list = ["newest.amount", "newest_a.twice", "newest_a.kind"];
+    let options = TrainingOptions {
+        statuses: true,
+        ..TrainingOptions::default()
+    };
+    let set = planned(&project, SPINE, &list, options).await;
+    let plan = displayable(set.plan().as_ref()).indent(false).to_string();
+    assert_eq!(plan.matches("AsOfJoinExec").count(), 1, "{plan}");
+    let (rows, _) = training(&project, SPINE, &list, options).await;
+    insta::assert_snapshot!(rows);
 }

@@ -12,13 +12,13 @@ use granary_model::{Interval, UtcMicros};
 
 use super::AsOfCodec;
 use super::messages::{
-    AggregateNode, BoundsNode, FrameNode, InputsNode, IntervalNode, JoinNode, RunNode, RunsNode,
-    SetNode, WindowNode,
+    AggregateNode, BoundsNode, FrameNode, InputsNode, IntervalNode, JoinNode, LookupNode, RunNode,
+    RunsNode, SetNode, TimesNode, WindowNode,
 };
 use crate::asof::kernels::Call;
 use crate::asof::{
-    AsOfJoinSpec, AsOfWindowSpec, EventSet, Frame, FrameBounds, Match, Run, Value, WindowAggregate,
-    event_schema,
+    AsOfJoinSpec, AsOfLookup, AsOfWindowSpec, EventSet, Frame, FrameBounds, Match, Run, Value,
+    WindowAggregate, event_schema,
 };
 
 pub(super) struct Decoder<'a> {
@@ -32,10 +32,14 @@ pub(super) struct Decoder<'a> {
 struct Inputs {
     on: Vec<(Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>)>,
     time: Arc<dyn PhysicalExpr>,
-    event_time: Arc<dyn PhysicalExpr>,
-    created_time: Option<Arc<dyn PhysicalExpr>>,
     strictly_before: bool,
     known_at_the_time: bool,
+}
+
+/// Times of events.
+struct Times {
+    event_time: Arc<dyn PhysicalExpr>,
+    created_time: Option<Arc<dyn PhysicalExpr>>,
 }
 
 impl<'a> Decoder<'a> {
@@ -91,19 +95,39 @@ impl<'a> Decoder<'a> {
         let spine_keys = self.all(&node.spine_keys, &self.spine)?;
         let event_keys = self.all(&node.event_keys, &self.events)?;
         let time = there(node.time, "time")?;
-        let event_time = there(node.event_time, "event time")?;
         Ok(Inputs {
             on: spine_keys.into_iter().zip(event_keys).collect(),
             time: self.expression(&time, &self.spine)?,
-            event_time: self.expression(&event_time, &self.events)?,
-            created_time: self.optional(node.created_time.as_ref(), &self.events)?,
             strictly_before: node.strictly_before,
             known_at_the_time: node.known_at_the_time,
         })
     }
 
+    fn times(&self, node: Option<TimesNode>) -> Result<Times> {
+        let node = there(node, "times")?;
+        let event_time = there(node.event_time, "event time")?;
+        Ok(Times {
+            event_time: self.expression(&event_time, &self.events)?,
+            created_time: self.optional(node.created_time.as_ref(), &self.events)?,
+        })
+    }
+
     pub(super) fn join(&self, node: JoinNode) -> Result<AsOfJoinSpec> {
         let inputs = self.inputs(node.inputs)?;
+        let lookups = node.lookups.into_iter().map(|lookup| self.lookup(lookup));
+        Ok(AsOfJoinSpec {
+            on: inputs.on,
+            time: inputs.time,
+            refreshed_every: node.refreshed_every.map(interval),
+            strictly_before: inputs.strictly_before,
+            known_at_the_time: inputs.known_at_the_time,
+            matching: node.runs.map_or(Match::Latest, matching),
+            lookups: lookups.collect::<Result<_>>()?,
+        })
+    }
+
+    fn lookup(&self, node: LookupNode) -> Result<AsOfLookup> {
+        let times = self.times(node.times)?;
         let values = node.values.into_iter().map(|value| {
             let expression = there(value.expression, "expression of a value")?;
             Ok(Value {
@@ -111,17 +135,12 @@ impl<'a> Decoder<'a> {
                 name: value.name,
             })
         });
-        Ok(AsOfJoinSpec {
-            on: inputs.on,
-            time: inputs.time,
-            event_time: inputs.event_time,
-            created_time: inputs.created_time,
+        Ok(AsOfLookup {
+            filter: self.optional(node.filter.as_ref(), &self.events)?,
+            event_time: times.event_time,
+            created_time: times.created_time,
             values: values.collect::<Result<_>>()?,
             ttl: node.ttl.map(interval),
-            refreshed_every: node.refreshed_every.map(interval),
-            strictly_before: inputs.strictly_before,
-            known_at_the_time: inputs.known_at_the_time,
-            matching: node.runs.map_or(Match::Latest, matching),
             event_time_name: node.event_time_name,
             status_name: node.status_name,
         })
@@ -129,13 +148,14 @@ impl<'a> Decoder<'a> {
 
     pub(super) fn window(&self, node: WindowNode) -> Result<AsOfWindowSpec> {
         let inputs = self.inputs(node.inputs)?;
+        let times = self.times(node.times)?;
         let schema = event_schema(&self.events);
         let sets = node.sets.into_iter().map(|set| self.set(set, &schema));
         Ok(AsOfWindowSpec {
             on: inputs.on,
             time: inputs.time,
-            event_time: inputs.event_time,
-            created_time: inputs.created_time,
+            event_time: times.event_time,
+            created_time: times.created_time,
             then_by: self.all(&node.then_by, &self.events)?,
             strictly_before: inputs.strictly_before,
             known_at_the_time: inputs.known_at_the_time,

@@ -10,11 +10,11 @@ use granary_model::Interval;
 
 use super::AsOfCodec;
 use super::messages::{
-    AggregateNode, BoundsNode, FrameNode, InputsNode, IntervalNode, JoinNode, RangeNode, RowsNode,
-    RunNode, RunsNode, SetNode, ValueNode, WindowNode,
+    AggregateNode, BoundsNode, FrameNode, InputsNode, IntervalNode, JoinNode, LookupNode,
+    RangeNode, RowsNode, RunNode, RunsNode, SetNode, TimesNode, ValueNode, WindowNode,
 };
 use crate::asof::{
-    AsOfJoinSpec, AsOfWindowSpec, EventSet, Frame, FrameBounds, Match, WindowAggregate,
+    AsOfJoinSpec, AsOfLookup, AsOfWindowSpec, EventSet, Frame, FrameBounds, Match, WindowAggregate,
 };
 
 /// A key of the spine and of the events.
@@ -49,29 +49,28 @@ impl Encoder<'_> {
     }
 
     /// Without the flags.
-    fn inputs(
-        &self,
-        on: &[KeyPair],
-        [time, event_time]: [&Arc<dyn PhysicalExpr>; 2],
-        created_time: Option<&Arc<dyn PhysicalExpr>>,
-    ) -> Result<InputsNode> {
+    fn inputs(&self, on: &[KeyPair], time: &Arc<dyn PhysicalExpr>) -> Result<InputsNode> {
         Ok(InputsNode {
             spine_keys: self.all(on.iter().map(|(spine, _)| spine))?,
             event_keys: self.all(on.iter().map(|(_, event)| event))?,
             time: Some(self.expression(time)?),
-            event_time: Some(self.expression(event_time)?),
-            created_time: self.optional(created_time)?,
             ..InputsNode::default()
         })
     }
 
+    fn times(
+        &self,
+        event_time: &Arc<dyn PhysicalExpr>,
+        created_time: Option<&Arc<dyn PhysicalExpr>>,
+    ) -> Result<TimesNode> {
+        Ok(TimesNode {
+            event_time: Some(self.expression(event_time)?),
+            created_time: self.optional(created_time)?,
+        })
+    }
+
     pub(super) fn join(&self, spec: &AsOfJoinSpec) -> Result<JoinNode> {
-        let values = spec.values.iter().map(|value| {
-            Ok(ValueNode {
-                expression: Some(self.expression(&value.expression)?),
-                name: value.name.clone(),
-            })
-        });
+        let lookups = spec.lookups.iter().map(|lookup| self.lookup(lookup));
         let runs = match &spec.matching {
             Match::Latest => None,
             Match::Runs(runs) => {
@@ -88,18 +87,28 @@ impl Encoder<'_> {
             inputs: Some(InputsNode {
                 strictly_before: spec.strictly_before,
                 known_at_the_time: spec.known_at_the_time,
-                ..self.inputs(
-                    &spec.on,
-                    [&spec.time, &spec.event_time],
-                    spec.created_time.as_ref(),
-                )?
+                ..self.inputs(&spec.on, &spec.time)?
             }),
-            values: values.collect::<Result<_>>()?,
-            ttl: spec.ttl.map(interval),
+            lookups: lookups.collect::<Result<_>>()?,
             refreshed_every: spec.refreshed_every.map(interval),
             runs,
-            event_time_name: spec.event_time_name.clone(),
-            status_name: spec.status_name.clone(),
+        })
+    }
+
+    fn lookup(&self, lookup: &AsOfLookup) -> Result<LookupNode> {
+        let values = lookup.values.iter().map(|value| {
+            Ok(ValueNode {
+                expression: Some(self.expression(&value.expression)?),
+                name: value.name.clone(),
+            })
+        });
+        Ok(LookupNode {
+            times: Some(self.times(&lookup.event_time, lookup.created_time.as_ref())?),
+            filter: self.optional(lookup.filter.as_ref())?,
+            values: values.collect::<Result<_>>()?,
+            ttl: lookup.ttl.map(interval),
+            event_time_name: lookup.event_time_name.clone(),
+            status_name: lookup.status_name.clone(),
         })
     }
 
@@ -109,12 +118,9 @@ impl Encoder<'_> {
             inputs: Some(InputsNode {
                 strictly_before: spec.strictly_before,
                 known_at_the_time: spec.known_at_the_time,
-                ..self.inputs(
-                    &spec.on,
-                    [&spec.time, &spec.event_time],
-                    spec.created_time.as_ref(),
-                )?
+                ..self.inputs(&spec.on, &spec.time)?
             }),
+            times: Some(self.times(&spec.event_time, spec.created_time.as_ref())?),
             then_by: self.all(&spec.then_by)?,
             sets: sets.collect::<Result<_>>()?,
         })

@@ -26,17 +26,11 @@ pub(super) struct JoinNode {
     #[prost(message, optional, tag = "1")]
     pub(super) inputs: Option<InputsNode>,
     #[prost(message, repeated, tag = "2")]
-    pub(super) values: Vec<ValueNode>,
-    #[prost(message, optional, tag = "3")]
-    pub(super) ttl: Option<IntervalNode>,
+    pub(super) lookups: Vec<LookupNode>,
     /// None: the latest event.
-    #[prost(message, optional, tag = "4")]
+    #[prost(message, optional, tag = "3")]
     pub(super) runs: Option<RunsNode>,
-    #[prost(string, tag = "5")]
-    pub(super) event_time_name: String,
-    #[prost(string, tag = "6")]
-    pub(super) status_name: String,
-    #[prost(message, optional, tag = "7")]
+    #[prost(message, optional, tag = "4")]
     pub(super) refreshed_every: Option<IntervalNode>,
 }
 
@@ -45,9 +39,11 @@ pub(super) struct JoinNode {
 pub(super) struct WindowNode {
     #[prost(message, optional, tag = "1")]
     pub(super) inputs: Option<InputsNode>,
-    #[prost(message, repeated, tag = "2")]
-    pub(super) then_by: Vec<PhysicalExprNode>,
+    #[prost(message, optional, tag = "2")]
+    pub(super) times: Option<TimesNode>,
     #[prost(message, repeated, tag = "3")]
+    pub(super) then_by: Vec<PhysicalExprNode>,
+    #[prost(message, repeated, tag = "4")]
     pub(super) sets: Vec<SetNode>,
 }
 
@@ -61,14 +57,36 @@ pub(super) struct InputsNode {
     pub(super) event_keys: Vec<PhysicalExprNode>,
     #[prost(message, optional, tag = "3")]
     pub(super) time: Option<PhysicalExprNode>,
-    #[prost(message, optional, tag = "4")]
-    pub(super) event_time: Option<PhysicalExprNode>,
-    #[prost(message, optional, tag = "5")]
-    pub(super) created_time: Option<PhysicalExprNode>,
-    #[prost(bool, tag = "6")]
+    #[prost(bool, tag = "4")]
     pub(super) strictly_before: bool,
-    #[prost(bool, tag = "7")]
+    #[prost(bool, tag = "5")]
     pub(super) known_at_the_time: bool,
+}
+
+/// Times of events.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct TimesNode {
+    #[prost(message, optional, tag = "1")]
+    pub(super) event_time: Option<PhysicalExprNode>,
+    #[prost(message, optional, tag = "2")]
+    pub(super) created_time: Option<PhysicalExprNode>,
+}
+
+/// [`crate::asof::AsOfLookup`].
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LookupNode {
+    #[prost(message, optional, tag = "1")]
+    pub(super) times: Option<TimesNode>,
+    #[prost(message, optional, tag = "2")]
+    pub(super) filter: Option<PhysicalExprNode>,
+    #[prost(message, repeated, tag = "3")]
+    pub(super) values: Vec<ValueNode>,
+    #[prost(message, optional, tag = "4")]
+    pub(super) ttl: Option<IntervalNode>,
+    #[prost(string, tag = "5")]
+    pub(super) event_time_name: String,
+    #[prost(string, tag = "6")]
+    pub(super) status_name: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -10,10 +10,10 @@ use arrow::array::{
 use arrow::datatypes::SchemaRef;
 use datafusion::error::Result;
 use granary_model::types::UTC;
-use granary_model::{FeatureStatus, UtcMicros};
+use granary_model::{FeatureStatus, Interval, UtcMicros};
 
 use super::winners::{Slot, Winners, gather};
-use super::{AsOfJoinSpec, Match, Run};
+use super::{AsOfJoinSpec, AsOfLookup, Match, Run};
 use crate::asof::spine::Spine;
 
 /// The time that a row's events are matched by: t itself, or that of its run.
@@ -44,8 +44,10 @@ fn newest_run(runs: &[Run], t: i64, spec: &AsOfJoinSpec) -> Option<i64> {
         .map(|run| run.as_of.0)
 }
 
-/// What a part of the spine found.
-pub(super) struct Answers {
+/// What a part of the spine found: an answer for each lookup.
+pub(super) struct Answers(Vec<Answer>);
+
+struct Answer {
     winners: Option<Winners>,
     /// A row of the part each; `None`: nothing was found.
     found: Vec<Option<Found>>,
@@ -58,26 +60,17 @@ struct Found {
 }
 
 impl Answers {
+    /// `winners`: of each lookup; none where there were no events at all.
     pub(super) fn new(
         spine: &Spine,
         asked: &Int64Array,
-        winners: Option<Winners>,
+        winners: Vec<Winners>,
         spec: &AsOfJoinSpec,
     ) -> Self {
-        let mut found = vec![None; spine.row_count()];
-        let slots = winners.as_ref().map_or(&[][..], Winners::slots);
-        for (slot, row) in slots.iter().zip(spine.rows()) {
-            if slot.is_empty() {
-                continue;
-            }
-            let row = *row as usize;
-            let oldest = spec.ttl.map(|ttl| ttl.before(UtcMicros(asked.value(row))));
-            found[row] = Some(Found {
-                slot: *slot,
-                fresh: oldest.is_none_or(|oldest| slot.event_time >= oldest.0),
-            });
-        }
-        Self { winners, found }
+        let mut winners = winners.into_iter();
+        let lookups = spec.lookups.iter();
+        let answers = lookups.map(|lookup| Answer::new(spine, asked, winners.next(), lookup.ttl));
+        Self(answers.collect())
     }
 
     /// The output for one batch of the spine, whose rows these are in the part.
@@ -88,6 +81,44 @@ impl Answers {
         batch: &RecordBatch,
         rows: Range<usize>,
     ) -> Result<RecordBatch> {
+        let mut columns = batch.columns().to_vec();
+        for (answer, lookup) in self.0.iter().zip(&spec.lookups) {
+            answer.add(lookup, schema, rows.clone(), &mut columns)?;
+        }
+        Ok(RecordBatch::try_new(schema.clone(), columns)?)
+    }
+}
+
+impl Answer {
+    fn new(
+        spine: &Spine,
+        asked: &Int64Array,
+        winners: Option<Winners>,
+        ttl: Option<Interval>,
+    ) -> Self {
+        let mut found = vec![None; spine.row_count()];
+        let slots = winners.as_ref().map_or(&[][..], Winners::slots);
+        for (slot, row) in slots.iter().zip(spine.rows()) {
+            if slot.is_empty() {
+                continue;
+            }
+            let row = *row as usize;
+            let oldest = ttl.map(|ttl| ttl.before(UtcMicros(asked.value(row))));
+            found[row] = Some(Found {
+                slot: *slot,
+                fresh: oldest.is_none_or(|oldest| slot.event_time >= oldest.0),
+            });
+        }
+        Self { winners, found }
+    }
+
+    fn add(
+        &self,
+        lookup: &AsOfLookup,
+        schema: &SchemaRef,
+        rows: Range<usize>,
+        columns: &mut Vec<ArrayRef>,
+    ) -> Result<()> {
         let found = &self.found[rows];
         let kept = self.winners.as_ref().map_or(&[][..], Winners::kept);
         let picked: Vec<(usize, usize)> = found
@@ -97,8 +128,7 @@ impl Answers {
                 _ => (kept.len(), 0),
             })
             .collect();
-        let mut columns = batch.columns().to_vec();
-        for (index, value) in spec.values.iter().enumerate() {
+        for (index, value) in lookup.values.iter().enumerate() {
             if value.name.is_some() {
                 let null = new_null_array(schema.field(columns.len()).data_type(), 1);
                 columns.push(gather(kept, index, Some(&null), &picked)?);
@@ -110,7 +140,7 @@ impl Answers {
             .collect();
         columns.push(Arc::new(times.with_timezone(UTC)));
         columns.push(statuses(found));
-        Ok(RecordBatch::try_new(schema.clone(), columns)?)
+        Ok(())
     }
 }
 

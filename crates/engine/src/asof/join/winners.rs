@@ -6,6 +6,7 @@
 //! gives every position its winner. Only rows that won are kept, and those that
 //! lost again are dropped now and then: memory follows the spine, not the events.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use arrow::array::{Array, ArrayRef, Int64Array, UInt32Array};
@@ -69,9 +70,9 @@ pub(super) enum Visibility {
 
 /// A batch of events, evaluated.
 #[derive(Debug)]
-pub(super) struct Events {
+pub(super) struct Events<'a> {
     /// Group of the spine or `NO_GROUP`.
-    pub(super) groups: Vec<u32>,
+    pub(super) groups: Cow<'a, [u32]>,
     /// UTC microseconds; events without one are never seen.
     pub(super) event_times: Int64Array,
     /// NULL: the event time.
@@ -80,7 +81,7 @@ pub(super) struct Events {
     pub(super) values: Vec<ArrayRef>,
 }
 
-impl Events {
+impl Events<'_> {
     fn slot(&self, row: usize, batch: u32) -> Slot {
         let event_time = self.event_times.value(row);
         let created = self
@@ -159,7 +160,7 @@ impl Winners {
         &mut self,
         spine: &Spine,
         visibility: Visibility,
-        events: &Events,
+        events: &Events<'_>,
     ) -> Result<()> {
         let batch = self.kept.len() as u32;
         let nulls = events.event_times.nulls();

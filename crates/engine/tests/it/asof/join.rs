@@ -7,8 +7,10 @@ use arrow::array::{
     TimestampMicrosecondArray,
 };
 use arrow::datatypes::{Float64Type, Int8Type, Int64Type, TimestampMicrosecondType};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::is_not_null;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
-use granary_engine::asof::{AsOfJoinExec, AsOfJoinSpec, Match, Run, Value};
+use granary_engine::asof::{AsOfJoinExec, AsOfJoinSpec, AsOfLookup, Match, Run, Value};
 use granary_model::{FeatureStatus, Interval, UtcMicros};
 use proptest::prelude::*;
 
@@ -65,6 +67,10 @@ fn letter(key: i64) -> String {
     format!("key {key}")
 }
 
+/// The names of the columns of the second lookup begin with this: it sees
+/// events with a note only.
+const NOTED: &str = "noted ";
+
 pub fn plan(
     spine: &RecordBatch,
     events: &RecordBatch,
@@ -74,26 +80,32 @@ pub fn plan(
     layouts: (Layout, Layout),
 ) -> Arc<dyn ExecutionPlan> {
     let (left, right) = (spine.schema(), events.schema());
-    let value = |name: &str| Value {
-        expression: column(name, &right),
-        name: Some(name.to_owned()),
+    let lookup = |prefix: &str, filter: Option<Arc<dyn PhysicalExpr>>| AsOfLookup {
+        filter,
+        event_time: column("at", &right),
+        created_time: Some(column("created", &right)),
+        values: ["x", "note"]
+            .map(|name| Value {
+                expression: column(name, &right),
+                name: Some(format!("{prefix}{name}")),
+            })
+            .to_vec(),
+        ttl: rules.ttl,
+        event_time_name: format!("{prefix}event_time"),
+        status_name: format!("{prefix}status"),
     };
+    let noted = is_not_null(column("note", &right)).unwrap();
     let spec = AsOfJoinSpec {
         on: keys
             .iter()
             .map(|key| (column(key, &left), column(key, &right)))
             .collect(),
         time: column("t", &left),
-        event_time: column("at", &right),
-        created_time: Some(column("created", &right)),
-        values: vec![value("x"), value("note")],
-        ttl: rules.ttl,
         refreshed_every: None,
         strictly_before: rules.strictly_before,
         known_at_the_time: rules.known_at_the_time,
         matching,
-        event_time_name: "event_time".into(),
-        status_name: "status".into(),
+        lookups: vec![lookup("", None), lookup(NOTED, Some(noted))],
     };
     let (spine, events) = (scan(spine, layouts.0), scan(events, layouts.1));
     Arc::new(AsOfJoinExec::try_new(spine, events, Arc::new(spec)).unwrap())
@@ -102,15 +114,17 @@ pub fn plan(
 /// Every row of the spine, in order, with what the reference says.
 fn check<'a>(
     output: &RecordBatch,
+    prefix: &str,
     spine: &[Asked],
     expected: impl Fn(&Asked) -> (Option<&'a Event>, FeatureStatus),
 ) {
     assert_eq!(output.num_rows(), spine.len());
     let rows = output["row"].as_primitive::<Int64Type>();
-    let x = output["x"].as_primitive::<Float64Type>();
-    let notes = output["note"].as_string::<i32>();
-    let event_times = output["event_time"].as_primitive::<TimestampMicrosecondType>();
-    let statuses = output["status"].as_primitive::<Int8Type>();
+    let found = |name: &str| &output[format!("{prefix}{name}").as_str()];
+    let x = found("x").as_primitive::<Float64Type>();
+    let notes = found("note").as_string::<i32>();
+    let event_times = found("event_time").as_primitive::<TimestampMicrosecondType>();
+    let statuses = found("status").as_primitive::<Int8Type>();
     for (row, asked) in spine.iter().enumerate() {
         assert_eq!(rows.value(row), row as i64, "the order of the spine");
         let (event, status) = expected(asked);
@@ -184,6 +198,11 @@ fn layout() -> impl Strategy<Value = Layout> {
     })
 }
 
+fn noted(events: &[Event]) -> Vec<Event> {
+    let noted = events.iter().filter(|event| event.note.is_some());
+    noted.cloned().collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -199,7 +218,9 @@ proptest! {
         let one = Layout { partitions: 1, ..layout };
         let plan = plan(&spine_table(&spine), &events_table(&events), keys, rules, Match::Latest, (one, layout));
         let output = run(plan, None).unwrap();
-        check(&output, &spine, |asked| latest(&events, asked, rules));
+        check(&output, "", &spine, |asked| latest(&events, asked, rules));
+        let noted = noted(&events);
+        check(&output, NOTED, &spine, |asked| latest(&noted, asked, rules));
     }
 
     #[test]
@@ -218,7 +239,9 @@ proptest! {
         let matching = Match::Runs(listed.collect());
         let plan = plan(&spine_table(&spine), &events_table(&events), &["k"], rules, matching, (WHOLE, layout));
         let output = run(plan, None).unwrap();
-        check(&output, &spine, |asked| of_run(&events, &runs, asked, rules));
+        check(&output, "", &spine, |asked| of_run(&events, &runs, asked, rules));
+        let noted = noted(&events);
+        check(&output, NOTED, &spine, |asked| of_run(&noted, &runs, asked, rules));
     }
 }
 
@@ -278,7 +301,7 @@ fn a_spine_larger_than_its_share_is_worked_off_in_parts() {
     for event in events {
         of_key[by_key(event.key.unwrap())].push(event);
     }
-    check(&output, &spine, |asked| {
+    check(&output, "", &spine, |asked| {
         latest(&of_key[by_key(asked.key.unwrap())], asked, rules)
     });
 }
@@ -369,7 +392,7 @@ fn explain_says_what_is_joined() {
         Match::Latest,
         (WHOLE, WHOLE),
     );
-    insta::assert_snapshot!(displayable(plan.as_ref()).one_line(), @"AsOfJoinExec: keys=[k@1 = k@0], time=at@2 < t@3, created=created@3, known_at_the_time, ttl=30 days, values=[x, note]");
+    insta::assert_snapshot!(displayable(plan.as_ref()).one_line(), @"AsOfJoinExec: keys=[k@1 = k@0], event_time < t@3, known_at_the_time, lookups=[{event_time=at@2, created=created@3, ttl=30 days, values=[x, note]}, {event_time=at@2, created=created@3, filter=note@5 IS NOT NULL, ttl=30 days, values=[noted x, noted note]}]");
 }
 
 #[test]
@@ -381,16 +404,11 @@ fn keys_of_different_types_are_refused() {
             column("note", &events.schema()),
         )],
         time: column("t", &spine.schema()),
-        event_time: column("at", &events.schema()),
-        created_time: None,
-        values: Vec::new(),
-        ttl: None,
         refreshed_every: None,
         strictly_before: false,
         known_at_the_time: false,
         matching: Match::Latest,
-        event_time_name: "event_time".into(),
-        status_name: "status".into(),
+        lookups: Vec::new(),
     };
     let refused = |spec: &AsOfJoinSpec| {
         let (spine, events) = (scan(&spine, WHOLE), scan(&events, WHOLE));

@@ -1,0 +1,278 @@
+//! Views that are joined by their newest row. Timestamped views over one
+//! relation share a scan of it, in which each finds its own row.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use datafusion::common::Column;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::error::{DataFusionError, Result as PlanResult};
+use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column as Position;
+use datafusion::physical_plan::ExecutionPlan;
+use granary_model::{FeatureView, Interval};
+
+use super::chain::{Chain, Found, WORKING, Wanted, failed};
+use super::each_time::COMPUTED_AS_OF;
+use crate::asof::{AsOfJoinExec, AsOfJoinSpec, AsOfLookup, Match, Value};
+use crate::check::has_subquery;
+use crate::engine::physical_expr;
+use crate::error::EngineError;
+use crate::run::row_columns;
+use crate::shared_scan::SharedScan;
+
+/// The query of a timestamped view: rows of a relation, one by one.
+pub(super) struct TimestampedQuery {
+    /// What stands in FROM, without WHERE; of a query of any other form the whole.
+    relation: LogicalPlan,
+    filter: Option<Expr>,
+    /// The columns of the view's `row_schema`, over the relation.
+    columns: Vec<(String, Expr)>,
+}
+
+/// Timestamped views that one operator computes.
+pub(super) struct SharedLatest<'a> {
+    views: Vec<(Wanted<'a>, TimestampedQuery)>,
+}
+
+/// Rows in which views are looked up.
+pub(super) struct Rows {
+    pub(super) plan: Arc<dyn ExecutionPlan>,
+    pub(super) matching: Match,
+}
+
+/// How a view is found among [`Rows`].
+pub(super) struct Newest<'v> {
+    /// By name.
+    pub(super) columns: BTreeMap<String, Arc<dyn PhysicalExpr>>,
+    pub(super) filter: Option<Arc<dyn PhysicalExpr>>,
+    pub(super) event_time: &'v str,
+    pub(super) created_time: Option<&'v str>,
+    /// How old, at t, the event time may be.
+    pub(super) ttl: Option<Interval>,
+}
+
+impl TimestampedQuery {
+    /// `plan`: of the view's query, its types settled.
+    pub(super) fn of(view: &FeatureView, plan: LogicalPlan) -> Result<Self, EngineError> {
+        let columns = row_columns(view, plan.schema())?;
+        let columns = columns.into_iter().map(|column| {
+            let name = column.schema_name().to_string();
+            (name, column.unalias())
+        });
+        let whole = Self {
+            columns: columns.collect(),
+            relation: plan,
+            filter: None,
+        };
+        whole.row_by_row().map_err(failed(&view.name))
+    }
+
+    /// Takes SELECT and WHERE off the relation, where they work row by row.
+    fn row_by_row(mut self) -> PlanResult<Self> {
+        let LogicalPlan::Projection(select) = &self.relation else {
+            return Ok(self);
+        };
+        if select.expr.iter().any(has_subquery) {
+            return Ok(self);
+        }
+        for (_, column) in &mut self.columns {
+            *column = selected(std::mem::take(column), select)?;
+        }
+        let below = select.input.clone();
+        self.relation = match below.as_ref() {
+            LogicalPlan::Filter(filter) if !has_subquery(&filter.predicate) => {
+                self.filter = Some(filter.predicate.clone());
+                filter.input.as_ref().clone()
+            }
+            other => other.clone(),
+        };
+        Ok(self)
+    }
+
+    fn reads(&self) -> impl Iterator<Item = &Column> {
+        let columns = self.columns.iter().map(|(_, column)| column);
+        columns.chain(&self.filter).flat_map(Expr::column_refs)
+    }
+
+    fn keys(&self, view: &FeatureView) -> &[(String, Expr)] {
+        &self.columns[..view.keys.len()]
+    }
+}
+
+/// An expression over what is selected, as one over what it is selected from.
+fn selected(column: Expr, select: &Projection) -> PlanResult<Expr> {
+    let outputs = select.schema.columns().into_iter().zip(&select.expr);
+    let outputs: HashMap<Column, &Expr> = outputs.collect();
+    let replaced = column.transform_up(|e| {
+        let output = match &e {
+            Expr::Column(column) => outputs.get(column),
+            _ => None,
+        };
+        Ok(match output {
+            Some(output) => Transformed::yes((*output).clone().unalias()),
+            None => Transformed::no(e),
+        })
+    })?;
+    Ok(replaced.data)
+}
+
+impl<'a> SharedLatest<'a> {
+    /// Puts a view among those that it can share a scan with.
+    pub(super) fn add(all: &mut Vec<Self>, wanted: Wanted<'a>, query: TimestampedQuery) {
+        let shares = |shared: &&mut Self| {
+            let (first, of_first) = &shared.views[0];
+            first.key_names == wanted.key_names
+                && first.refreshed_every == wanted.refreshed_every
+                && of_first.relation == query.relation
+                && of_first.keys(first.view) == query.keys(wanted.view)
+        };
+        match all.iter_mut().find(shares) {
+            Some(shared) => shared.views.push((wanted, query)),
+            None => all.push(Self {
+                views: vec![(wanted, query)],
+            }),
+        }
+    }
+}
+
+impl Rows {
+    /// The columns as they are.
+    pub(super) fn columns(&self) -> BTreeMap<String, Arc<dyn PhysicalExpr>> {
+        let schema = self.plan.schema();
+        let fields = schema.fields().iter().enumerate();
+        let columns = fields.map(|(place, field)| {
+            let column: Arc<dyn PhysicalExpr> = Arc::new(Position::new(field.name(), place));
+            (field.name().clone(), column)
+        });
+        columns.collect()
+    }
+}
+
+impl Newest<'_> {
+    fn column(&self, name: &str) -> PlanResult<Arc<dyn PhysicalExpr>> {
+        let column = self.columns.get(name).cloned();
+        column.ok_or_else(|| DataFusionError::Plan(format!("there is no column {name:?}")))
+    }
+}
+
+impl<'a> Chain<'a> {
+    /// Puts the newest rows of views that share a scan behind the chain.
+    pub(super) async fn join_shared(
+        &mut self,
+        shared: SharedLatest<'a>,
+    ) -> Result<(), EngineError> {
+        let (first, of_first) = &shared.views[0];
+        let failed = failed(&first.view.name);
+        let queries = || shared.views.iter().map(|(_, query)| query);
+        let filters: Vec<_> = queries().map(|query| query.filter.as_ref()).collect();
+        let read: BTreeSet<Column> = queries()
+            .flat_map(TimestampedQuery::reads)
+            .cloned()
+            .collect();
+        let scan = SharedScan::plan(&self.state, &of_first.relation, &filters, &read).await;
+        let scan = scan.map_err(&failed)?;
+        let physical = |e: &Expr| physical_expr(&self.state, e.clone(), &scan.schema);
+        let newest = shared.views.iter().map(|(wanted, query)| {
+            let columns = query.columns.iter();
+            let columns = columns.map(|(name, column)| Ok((name.clone(), physical(column)?)));
+            let filter = scan.rest(query.filter.as_ref());
+            let newest = Newest {
+                columns: columns.collect::<PlanResult<_>>()?,
+                filter: filter.map(physical).transpose()?,
+                event_time: wanted.view.event_time.as_deref().unwrap_or_default(),
+                created_time: wanted.view.created_time.as_deref(),
+                ttl: wanted.view.ttl,
+            };
+            Ok((wanted, newest))
+        });
+        let newest: Vec<_> = newest.collect::<PlanResult<_>>().map_err(&failed)?;
+        let rows = Rows {
+            plan: scan.plan,
+            matching: Match::Latest,
+        };
+        self.join_latest(rows, &newest)
+    }
+
+    /// Puts the newest row of each view behind the chain. The views have the
+    /// same keys, from the same columns.
+    pub(super) fn join_latest(
+        &mut self,
+        rows: Rows,
+        views: &[(&Wanted<'a>, Newest<'_>)],
+    ) -> Result<(), EngineError> {
+        let (wanted, first) = &views[0];
+        let failed = failed(&wanted.view.name);
+        let keys = wanted.view.keys.iter().map(|key| first.column(&key.name));
+        let keys = keys.collect::<PlanResult<Vec<_>>>().map_err(&failed)?;
+        let lookups = views
+            .iter()
+            .map(|(wanted, newest)| self.lookup(wanted, newest));
+        let options = self.request.options;
+        let spec = AsOfJoinSpec {
+            on: wanted.keys.iter().cloned().zip(keys).collect(),
+            time: self.t()?,
+            refreshed_every: wanted.refreshed_every,
+            strictly_before: options.strictly_before,
+            known_at_the_time: options.known_at_the_time,
+            matching: rows.matching,
+            lookups: lookups.collect::<PlanResult<_>>().map_err(&failed)?,
+        };
+        let joined = AsOfJoinExec::try_new(self.plan.clone(), rows.plan, Arc::new(spec));
+        self.plan = Arc::new(joined.map_err(&failed)?);
+        for (wanted, _) in views {
+            let features = wanted.features.iter();
+            let values = features.map(|f| ((*f).to_owned(), self.working(wanted, f)));
+            let found = Found {
+                values: values.collect(),
+                status: format!("{WORKING}{}", wanted.alias),
+            };
+            self.give(wanted.alias, found);
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, wanted: &Wanted<'_>, newest: &Newest<'_>) -> PlanResult<AsOfLookup> {
+        let view = wanted.view;
+        let mut values = self.times_as_values(wanted, newest)?;
+        for decides in view.then_by.iter().chain(&view.features) {
+            let asked = wanted.features.contains(decides.name.as_str());
+            values.push(Value {
+                expression: newest.column(&decides.name)?,
+                name: asked.then(|| self.working(wanted, &decides.name)),
+            });
+        }
+        let created_time = newest.created_time.map(|created| newest.column(created));
+        let status_name = format!("{WORKING}{}", wanted.alias);
+        Ok(AsOfLookup {
+            filter: newest.filter.clone(),
+            event_time: newest.column(newest.event_time)?,
+            created_time: created_time.transpose()?,
+            values,
+            ttl: newest.ttl,
+            event_time_name: format!("{status_name} at"),
+            status_name,
+        })
+    }
+
+    /// Of rows that were computed as of t: the created time, which decides
+    /// between those of one event time, and the event time to tell their age.
+    fn times_as_values(&self, wanted: &Wanted<'_>, newest: &Newest<'_>) -> PlanResult<Vec<Value>> {
+        let view = wanted.view;
+        let mut values = Vec::new();
+        if let (COMPUTED_AS_OF, Some(event_time)) = (newest.event_time, &view.event_time) {
+            if let Some(created) = &view.created_time {
+                values.push(Value {
+                    expression: newest.column(created)?,
+                    name: None,
+                });
+            }
+            values.push(Value {
+                expression: newest.column(event_time)?,
+                name: Some(self.working(wanted, event_time)),
+            });
+        }
+        Ok(values)
+    }
+}
