@@ -4,6 +4,7 @@
 //! It knows nothing of the online store or of who asks. Credentials are the
 //! business of the [`StoreFactory`] that it is given.
 
+mod count_distinct;
 mod cut;
 mod functions;
 mod planner;

@@ -23,6 +23,7 @@ use granary_model::definitions::{Column, EventTime, ExternalTable, PlainView, Se
 use granary_model::{Definitions, FeatureView, UtcMicros, ViewKind};
 use tracing::instrument;
 
+use super::count_distinct::CountDistinctTexts;
 use super::functions::{self, CallPlanner};
 use super::planner::GranaryPlanner;
 use super::{Engine, no_later_than};
@@ -157,6 +158,7 @@ impl Engine {
                 }),
             )
             .with_optimizer_rule(Arc::new(TakePrecedingWindows))
+            .with_optimizer_rule(Arc::new(CountDistinctTexts))
             .with_physical_optimizer_rule(Arc::new(NameBadRows))
             .with_query_planner(Arc::new(GranaryPlanner))
             .build();

@@ -6,6 +6,7 @@ mod asof;
 mod check;
 mod copy;
 mod cuts;
+mod distinct;
 mod lookups;
 mod memory;
 mod outputs;
