@@ -30,7 +30,7 @@ use crate::source::VerifiedSources;
 
 pub use cut::{event_time_type, no_later_than};
 pub use functions::AS_OF_FUNCTION;
-pub(crate) use functions::{OnlyRow, ranked};
+pub(crate) use functions::{OnlyRow, ranked, utc_micros};
 pub(crate) use planner::physical_expr;
 pub use session::Joins;
 pub(crate) use session::{plan_sql, plan_statement, register, settle_types};

@@ -16,7 +16,7 @@ use datafusion::common::cast::as_boolean_array;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{Distribution, EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{
@@ -40,7 +40,7 @@ use super::parts::{Parts, RowCost, column, is_exhausted};
 use super::spine::Spine;
 use super::time::micros;
 use answer::{Answers, matched};
-use winners::{Events, Visibility, Winners};
+use winners::{Events, HELD_BYTES, Visibility, Winners};
 
 /// What a row of the spine costs besides its own bytes: its position,
 const POSITION_BYTES: usize = 24;
@@ -48,6 +48,8 @@ const POSITION_BYTES: usize = 24;
 const ANSWER_BYTES: usize = 40;
 /// and slots.
 const SLOTS_BYTES: usize = 64;
+/// Share of the memory that batches of a partition may be held in, one in so many.
+const HELD_SHARE: usize = 32;
 
 /// A committed run of a snapshot view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -417,12 +419,14 @@ impl Work {
         let visibility = self.spec.visibility();
         // A plan with exchanges in it can be executed once only: each pass has its own.
         let events = reset_plan_states(self.events.clone())?;
+        let held_bytes = self.held_bytes();
         let mut passes = Vec::new();
         for partition in 0..events.output_partitioning().partition_count() {
             let stream = events.execute(partition, self.context.clone())?;
             let winners = self.spec.lookups.iter().map(|_| {
                 let consumer = MemoryConsumer::new(format!("AsOfJoinExec[{partition}]"));
-                Winners::new(&spine, consumer.register(self.context.memory_pool()))
+                let reservation = consumer.register(self.context.memory_pool());
+                Winners::new(&spine, held_bytes, reservation)
             });
             let pass = Pass {
                 spec: self.spec.clone(),
@@ -454,6 +458,15 @@ impl Work {
             winners.settle(&spine, visibility);
         }
         Ok(Answers::new(&spine, &asked, all, &self.spec))
+    }
+
+    /// What each lookup may hold back of the events of a partition.
+    fn held_bytes(&self) -> usize {
+        let share = match self.context.memory_pool().memory_limit() {
+            MemoryLimit::Finite(bytes) => bytes / HELD_SHARE,
+            _ => HELD_BYTES,
+        };
+        share.min(HELD_BYTES) / self.spec.lookups.len().max(1)
     }
 
     /// t of every row of a part.

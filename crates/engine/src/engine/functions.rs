@@ -22,6 +22,7 @@ mod planner;
 mod ranked;
 mod top_k;
 mod top_share;
+mod utc_micros;
 
 use std::sync::Arc;
 
@@ -38,6 +39,7 @@ pub use as_of::AS_OF_FUNCTION;
 pub(crate) use only_row::OnlyRow;
 pub(super) use planner::CallPlanner;
 pub(crate) use ranked::ranked;
+pub(crate) use utc_micros::utc_micros;
 
 /// `as_of()`, which is T.
 pub(super) fn as_of(t: UtcMicros) -> Arc<ScalarUDF> {
@@ -45,7 +47,10 @@ pub(super) fn as_of(t: UtcMicros) -> Arc<ScalarUDF> {
 }
 
 pub(super) fn scalars() -> Vec<Arc<ScalarUDF>> {
-    vec![Arc::new(ScalarUDF::from(Decay::new()))]
+    vec![
+        Arc::new(ScalarUDF::from(Decay::new())),
+        utc_micros::function(),
+    ]
 }
 
 pub(super) fn aggregates() -> Vec<Arc<AggregateUDF>> {

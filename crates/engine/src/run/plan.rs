@@ -21,7 +21,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion::prelude::{SessionContext, ident};
 use granary_model::{Definitions, FeatureType, FeatureView, UtcMicros, ViewKind};
 
-use crate::engine::{Engine, Joins, no_later_than};
+use crate::engine::{Engine, Joins, no_later_than, utc_micros};
 use crate::error::EngineError;
 use crate::run::windowed::windowed_rows;
 
@@ -171,11 +171,12 @@ pub(crate) fn row_columns(view: &FeatureView, output: &DFSchema) -> Result<Vec<E
             ));
         }
         let column = Expr::Column(Column::new(qualifier.cloned(), given.name()));
-        columns.push(if given.data_type() == wanted.data_type() {
-            column.alias(wanted.name())
-        } else {
-            cast(column, wanted.data_type().clone()).alias(wanted.name())
-        });
+        let column = match given.data_type() == wanted.data_type() {
+            true => column,
+            false if is_time => utc_micros(column),
+            false => cast(column, wanted.data_type().clone()),
+        };
+        columns.push(column.alias(wanted.name()));
     }
     Ok(columns)
 }

@@ -3,23 +3,27 @@
 //! Events come in any order. An event belongs to the first position of its key
 //! at which it is visible; that position's *slot* keeps the greatest one. Since
 //! what is visible stays visible, a running maximum along a key's positions then
-//! gives every position its winner. Only rows that won are kept, and those that
-//! lost again are dropped now and then: memory follows the spine, not the events.
+//! gives every position its winner. Batches with winners are held as they are
+//! for a while, until most winners have lost again to later ones; then the rows
+//! that still win are kept and the batches go: memory follows the spine, not the
+//! events.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use arrow::array::{Array, ArrayRef, Int64Array, UInt32Array};
-use arrow::compute::{interleave, take};
+use arrow::array::{Array, ArrayRef, Int64Array};
+use arrow::compute::interleave;
 use datafusion::common::HashMap;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::MemoryReservation;
 
-use crate::asof::compact::compact;
+use crate::asof::compact::{compact, row_bytes};
 use crate::asof::keys::NO_GROUP;
 use crate::asof::order::RowOrder;
 use crate::asof::spine::Spine;
 
+/// Bytes of batches that are held as they came.
+pub(super) const HELD_BYTES: usize = 32 << 20;
 /// Rows in a batch of kept rows after compaction.
 const COMPACTED_ROWS: usize = 1 << 16;
 /// Kept rows below which compaction is not worth it.
@@ -126,15 +130,34 @@ impl Visibility {
 pub(super) struct Winners {
     slots: Vec<Slot>,
     filled: usize,
+    /// Rows that won, then batches as they came.
     kept: Vec<Vec<ArrayRef>>,
     kept_rows: usize,
     kept_bytes: usize,
+    held: Held,
     reservation: MemoryReservation,
 }
 
+/// Batches at the end of what is kept that nothing was dropped of yet.
+#[derive(Debug, Default)]
+struct Held {
+    /// The first of them.
+    from: usize,
+    rows: usize,
+    bytes: usize,
+    bytes_max: usize,
+    /// Positions that they won, some of them several times.
+    won: Vec<u32>,
+}
+
 impl Winners {
-    /// Fails where the memory for the slots is not to be had.
-    pub(super) fn new(spine: &Spine, reservation: MemoryReservation) -> Result<Self> {
+    /// Batches of up to `held_bytes` are held. Fails where the memory for the
+    /// slots is not to be had.
+    pub(super) fn new(
+        spine: &Spine,
+        held_bytes: usize,
+        reservation: MemoryReservation,
+    ) -> Result<Self> {
         reservation.try_grow(spine.position_count() * size_of::<Slot>())?;
         Ok(Self {
             slots: vec![EMPTY; spine.position_count()],
@@ -142,6 +165,10 @@ impl Winners {
             kept: Vec::new(),
             kept_rows: 0,
             kept_bytes: 0,
+            held: Held {
+                bytes_max: held_bytes,
+                ..Held::default()
+            },
             reservation,
         })
     }
@@ -165,7 +192,7 @@ impl Winners {
         let batch = self.kept.len() as u32;
         let nulls = events.event_times.nulls();
         let mut orders: HashMap<u32, RowOrder> = HashMap::default();
-        let mut won: Vec<u32> = Vec::new();
+        let won_before = self.held.won.len();
         for (row, group) in events.groups.iter().enumerate() {
             if *group == NO_GROUP || nulls.is_some_and(|nulls| nulls.is_null(row)) {
                 continue;
@@ -193,89 +220,108 @@ impl Winners {
             if greater.is_gt() {
                 self.filled += usize::from(slot.is_empty());
                 self.slots[position] = event;
-                won.push(position as u32);
+                self.held.won.push(position as u32);
             }
         }
-        self.keep(won, batch, &events.values)
+        match self.held.won.len() > won_before {
+            true => self.hold(events),
+            false => Ok(()),
+        }
     }
 
-    /// Copies the rows of a batch that won.
-    fn keep(&mut self, mut won: Vec<u32>, batch: u32, values: &[ArrayRef]) -> Result<()> {
-        if won.is_empty() {
-            return Ok(());
-        }
-        won.sort_unstable();
-        won.dedup();
-        let mut rows = Vec::with_capacity(won.len());
-        for position in won {
-            let slot = &mut self.slots[position as usize];
-            debug_assert_eq!(slot.batch, batch);
-            rows.push(slot.row);
-            slot.row = rows.len() as u32 - 1;
-        }
-        let rows = UInt32Array::from(rows);
-        let columns = values
-            .iter()
-            .map(|column| Ok(compact(take(column, &rows, None)?)))
-            .collect::<Result<Vec<_>>>()?;
-        self.push(columns, rows.len());
-        if self.kept_rows > 2 * self.filled + SLACK_ROWS {
-            self.compact()?;
+    /// Holds a batch with winners.
+    fn hold(&mut self, events: &Events<'_>) -> Result<()> {
+        self.held.rows += events.groups.len();
+        self.held.bytes += events.values.iter().map(row_bytes).sum::<usize>();
+        self.kept.push(events.values.clone());
+        if self.held.bytes > self.held.bytes_max {
+            self.settle_held()?;
         }
         self.reserve()
     }
 
-    fn push(&mut self, columns: Vec<ArrayRef>, rows: usize) {
-        for column in &columns {
-            self.kept_bytes += column.get_array_memory_size();
-        }
-        self.kept_rows += rows;
-        self.kept.push(columns);
-    }
-
-    fn reserve(&mut self) -> Result<()> {
-        let slots = self.slots.len() * size_of::<Slot>();
-        if self
-            .reservation
-            .try_resize(slots + self.kept_bytes)
-            .is_err()
-        {
+    /// Keeps of the held batches the rows that still win.
+    fn settle_held(&mut self) -> Result<()> {
+        let from = self.held.from;
+        let batches = self.kept.split_off(from);
+        let mut won = std::mem::take(&mut self.held.won);
+        won.sort_unstable();
+        won.dedup();
+        self.keep(&batches, from, &won)?;
+        won.clear();
+        self.held = Held {
+            from: self.kept.len(),
+            bytes_max: self.held.bytes_max,
+            won,
+            ..Held::default()
+        };
+        if self.kept_rows > 2 * self.filled + SLACK_ROWS {
             self.compact()?;
-            self.reservation.try_resize(slots + self.kept_bytes)?;
         }
         Ok(())
     }
 
-    /// Drops kept rows that no slot points to.
+    /// Copies the rows that slots at these positions point to out of batches
+    /// whose numbers begin with `first`.
+    fn keep(&mut self, batches: &[Vec<ArrayRef>], first: usize, positions: &[u32]) -> Result<()> {
+        let width = batches.first().map_or(0, Vec::len);
+        for positions in positions.chunks(COMPACTED_ROWS) {
+            let rows: Vec<(usize, usize)> = positions
+                .iter()
+                .map(|position| self.slots[*position as usize])
+                .map(|slot| (slot.batch as usize - first, slot.row as usize))
+                .collect();
+            let columns = (0..width)
+                .map(|column| gather(batches, column, None, &rows).map(compact))
+                .collect::<Result<Vec<_>>>()?;
+            let batch = self.kept.len() as u32;
+            for (row, position) in positions.iter().enumerate() {
+                let slot = &mut self.slots[*position as usize];
+                slot.batch = batch;
+                slot.row = row as u32;
+            }
+            for column in &columns {
+                self.kept_bytes += column.get_array_memory_size();
+            }
+            self.kept_rows += positions.len();
+            self.kept.push(columns);
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        let slots = self.slots.len() * size_of::<Slot>();
+        let won = self.held.won.capacity() * size_of::<u32>();
+        slots + won + self.kept_bytes + self.held.bytes
+    }
+
+    fn reserve(&mut self) -> Result<()> {
+        if self.reservation.try_resize(self.bytes()).is_err() {
+            self.settle_held()?;
+            self.compact()?;
+            self.reservation.try_resize(self.bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Drops kept rows that no slot points to; no batch is held.
     fn compact(&mut self) -> Result<()> {
-        let live: Vec<usize> = (0..self.slots.len())
-            .filter(|position| !self.slots[*position].is_empty())
+        let positions = 0..self.slots.len() as u32;
+        let live: Vec<u32> = positions
+            .filter(|position| !self.slots[*position as usize].is_empty())
             .collect();
         let old = std::mem::take(&mut self.kept);
         self.kept_rows = 0;
         self.kept_bytes = 0;
-        for positions in live.chunks(COMPACTED_ROWS) {
-            let rows: Vec<(usize, usize)> = positions
-                .iter()
-                .map(|position| self.slots[*position])
-                .map(|slot| (slot.batch as usize, slot.row as usize))
-                .collect();
-            let width = old.first().map_or(0, Vec::len);
-            let columns = (0..width)
-                .map(|column| gather(&old, column, None, &rows).map(compact))
-                .collect::<Result<Vec<_>>>()?;
-            let batch = self.kept.len() as u32;
-            for (row, position) in positions.iter().enumerate() {
-                self.slots[*position].batch = batch;
-                self.slots[*position].row = row as u32;
-            }
-            self.push(columns, positions.len());
-        }
+        self.keep(&old, 0, &live)?;
+        self.held.from = self.kept.len();
         Ok(())
     }
 
     /// Takes in the winners among other events, for the same spine.
-    pub(super) fn merge(&mut self, other: Self) -> Result<()> {
+    pub(super) fn merge(&mut self, mut other: Self) -> Result<()> {
+        self.settle_held()?;
+        other.settle_held()?;
         let offset = self.kept.len() as u32;
         let mut orders: HashMap<(u32, u32), RowOrder> = HashMap::default();
         for (mine, theirs) in self.slots.iter_mut().zip(&other.slots) {
@@ -309,6 +355,7 @@ impl Winners {
         self.kept.extend(other.kept);
         self.kept_rows += other.kept_rows;
         self.kept_bytes += other.kept_bytes;
+        self.held.from = self.kept.len();
         // The other slots go, their rows stay.
         drop(other.slots);
         drop(other.reservation);

@@ -25,6 +25,9 @@ use parquet::file::writer::SerializedFileWriter;
 use super::encode::EncodeError;
 
 const ROW_GROUP_ROWS: usize = 128 * 1024;
+/// Columns of more distinct values than this holds are written plainly: at
+/// Parquet's own 1 MiB a row group's numbers would all be entered first.
+const DICTIONARY_BYTES: usize = 128 * 1024;
 /// In memory; bounds what wide rows hold.
 const ROW_GROUP_BYTES: usize = 64 << 20;
 
@@ -54,6 +57,7 @@ impl ParquetEncoder {
             .set_created_by(concat!("granary ", env!("CARGO_PKG_VERSION")).to_owned())
             .set_compression(Compression::SNAPPY)
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            .set_dictionary_page_size_limit(DICTIONARY_BYTES)
             .build();
         let options = ArrowWriterOptions::new().with_properties(properties);
         let writer = ArrowWriter::try_new_with_options(Vec::new(), schema.clone(), options)?;
