@@ -159,8 +159,10 @@ impl ExecutionPlan for PrecedingWindowsExec {
         vec![self.spec.ordering()]
     }
 
+    /// It does, but DataFusion would then sort below it by an order that is
+    /// asked for above it, although that is not the order needed here.
     fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
+        vec![false]
     }
 
     fn cardinality_effect(&self) -> CardinalityEffect {

@@ -1,6 +1,8 @@
 //! Where DataFusion's own windows are wrong or refuse, and that all else stays.
 
-use super::{ours, refusal, rows, stock};
+use granary_engine::EngineSettings;
+
+use super::{ours, ours_with, refusal, rows, stock};
 
 const T: &str = "CREATE TABLE t AS SELECT column1 AS k, column2 AS o, column3 AS x, column4 AS y, column5 AS s FROM (VALUES
     (1, 1, 10, 1.0, 'a'), (1, 2, 10, 2.0, 'b'), (1, 3, 20, 3.5, 'a'), (1, 4, 30, 3.0, 'c'),
@@ -246,4 +248,25 @@ async fn plans_show_it() {
                FROM t WINDOW w AS (PARTITION BY k ORDER BY o)";
     let plans = rows(&ours, sql).await.join("\n");
     insta::assert_snapshot!(plans);
+}
+
+/// An order that begins as the window's does, or ends as it does, is not the
+/// window's.
+#[tokio::test]
+async fn rows_are_put_into_another_order_after_the_window() {
+    let one = EngineSettings {
+        target_partitions: 1,
+        ..EngineSettings::default()
+    };
+    let (stock, ours, one) = (stock(T).await, ours(T).await, ours_with(one, T).await);
+    for sql in [
+        "SELECT k, y, sum(x) OVER (PARTITION BY k ORDER BY o) FROM t ORDER BY k, y",
+        "SELECT s, o, sum(x) OVER (PARTITION BY k ORDER BY o) FROM t ORDER BY s, o, k",
+        "SELECT k, o, sum(x) OVER (PARTITION BY k ORDER BY o), count(*) OVER (PARTITION BY s ORDER BY o)
+         FROM t ORDER BY k, o",
+    ] {
+        let right = rows(&stock, sql).await;
+        assert_eq!(rows(&ours, sql).await, right, "{sql}");
+        assert_eq!(rows(&one, sql).await, right, "{sql}");
+    }
 }
