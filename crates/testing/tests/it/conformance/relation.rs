@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Schema};
-use sqlparser::ast::{Expr, Ident, visit_expressions, visit_expressions_mut};
+use sqlparser::ast::{
+    Expr, Function, FunctionArguments, Ident, visit_expressions, visit_expressions_mut,
+};
 
 use super::sql::folded;
 
@@ -62,6 +64,19 @@ impl Relation {
             Expr::Identifier(column) => self.find(None, &folded(column)),
             Expr::CompoundIdentifier(parts) => match parts.as_slice() {
                 [table, column] => self.find(Some(&folded(table)), &folded(column)),
+                _ => None,
+            },
+            // A column may be called USER, which is parsed as a function.
+            Expr::Function(Function {
+                name,
+                args: FunctionArguments::None,
+                ..
+            }) => match name.0.as_slice() {
+                [column] => self.find(None, &folded(column.as_ident()?)),
+                [table, column] => {
+                    let table = folded(table.as_ident()?);
+                    self.find(Some(&table), &folded(column.as_ident()?))
+                }
                 _ => None,
             },
             _ => None,

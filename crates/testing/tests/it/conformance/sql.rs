@@ -1,14 +1,18 @@
 //! Syntax trees of the cases' SQL.
 
+use std::ops::ControlFlow;
+
 use sqlparser::ast::{
     DateTimeField, Expr, Ident, Interval, NamedWindowDefinition, NamedWindowExpr, Query, Select,
     SetExpr, Statement, TableFactor, Value, WindowFrame, WindowFrameBound, WindowSpec,
+    visit_expressions_mut,
 };
 use sqlparser::dialect::GenericDialect;
 use sqlparser::parser::Parser;
 
 /// The one statement of a text. What no parser takes is left out: commas
-/// before FROM, and frame exclusion, which the case's windows tell of.
+/// before FROM, and frame exclusion, which the case's windows tell of. LIKE
+/// escapes by the backslash, since DataFusion takes no other character.
 pub fn parse(text: &str) -> Result<Statement, String> {
     let mut text = text.replace(" EXCLUDE CURRENT ROW", "");
     for from in [" FROM ", " from "] {
@@ -16,10 +20,52 @@ pub fn parse(text: &str) -> Result<Statement, String> {
     }
     let mut statements =
         Parser::parse_sql(&GenericDialect {}, &text).map_err(|error| error.to_string())?;
-    match statements.pop() {
-        Some(statement) if statements.is_empty() => Ok(statement),
-        _ => Err("not one statement".into()),
+    let Some(mut statement) = statements.pop().filter(|_| statements.is_empty()) else {
+        return Err("not one statement".into());
+    };
+    let _ = visit_expressions_mut(&mut statement, |expression| {
+        escape_by_backslash(expression);
+        ControlFlow::<()>::Continue(())
+    });
+    Ok(statement)
+}
+
+fn escape_by_backslash(expression: &mut Expr) {
+    let (Expr::Like {
+        pattern,
+        escape_char,
+        ..
     }
+    | Expr::ILike {
+        pattern,
+        escape_char,
+        ..
+    }) = expression
+    else {
+        return;
+    };
+    let Expr::Value(literal) = pattern.as_mut() else {
+        return;
+    };
+    let (Some(escape), Value::SingleQuotedString(text)) = (&escape_char, &literal.value) else {
+        return;
+    };
+    // With ESCAPE '' nothing escapes.
+    let escape = escape.value.clone().into_string().unwrap_or_default();
+    let escape = escape.chars().next();
+    let mut chars = text.chars();
+    let mut escaped = String::new();
+    while let Some(mut c) = chars.next() {
+        let mut literally = c == '\\';
+        if Some(c) == escape {
+            c = chars.next().unwrap_or(c);
+            literally = matches!(c, '%' | '_' | '\\');
+        }
+        escaped.extend(literally.then_some('\\'));
+        escaped.push(c);
+    }
+    literal.value = Value::SingleQuotedString(escaped);
+    *escape_char = None;
 }
 
 pub fn query_of(statement: Statement) -> Result<Query, String> {

@@ -170,7 +170,8 @@ impl Training<'_> {
         arrow::compute::concat_batches(&schema, &batches).map_err(|error| told(&error))
     }
 
-    /// The training set: the spine's columns, then the features.
+    /// The training set: the spine's columns without keys and time, then the
+    /// features.
     pub async fn set(&mut self, asked: Asked<'_>) -> Result<RecordBatch, String> {
         self.steps += 1;
         let file = |name: &str| format!("{name}{}.parquet", self.steps);
@@ -211,7 +212,13 @@ impl Training<'_> {
         let schema = set.schema();
         let rows = set.execute().map_err(told)?.try_collect::<Vec<_>>().await;
         let rows = rows.map_err(|error| error.to_string())?;
-        arrow::compute::concat_batches(&schema, &rows).map_err(|error| error.to_string())
+        let mut rows = arrow::compute::concat_batches(&schema, &rows).unwrap();
+        let keys = (0..asked.keys.len()).map(|i| format!("k{i}"));
+        for added in keys.chain(["event_time".to_owned()]) {
+            let place = rows.schema().index_of(&added).unwrap();
+            rows.remove_column(place);
+        }
+        Ok(rows)
     }
 
     fn write(&self, name: &str, rows: &RecordBatch) {

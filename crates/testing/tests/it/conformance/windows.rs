@@ -224,13 +224,7 @@ impl Group {
                 features: &features,
                 strictly_before: self.strictly_before,
             })
-            .await?;
-        let helpers = (0..self.partition_by.len()).map(|i| format!("k{i}"));
-        for helper in helpers.chain(["event_time".to_owned()]) {
-            let place = set.schema().index_of(&helper).unwrap();
-            set.remove_column(place);
-        }
-        Ok(set)
+            .await
     }
 
     fn query(&self, keys: usize) -> String {
