@@ -123,9 +123,18 @@ fn in_query<'a>(query: &'a mut Query, found: &mut Vec<&'a mut WindowSpec>) {
 
 /// Bounds that are numbers as intervals of so many milliseconds.
 pub fn milliseconds(frame: &mut WindowFrame) {
-    for bound in std::iter::once(&mut frame.start_bound).chain(&mut frame.end_bound) {
-        if let WindowFrameBound::Preceding(Some(distance)) = bound {
-            let text = Value::SingleQuotedString(format!("{distance} milliseconds"));
+    wider(frame, 0);
+}
+
+/// The same, at both ends wider by so many microseconds.
+pub fn wider(frame: &mut WindowFrame, micros: i64) {
+    let start = std::iter::once((&mut frame.start_bound, micros));
+    for (bound, micros) in start.chain(frame.end_bound.as_mut().map(|end| (end, -micros))) {
+        if let WindowFrameBound::Preceding(Some(distance)) = bound
+            && let Ok(millis) = distance.to_string().parse::<i64>()
+        {
+            let distance_micros = (millis * 1000 + micros).max(0);
+            let text = Value::SingleQuotedString(format!("{distance_micros} microseconds"));
             **distance = Expr::Interval(Interval {
                 value: Box::new(Expr::Value(text.into())),
                 leading_field: None::<DateTimeField>,

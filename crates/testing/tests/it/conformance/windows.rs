@@ -1,7 +1,10 @@
 //! Windows as windowed views: one for each PARTITION BY and ORDER BY.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use arrow::array::{AsArray, RecordBatch, TimestampMicrosecondArray};
+use arrow::datatypes::TimestampMicrosecondType;
 use sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, NamedWindowDefinition,
     NamedWindowExpr, ObjectName, ObjectNamePart, Select, SelectItem, WindowFrame, WindowFrameBound,
@@ -197,12 +200,32 @@ fn nearer(mut frame: WindowFrame) -> Result<WindowFrame, String> {
     Ok(frame)
 }
 
+/// More than rows of a case that are apart by it, in microseconds, and less than
+/// half of the suite's millisecond.
+const PLACES: i64 = 499;
+
+/// Rows of the suite come one after the other, but its clock ticks in
+/// milliseconds: a row's place in the table is the microseconds of its time, so
+/// that strictly before it is what the suite has before it.
+fn one_after_the_other(rows: &RecordBatch) -> Result<RecordBatch, String> {
+    if rows.num_rows() as i64 > PLACES {
+        return Err("more rows than places".into());
+    }
+    let time = rows.schema().index_of("event_time").unwrap();
+    let mut columns = rows.columns().to_vec();
+    let times = columns[time].as_primitive::<TimestampMicrosecondType>();
+    let times = times.iter().zip(0..);
+    let times = times.map(|(time, place)| time.map(|time| time + place));
+    columns[time] = Arc::new(times.collect::<TimestampMicrosecondArray>());
+    Ok(RecordBatch::try_new(rows.schema(), columns).unwrap())
+}
+
 impl Group {
     async fn compute(
         &self,
         training: &mut Training<'_>,
         relation: &Relation,
-    ) -> Result<arrow::array::RecordBatch, String> {
+    ) -> Result<RecordBatch, String> {
         let mut keys = Vec::new();
         let mut columns = vec!["*".to_owned()];
         for (place, flat) in self.partition_by.iter().enumerate() {
@@ -213,9 +236,12 @@ impl Group {
         let time = as_time(&self.order_by, &relation.type_of(&self.order_by))?;
         columns.push(format!("{time} AS event_time"));
         let text = format!("SELECT {} FROM rows", columns.join(", "));
-        let rows = training.plain(&relation.rows, &text).await?;
+        let mut rows = training.plain(&relation.rows, &text).await?;
+        if self.strictly_before {
+            rows = one_after_the_other(&rows)?;
+        }
         let features: Vec<String> = self.calls.iter().map(|(name, ..)| name.clone()).collect();
-        let mut set = training
+        training
             .set(Asked {
                 events: rows.clone(),
                 spine: rows,
@@ -234,7 +260,8 @@ impl Group {
             let frame = frame.as_ref().map(|frame| {
                 let mut frame = frame.clone();
                 if frame.units == WindowFrameUnits::Range {
-                    sql::milliseconds(&mut frame);
+                    let micros = if self.strictly_before { PLACES } else { 0 };
+                    sql::wider(&mut frame, micros);
                 }
                 match &frame.end_bound {
                     Some(end) => format!("{} BETWEEN {} AND {end}", frame.units, frame.start_bound),
