@@ -18,8 +18,6 @@ pub struct Case {
     /// By name; windows that are written inline have names of the suite's own.
     pub windows: BTreeMap<String, Window>,
     pub expected: Expected,
-    #[serde(default)]
-    pub flags: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -62,13 +60,8 @@ pub enum Type {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[expect(dead_code, reason = "for the tiers that are not counted yet")]
 pub struct Window {
     pub exclude_current_row: bool,
-    pub exclude_current_time: bool,
-    pub instance_not_in_window: bool,
-    pub union: Option<String>,
-    pub maxsize: Option<u64>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -77,10 +70,16 @@ pub struct Expected {
     pub rows: Vec<Vec<Value>>,
 }
 
-impl Case {
-    #[expect(dead_code, reason = "for the tiers that are not counted yet")]
-    pub fn has(&self, flag: &str) -> bool {
-        self.flags.iter().any(|f| f == flag)
+impl Tier {
+    /// As the suite has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tier::Std => "std",
+            Tier::StdExcl => "std_excl",
+            Tier::Ext => "ext",
+            Tier::Lastjoin => "lastjoin",
+            Tier::Scalar => "scalar",
+        }
     }
 }
 
