@@ -13,6 +13,7 @@ pub struct Case {
     pub id: String,
     pub tier: Tier,
     pub tables: Vec<Table>,
+    pub sql_openmldb: String,
     /// None where standard SQL has no word for it.
     pub sql_std: Option<String>,
     /// By name; windows that are written inline have names of the suite's own.
@@ -61,7 +62,37 @@ pub enum Type {
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Window {
+    pub partition_by: Vec<String>,
+    pub order_by: Option<String>,
+    pub unit: Unit,
+    pub lo: Bound,
+    pub hi: Bound,
     pub exclude_current_row: bool,
+    pub exclude_current_time: bool,
+    /// The main table's other rows are not in the window.
+    pub instance_not_in_window: bool,
+    /// Tables whose rows are in the window too, with commas between them.
+    pub union: Option<String>,
+    pub maxsize: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Unit {
+    Rows,
+    RowsRange,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Bound {
+    Unbounded,
+    /// Of an open bound the edge is left out.
+    Preceding {
+        n: u64,
+        open: bool,
+    },
+    Current,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -56,7 +56,7 @@ pub async fn join(
     );
     let rows = training
         .set(Asked {
-            events,
+            events: vec![events],
             spine,
             keys,
             query,
@@ -65,6 +65,7 @@ pub async fn join(
                 .time
                 .as_ref()
                 .is_some_and(|(_, strictly)| *strictly),
+            max_events: None,
         })
         .await?;
     let table = alias.as_ref().map(|alias| folded(&alias.name));

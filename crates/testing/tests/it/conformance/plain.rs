@@ -12,8 +12,7 @@ use super::sql;
 
 /// Runs the SQL in a session of ours.
 pub async fn run(engine: &Engine, case: &Case) -> Result<Vec<RecordBatch>, String> {
-    let text = case.sql_std.as_deref().unwrap();
-    let mut statement = sql::parse(text)?;
+    let mut statement = sql::parse(&sql::text(case))?;
     let _ = visit_expressions_mut(&mut statement, |expression| {
         intervals(case, expression);
         ControlFlow::<()>::Continue(())

@@ -10,6 +10,43 @@ use sqlparser::ast::{
 use sqlparser::dialect::GenericDialect;
 use sqlparser::parser::Parser;
 
+use super::case::{Bound, Case, Unit};
+
+/// The case's SQL. Where it has windows that standard SQL has no words for, what
+/// can be said of them; the case's windows tell the rest.
+pub fn text(case: &Case) -> String {
+    if let Some(text) = &case.sql_std {
+        return text.clone();
+    }
+    let text = &case.sql_openmldb;
+    let window = text.to_lowercase().find(" window ");
+    let windows = case.windows.iter().map(|(name, window)| {
+        let unit = match window.unit {
+            Unit::Rows => "ROWS",
+            Unit::RowsRange => "RANGE",
+        };
+        format!(
+            "{name} AS (PARTITION BY {} ORDER BY {} {unit} BETWEEN {} AND {})",
+            window.partition_by.join(", "),
+            window.order_by.as_deref().unwrap_or("NULL"),
+            bound(window.lo, |n| n.saturating_sub(1)),
+            bound(window.hi, |n| n + 1),
+        )
+    });
+    let windows: Vec<String> = windows.collect();
+    let select = &text[..window.unwrap_or(text.len())];
+    format!("{select} WINDOW {}", windows.join(", ")).replace('`', "")
+}
+
+fn bound(bound: Bound, without_edge: impl Fn(u64) -> u64) -> String {
+    match bound {
+        Bound::Unbounded => "UNBOUNDED PRECEDING".into(),
+        Bound::Preceding { n, open: false } => format!("{n} PRECEDING"),
+        Bound::Preceding { n, open: true } => format!("{} PRECEDING", without_edge(n)),
+        Bound::Current => "CURRENT ROW".into(),
+    }
+}
+
 /// The one statement of a text. What no parser takes is left out: commas
 /// before FROM, and frame exclusion, which the case's windows tell of. LIKE
 /// escapes by the backslash, since DataFusion takes no other character.

@@ -2,9 +2,10 @@
 //! the main table the spine; what is left (columns, scalar expressions, LIMIT) is
 //! plain SQL over the training set.
 //!
-//! `lag(x, n)` is `last_value(x)` over the one row n PRECEDING. A case that
-//! excludes the current row is read strictly before: ROWS then rank from the
-//! row before, so that bounds are one nearer.
+//! `lag(x, n)` is `last_value(x)` over the one row n PRECEDING. A window without
+//! the current row is read strictly before: ROWS then rank from the row before,
+//! so that bounds are one nearer. Tables of WINDOW UNION are in the view that a
+//! window is over, MAXSIZE is MAX EVENTS.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -41,8 +42,8 @@ type Future1<'a, T> = Pin<Box<dyn Future<Output = Result<T, String>> + 'a>>;
 
 /// One view, asked for as of a spine.
 pub struct Asked<'a> {
-    /// With `k0`, `k1`, .. and `event_time`.
-    pub events: RecordBatch,
+    /// With `k0`, `k1`, .. and `event_time`; of several tables their union.
+    pub events: Vec<RecordBatch>,
     /// With the same.
     pub spine: RecordBatch,
     /// Types of the keys, in SQL.
@@ -51,11 +52,12 @@ pub struct Asked<'a> {
     pub query: String,
     pub features: &'a [String],
     pub strictly_before: bool,
+    pub max_events: Option<u64>,
 }
 
 /// Runs the case; what it says where it does not fit.
 pub async fn run(engine: &Engine, folder: &Path, case: &Case) -> Result<Vec<RecordBatch>, String> {
-    let query = sql::query_of(sql::parse(case.sql_std.as_deref().unwrap())?)?;
+    let query = sql::query_of(sql::parse(&sql::text(case))?)?;
     let mut training = Training {
         engine,
         folder,
@@ -149,7 +151,8 @@ impl Training<'_> {
         })
     }
 
-    fn source(&self, name: &str) -> Result<Output, String> {
+    /// A table of the case.
+    pub fn source(&self, name: &str) -> Result<Output, String> {
         let mut tables = self.case.tables.iter();
         let table = tables.find(|table| table.name.to_lowercase() == name);
         let table = table.ok_or_else(|| format!("no table {name}"))?;
@@ -174,20 +177,33 @@ impl Training<'_> {
     /// features.
     pub async fn set(&mut self, asked: Asked<'_>) -> Result<RecordBatch, String> {
         self.steps += 1;
-        let file = |name: &str| format!("{name}{}.parquet", self.steps);
-        let (events, spine) = (file("events"), file("spine"));
-        self.write(&events, &asked.events);
+        let spine = format!("spine{}.parquet", self.steps);
         self.write(&spine, &asked.spine);
+        let mut tables = Vec::new();
+        let mut union = Vec::new();
+        for (i, events) in asked.events.iter().enumerate() {
+            let file = format!("events{}_{i}.parquet", self.steps);
+            self.write(&file, events);
+            tables.push(format!(
+                "CREATE EXTERNAL TABLE events{i} STORED AS PARQUET LOCATION '{file}';"
+            ));
+            union.push(format!("SELECT * FROM events{i}"));
+        }
         let keys = asked.keys.iter().enumerate();
         let keys: Vec<String> = keys
             .map(|(i, data_type)| format!("k{i} {data_type}"))
             .collect();
+        let max_events = asked.max_events.map(|n| format!("MAX EVENTS {n}"));
         let definitions = self
             .define(&format!(
                 "CREATE ENTITY thing KEY ({});
-                 CREATE EXTERNAL TABLE events STORED AS PARQUET LOCATION '{events}';
-                 CREATE FEATURE VIEW asked ENTITY thing EVENT TIME event_time AS {};",
+                 {}
+                 CREATE VIEW events AS {};
+                 CREATE FEATURE VIEW asked ENTITY thing EVENT TIME event_time {} AS {};",
                 keys.join(", "),
+                tables.join("\n"),
+                union.join(" UNION ALL "),
+                max_events.unwrap_or_default(),
                 asked.query
             ))
             .await?;

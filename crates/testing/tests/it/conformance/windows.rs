@@ -4,26 +4,59 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch, TimestampMicrosecondArray};
-use arrow::datatypes::TimestampMicrosecondType;
+use arrow::datatypes::{Schema, TimestampMicrosecondType};
 use sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, NamedWindowDefinition,
     NamedWindowExpr, ObjectName, ObjectNamePart, Select, SelectItem, WindowFrame, WindowFrameBound,
     WindowFrameUnits, WindowSpec, WindowType, visit_expressions_mut,
 };
 
-use super::case::Case;
+use super::case::{Case, Window};
 use super::relation::{Relation, as_key, as_time};
 use super::sql;
 use super::training::{Asked, Training};
 
-/// Functions over windows of one PARTITION BY and ORDER BY, and how the current
-/// row counts.
+/// Functions over windows of one PARTITION BY and ORDER BY, over the same events.
 struct Group {
     partition_by: Vec<String>,
     order_by: String,
-    strictly_before: bool,
+    over: Over,
     /// Output column and call, with its frame.
     calls: Vec<(String, Function, Option<WindowFrame>)>,
+}
+
+/// What is in a window beside what its frame says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Over {
+    without_current_row: bool,
+    strictly_before: bool,
+    /// Whether rows of one millisecond come one after the other.
+    in_turn: bool,
+    /// Tables whose rows are in it too.
+    union: Vec<String>,
+    /// Whether the main table's rows are not.
+    union_only: bool,
+    max_events: Option<u64>,
+}
+
+impl Over {
+    fn new(window: &Window) -> Result<Self, String> {
+        let without_current_row = window.exclude_current_row;
+        let without_others = window.exclude_current_time || window.instance_not_in_window;
+        if without_others && !without_current_row {
+            return Err("of some rows the current one alone, which is a request event".into());
+        }
+        let in_turn = without_current_row && !without_others;
+        let union = window.union.iter().flat_map(|union| union.split(','));
+        Ok(Self {
+            without_current_row,
+            strictly_before: in_turn || window.exclude_current_time,
+            in_turn,
+            union: union.map(str::to_lowercase).collect(),
+            union_only: window.instance_not_in_window,
+            max_events: window.maxsize,
+        })
+    }
 }
 
 /// Computes all windows of the items, which then read the relation's columns.
@@ -62,9 +95,15 @@ pub async fn compute(
     if let Some(failed) = failed {
         return Err(failed);
     }
+    let mut columns = relation.rows.columns().to_vec();
+    let mut fields = relation.rows.schema().fields().to_vec();
     for group in groups {
-        relation.rows = group.compute(training, &relation).await?;
+        let rows = group.compute(training, &relation).await?;
+        let added = relation.rows.num_columns()..;
+        columns.extend_from_slice(&rows.columns()[added.clone()]);
+        fields.extend_from_slice(&rows.schema().fields()[added]);
     }
+    relation.rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
     Ok(relation)
 }
 
@@ -76,9 +115,8 @@ fn add(
     (name, function, over): (&str, &Function, &WindowType),
 ) -> Result<(), String> {
     let (spec, named) = spec(select, over)?;
-    let strictly_before = named
-        .and_then(|named| case.windows.get(&named))
-        .is_some_and(|window| window.exclude_current_row);
+    let window = named.and_then(|named| case.windows.get(&named));
+    let over = window.map(Over::new).transpose()?.unwrap_or_default();
     let partition_by = spec.partition_by.iter().map(|key| {
         let flat = relation.flat(key).map(str::to_owned);
         flat.ok_or_else(|| format!("PARTITION BY {key}"))
@@ -102,21 +140,19 @@ fn add(
         None => spec.window_frame.clone(),
     };
     let frame = match frame {
-        Some(frame) if strictly_before => Some(nearer(frame)?),
+        Some(frame) if over.without_current_row => Some(nearer(frame)?),
         frame => frame,
     };
     let call = (name.to_owned(), call, frame);
     let same = |group: &&mut Group| {
-        group.partition_by == partition_by
-            && group.order_by == order_by
-            && group.strictly_before == strictly_before
+        group.partition_by == partition_by && group.order_by == order_by && group.over == over
     };
     match groups.iter_mut().find(same) {
         Some(group) => group.calls.push(call),
         None => groups.push(Group {
             partition_by,
             order_by,
-            strictly_before,
+            over,
             calls: vec![call],
         }),
     }
@@ -236,19 +272,30 @@ impl Group {
         let time = as_time(&self.order_by, &relation.type_of(&self.order_by))?;
         columns.push(format!("{time} AS event_time"));
         let text = format!("SELECT {} FROM rows", columns.join(", "));
-        let mut rows = training.plain(&relation.rows, &text).await?;
-        if self.strictly_before {
-            rows = one_after_the_other(&rows)?;
+        let mut spine = training.plain(&relation.rows, &text).await?;
+        if self.over.in_turn {
+            spine = one_after_the_other(&spine)?;
+        }
+        let mut events = Vec::new();
+        if !self.over.union_only {
+            events.push(spine.clone());
+        }
+        for table in &self.over.union {
+            let (rows, _) = training.source(table)?;
+            let rows = RecordBatch::try_new(relation.rows.schema(), rows.columns().to_vec());
+            let rows = rows.map_err(|error| format!("UNION {table}: {error}"))?;
+            events.push(training.plain(&rows, &text).await?);
         }
         let features: Vec<String> = self.calls.iter().map(|(name, ..)| name.clone()).collect();
         training
             .set(Asked {
-                events: rows.clone(),
-                spine: rows,
+                events,
+                spine,
                 query: self.query(keys.len()),
                 keys,
                 features: &features,
-                strictly_before: self.strictly_before,
+                strictly_before: self.over.strictly_before,
+                max_events: self.over.max_events,
             })
             .await
     }
@@ -260,7 +307,7 @@ impl Group {
             let frame = frame.as_ref().map(|frame| {
                 let mut frame = frame.clone();
                 if frame.units == WindowFrameUnits::Range {
-                    let micros = if self.strictly_before { PLACES } else { 0 };
+                    let micros = if self.over.in_turn { PLACES } else { 0 };
                     sql::wider(&mut frame, micros);
                 }
                 match &frame.end_bound {
