@@ -45,11 +45,11 @@ impl PhysicalExtensionCodec for AsOfCodec {
         let decoder = Decoder::new(self, ctx, proto_converter, spine.schema(), events.schema());
         Ok(match node.operator {
             Some(Operator::Join(node)) => {
-                let spec = Arc::new(decoder.join(node)?);
+                let spec = Arc::new(decoder.join(*node)?);
                 Arc::new(AsOfJoinExec::try_new(spine.clone(), events.clone(), spec)?)
             }
             Some(Operator::Window(node)) => {
-                let spec = Arc::new(decoder.window(node)?);
+                let spec = Arc::new(decoder.window(*node)?);
                 Arc::new(AsOfWindowExec::try_new(
                     spine.clone(),
                     events.clone(),
@@ -75,9 +75,9 @@ impl PhysicalExtensionCodec for AsOfCodec {
             converter: proto_converter,
         };
         let operator = if let Some(join) = node.downcast_ref::<AsOfJoinExec>() {
-            Operator::Join(encoder.join(join.spec())?)
+            Operator::Join(Box::new(encoder.join(join.spec())?))
         } else if let Some(window) = node.downcast_ref::<AsOfWindowExec>() {
-            Operator::Window(encoder.window(window.spec())?)
+            Operator::Window(Box::new(encoder.window(window.spec())?))
         } else {
             return Err(DataFusionError::NotImplemented(format!(
                 "{} is no as-of operator",

@@ -14,10 +14,10 @@ pub(super) struct AsOfNode {
 
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum Operator {
-    #[prost(message, tag = "1")]
-    Join(JoinNode),
-    #[prost(message, tag = "2")]
-    Window(WindowNode),
+    #[prost(message, boxed, tag = "1")]
+    Join(Box<JoinNode>),
+    #[prost(message, boxed, tag = "2")]
+    Window(Box<WindowNode>),
 }
 
 /// [`crate::asof::AsOfJoinSpec`].
