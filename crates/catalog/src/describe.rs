@@ -385,7 +385,7 @@ fn describe_feature_view(view: &FeatureView) -> ObjectDescription {
         let windows: Vec<String> = windows
             .map(|w| format!("{} OVER {}", w.aggregate, w.frame))
             .collect();
-        say("windows", windows.join("; "));
+        say("windows", windows.join("\n"));
     }
     if view.calls_as_of && view.kind == ViewKind::Timestamped {
         let told = "each computes every row anew: the query calls as_of()";

@@ -15,6 +15,7 @@ mod chain;
 mod each_time;
 pub mod explain;
 mod latest;
+mod location;
 pub mod output;
 mod report;
 mod runs;

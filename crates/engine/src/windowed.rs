@@ -22,6 +22,7 @@ use datafusion::logical_expr::{
     WindowFunctionDefinition, lit,
 };
 use datafusion::scalar::ScalarValue;
+use datafusion::sql::unparser::expr_to_sql;
 use granary_model::definitions::WindowAggregate;
 use granary_model::{FeatureView, Interval, UtcMicros};
 
@@ -234,7 +235,7 @@ impl std::fmt::Display for Aggregate {
         };
         let arguments: Vec<String> = match (name, shown) {
             ("count", [argument]) if *argument == lit(COUNT_STAR_EXPANSION) => vec!["*".into()],
-            _ => shown.iter().map(argument_text).collect(),
+            _ => shown.iter().map(as_sql).collect(),
         };
         let distinct = if self.distinct { "DISTINCT " } else { "" };
         write!(f, "{name}({distinct}{})", arguments.join(", "))?;
@@ -242,20 +243,28 @@ impl std::fmt::Display for Aggregate {
             f.write_str(" IGNORE NULLS")?;
         }
         match &self.filter {
-            Some(filter) => write!(f, " FILTER (WHERE {})", filter.human_display()),
+            Some(filter) => write!(f, " FILTER (WHERE {})", as_sql(filter)),
             None => Ok(()),
         }
     }
 }
 
-/// An argument as SQL has it.
-fn argument_text(argument: &Expr) -> String {
-    if let Expr::Literal(value @ ScalarValue::IntervalMonthDayNano(_), _) = argument
-        && let Ok(interval) = interval(Some(value.clone()))
-    {
-        return format!("INTERVAL '{interval}'");
-    }
-    argument.human_display().to_string()
+/// An expression of an event as SQL has it, its columns by their names alone.
+fn as_sql(expression: &Expr) -> String {
+    let unqualified = expression.clone().transform_up(|e| {
+        Ok(match e {
+            Expr::Column(column) => {
+                Transformed::yes(Expr::Column(Column::new_unqualified(column.name)))
+            }
+            other => Transformed::no(other),
+        })
+    });
+    let sql = unqualified.and_then(|e| expr_to_sql(&e.data));
+    let text = match sql {
+        Ok(sql) => sql.to_string(),
+        Err(_) => expression.human_display().to_string(),
+    };
+    text.replace(AS_OF_COLUMN, "as_of()")
 }
 
 /// The window expressions of a query, and what their columns are called.

@@ -170,6 +170,7 @@ fn heading(object: &ObjectDescription) -> String {
     }
     let mut line = |name: &str, value: &str| {
         if !value.is_empty() {
+            let value = value.replace('\n', &format!("\n  {:<15} ", ""));
             text.push_str(&format!("\n  {name:<15} {value}"));
         }
     };

@@ -215,28 +215,31 @@ impl Shift {
 
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.bounds {
-            FrameBounds::Range { start, end } => {
-                f.write_str("RANGE ")?;
-                match start {
-                    None => f.write_str("UNBOUNDED")?,
-                    Some(start) => write!(f, "{start}")?,
-                }
-                write!(f, " TO {end}")?;
-            }
-            FrameBounds::Rows { start, end } => {
-                f.write_str("ROWS ")?;
-                match start {
-                    None => f.write_str("UNBOUNDED")?,
-                    Some(start) => write!(f, "{start}")?,
-                }
-                write!(f, " TO {end}")?;
-            }
-        }
+        let (units, start, end) = match self.bounds {
+            FrameBounds::Range { start, end } => (
+                "RANGE",
+                start.map(|start| preceding(&start, start == Interval::ZERO)),
+                preceding(&end, end == Interval::ZERO),
+            ),
+            FrameBounds::Rows { start, end } => (
+                "ROWS",
+                start.map(|start| preceding(&start, start == 0)),
+                preceding(&end, end == 0),
+            ),
+        };
+        let start = start.unwrap_or_else(|| "UNBOUNDED PRECEDING".to_owned());
+        write!(f, "{units} BETWEEN {start} AND {end}")?;
         match self.events_max {
-            Some(max) => write!(f, " MAX {max}"),
+            Some(max) => write!(f, " MAX EVENTS {max}"),
             None => Ok(()),
         }
+    }
+}
+
+fn preceding(distance: &dyn fmt::Display, is_none: bool) -> String {
+    match is_none {
+        true => "CURRENT ROW".to_owned(),
+        false => format!("{distance} PRECEDING"),
     }
 }
 

@@ -157,7 +157,9 @@ async fn name<T>(
             if !paths.insert(file.object_meta.location.clone()) {
                 continue;
             }
-            if let Err((rows, error)) = read_alone(&scan, file, &context, is_json(&scan)).await {
+            if let Err((rows, error)) = read_alone(&scan, file, &context, is_json(&scan)).await
+                && is_of_file(&scan, &error)
+            {
                 return Err(told(&scan, file, rows, &error, &context).await);
             }
         }

@@ -28,6 +28,7 @@ use object_store::path::Path;
 use tracing::instrument;
 use url::Url;
 
+use super::location::url_of;
 use crate::engine::Stores;
 use crate::error::EngineError;
 
@@ -123,12 +124,7 @@ impl OutputTarget {
                  for a Delta table, or say --format",
             )
         })?;
-        let url = if location.contains("://") {
-            Url::parse(location).map_err(|error| refused(&error.to_string()))?
-        } else {
-            let path = std::path::absolute(location).map_err(|e| refused(&e.to_string()))?;
-            Url::from_file_path(path).map_err(|()| refused("not a path"))?
-        };
+        let url = url_of(location).map_err(|reason| refused(&reason))?;
         Ok(Self {
             location: location.to_owned(),
             url,

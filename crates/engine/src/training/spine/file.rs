@@ -26,8 +26,9 @@ use datafusion::physical_plan::ExecutionPlan;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::arrow::parquet_to_arrow_schema;
-use url::{Position, Url};
+use url::Position;
 
+use super::super::location::url_of;
 use super::{SpineColumns, csv};
 use crate::error::EngineError;
 use crate::source::{NameBadRows, SourceFault};
@@ -153,7 +154,7 @@ pub(super) async fn open(
 
 async fn find(state: &SessionState, location: &str) -> Result<(File, Kind), EngineError> {
     let fault = |reason: String| SourceFault::new(location, reason).into_engine("spine");
-    let url = url(location).map_err(fault)?;
+    let url = url_of(location).map_err(fault)?;
     let path = Path::from_url_path(url.path()).map_err(|e| fault(e.to_string()))?;
     let store_url = ObjectStoreUrl::parse(&url[..Position::BeforePath])
         .map_err(|e| fault(e.strip_backtrace()))?;
@@ -191,15 +192,6 @@ async fn find(state: &SessionState, location: &str) -> Result<(File, Kind), Engi
         location: location.to_owned(),
     };
     Ok((file, kind))
-}
-
-/// A path is relative to the current folder.
-fn url(location: &str) -> Result<Url, String> {
-    if location.contains("://") {
-        return Url::parse(location).map_err(|error| error.to_string());
-    }
-    let path = std::path::absolute(location).map_err(|error| error.to_string())?;
-    Url::from_file_path(path).map_err(|()| "not a path of a file".to_owned())
 }
 
 async fn open_parquet(

@@ -378,7 +378,8 @@ async fn a_damaged_page_is_named_by_its_file() {
     let definitions = definitions(&engine, sql).await;
     assert_eq!(rows(&engine, &definitions).await.unwrap().len(), 300_000);
     let damaged = path.join("parts/b.parquet");
-    let mut bytes = std::fs::read(&damaged).unwrap();
+    let whole = std::fs::read(&damaged).unwrap();
+    let mut bytes = whole.clone();
     // Where the first page's compressed bytes begin.
     let frame = bytes
         .windows(4)
@@ -395,6 +396,7 @@ async fn a_damaged_page_is_named_by_its_file() {
         "{error}"
     );
     // A filter that fails by itself blames no file.
+    std::fs::write(&damaged, whole).unwrap();
     let context = engine.session(&definitions, None).await.unwrap();
     let frame = context
         .sql("SELECT n FROM t WHERE 1 / (n - n) > 0")

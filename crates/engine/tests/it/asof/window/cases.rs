@@ -573,5 +573,5 @@ fn explain_says_what_is_aggregated() {
     let (spine, events) = (spine_table(&[]), events_table(&[]));
     let spec = definition.compile(&spine.schema(), &events.schema());
     let plan = plan(&spine, &events, &spec, WHOLE);
-    insta::assert_snapshot!(displayable(plan.as_ref()).one_line(), @"AsOfWindowExec: keys=[k@1 = k@0], time=at@3 < t@4, created=created@8, known_at_the_time, then_by=[note@7], set=[WHERE x@4 > 0: a1=count(DISTINCT x@4) OVER (RANGE 7 days TO 0 seconds), a2=sum(x@4) FILTER note@7 IS NOT NULL OVER (RANGE 7 days TO 0 seconds)], set=[a3=last_value(x@4) OVER (ROWS 4 TO 0)]");
+    insta::assert_snapshot!(displayable(plan.as_ref()).one_line(), @"AsOfWindowExec: keys=[k@1 = k@0], time=at@3 < t@4, created=created@8, known_at_the_time, then_by=[note@7], set=[WHERE x@4 > 0: a1=count(DISTINCT x@4) OVER (RANGE BETWEEN 7 days PRECEDING AND CURRENT ROW), a2=sum(x@4) FILTER note@7 IS NOT NULL OVER (RANGE BETWEEN 7 days PRECEDING AND CURRENT ROW)], set=[a3=last_value(x@4) OVER (ROWS BETWEEN 4 PRECEDING AND CURRENT ROW)]");
 }
