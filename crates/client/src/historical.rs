@@ -81,7 +81,7 @@ impl GetHistorical {
 pub struct WithoutRun {
     pub view: String,
     pub rows: u64,
-    /// The command that would fill them.
+    /// The command that would fill them; empty where none would.
     pub backfill: String,
 }
 

@@ -30,9 +30,9 @@ use crate::source::VerifiedSources;
 
 pub use cut::{event_time_type, no_later_than};
 pub use functions::AS_OF_FUNCTION;
-pub(crate) use functions::{OnlyRow, ranked, utc_micros};
+pub(crate) use functions::{OnlyRow, ranked, utc_micros, utc_micros_function};
 pub(crate) use planner::physical_expr;
-pub use session::Joins;
+pub use session::{AsOf, Joins};
 pub(crate) use session::{plan_sql, plan_statement, register, settle_types};
 pub use stores::Stores;
 

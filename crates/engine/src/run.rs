@@ -22,6 +22,7 @@ use tracing::instrument;
 use self::gate::{Gate, Passed};
 use self::plan::RunPlan;
 pub(crate) use self::plan::{EventTimes, row_columns, view_rows};
+pub(crate) use self::windowed::{key_name, windowed_rows_of};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::offline::log::{LogState, NewFile, Stamp, TableLog};

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use granary_catalog::Snapshot;
 use granary_engine::training::WithoutRun;
 use granary_model::definitions::{BoundView, Definitions, ServiceFeature};
-use granary_model::{Caller, Interval, did_you_mean};
+use granary_model::{Caller, Interval, UtcMicros, did_you_mean};
 
 use crate::error::ServingError;
 use crate::plan::list_as_service;
@@ -75,8 +75,12 @@ fn clash(features: &[ServiceFeature]) -> Option<String> {
     })
 }
 
+/// More runs than this are not what somebody wants who has a row of long ago.
+const BACKFILL_RUNS_MAX: i64 = 10_000;
+
 /// The command that makes the runs that rows of a training set had none of:
-/// from the multiple of the view's interval before the first such row on.
+/// from the multiple of the view's interval before the first such row on. Empty
+/// where no run that is made now would do, or too many had to be made.
 pub fn backfill(definitions: &Definitions, without: &WithoutRun) -> String {
     let view = definitions.feature_views.get(&without.view);
     let every = view
@@ -85,6 +89,10 @@ pub fn backfill(definitions: &Definitions, without: &WithoutRun) -> String {
             days: 1,
             ..Interval::ZERO
         });
+    let span = without.to.0.saturating_sub(without.from.0);
+    if !without.fillable || span / every.after(UtcMicros(0)).0.max(1) > BACKFILL_RUNS_MAX {
+        return String::new();
+    }
     let from = every.newest_multiple(without.from).unwrap_or(without.from);
     let now = match view.is_some_and(|view| !view.current_state.is_empty()) {
         true => " --current-state",
@@ -171,6 +179,7 @@ mod tests {
             rows: 1,
             from: from.parse().unwrap(),
             to: to.parse().unwrap(),
+            fillable: true,
         };
         for (without, expected) in [
             (
@@ -190,6 +199,13 @@ mod tests {
         ] {
             assert_eq!(backfill(&definitions, &without), expected);
         }
+        let long_ago = without("profile", "0001-01-01T00:00:00Z", "2026-01-01T00:00:00Z");
+        assert_eq!(backfill(&definitions, &long_ago), "");
+        let too_late = WithoutRun {
+            fillable: false,
+            ..without("profile", "2026-01-01T10:00:00Z", "2026-01-01T11:00:00Z")
+        };
+        assert_eq!(backfill(&definitions, &too_late), "");
     }
 
     #[tokio::test]

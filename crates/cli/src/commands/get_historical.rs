@@ -385,11 +385,14 @@ impl Summary<'_> {
             eprintln!("note: {key} is NULL in {rows}: what is read by it is NULL there");
         }
         for without in &report.without_run {
+            let fills = match without.backfill.as_str() {
+                "" => String::new(),
+                command => format!("; this fills them:\n  {command}"),
+            };
             eprintln!(
-                "note: {} has no run at or before the time of {}, whose features of it are NULL; this fills them:\n  {}",
+                "note: {} has no run at or before the time of {}, whose features of it are NULL{fills}",
                 without.view,
                 human::counted(without.rows, "row"),
-                without.backfill
             );
         }
         Ok(())

@@ -106,6 +106,8 @@ pub struct AsOfLookup {
     pub event_time: Arc<dyn PhysicalExpr>,
     /// NULL counts as the event time.
     pub created_time: Option<Arc<dyn PhysicalExpr>>,
+    /// The event is not seen before this either, if it is not NULL.
+    pub seen_from: Option<Arc<dyn PhysicalExpr>>,
     pub values: Vec<Value>,
     /// How old an event may be at t, inclusive.
     pub ttl: Option<Interval>,
@@ -121,6 +123,7 @@ impl AsOfLookup {
         let times = self.filter.iter().chain([&self.event_time]);
         times
             .chain(&self.created_time)
+            .chain(&self.seen_from)
             .chain(self.values.iter().map(|value| &value.expression))
     }
 
@@ -148,6 +151,9 @@ impl fmt::Display for AsOfLookup {
         write!(f, "{{event_time={}", self.event_time)?;
         if let Some(created) = &self.created_time {
             write!(f, ", created={created}")?;
+        }
+        if let Some(from) = &self.seen_from {
+            write!(f, ", seen_from={from}")?;
         }
         if let Some(filter) = &self.filter {
             write!(f, ", filter={filter}")?;
@@ -525,6 +531,7 @@ impl AsOfLookup {
             },
             event_times: times(&self.event_time)?,
             created: self.created_time.as_ref().map(times).transpose()?,
+            seen_from: self.seen_from.as_ref().map(times).transpose()?,
             values: values
                 .map(|value| evaluate(&value.expression, batch))
                 .collect::<Result<_>>()?,

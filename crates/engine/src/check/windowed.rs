@@ -172,6 +172,10 @@ impl Windowed<'_> {
             let help = "list the keys and the aggregates";
             return vec![self.rule(item.span(), "*", help)];
         };
+        if let ControlFlow::Break(span) = visit_expressions(expression, subquery) {
+            let help = "read it in a plain view, and that view here";
+            return vec![self.rule(span, "subquery in SELECT", help)];
+        }
         let mut walk = Walk {
             view: self,
             select,
@@ -181,6 +185,15 @@ impl Windowed<'_> {
         };
         walk.expression(expression);
         walk.errors
+    }
+}
+
+fn subquery(expression: &Expr) -> ControlFlow<tokenizer::Span> {
+    match expression {
+        Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } => {
+            ControlFlow::Break(expression.span())
+        }
+        _ => ControlFlow::Continue(()),
     }
 }
 

@@ -39,7 +39,7 @@ pub use as_of::AS_OF_FUNCTION;
 pub(crate) use only_row::OnlyRow;
 pub(super) use planner::CallPlanner;
 pub(crate) use ranked::ranked;
-pub(crate) use utc_micros::utc_micros;
+pub(crate) use utc_micros::{utc_micros, utc_micros_function};
 
 /// `as_of()`, which is T.
 pub(super) fn as_of(t: UtcMicros) -> Arc<ScalarUDF> {
@@ -49,7 +49,7 @@ pub(super) fn as_of(t: UtcMicros) -> Arc<ScalarUDF> {
 pub(super) fn scalars() -> Vec<Arc<ScalarUDF>> {
     vec![
         Arc::new(ScalarUDF::from(Decay::new())),
-        utc_micros::function(),
+        utc_micros_function(),
     ]
 }
 

@@ -17,7 +17,7 @@ use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, LogicalPlanBuilder};
 use datafusion::optimizer::analyzer::Analyzer;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::{SessionConfig, SessionContext, ident};
 use datafusion::sql::parser::Statement;
 use granary_model::definitions::{Column, EventTime, ExternalTable, PlainView, ServeMode, Stream};
 use granary_model::{Definitions, FeatureView, UtcMicros, ViewKind};
@@ -44,6 +44,37 @@ pub enum Joins {
     Spilling,
 }
 
+/// What a session sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AsOf {
+    /// What `as_of()` is.
+    pub t: UtcMicros,
+    /// Event times before t only, not t itself.
+    pub strictly_before: bool,
+    /// Nothing that was created after t, of what says when it was.
+    pub known_at_the_time: bool,
+}
+
+impl From<UtcMicros> for AsOf {
+    fn from(t: UtcMicros) -> Self {
+        Self {
+            t,
+            strictly_before: false,
+            known_at_the_time: false,
+        }
+    }
+}
+
+impl AsOf {
+    /// The greatest event time that is seen.
+    pub fn last(self) -> UtcMicros {
+        match self.strictly_before {
+            true => UtcMicros(self.t.0.saturating_sub(1)),
+            false => self.t,
+        }
+    }
+}
+
 impl Engine {
     /// A session over all sources and plain views of `definitions`. With `as_of`,
     /// everything that has an event time is cut there. A feature view's name is
@@ -55,7 +86,7 @@ impl Engine {
         definitions: &Definitions,
         as_of: Option<UtcMicros>,
     ) -> Result<SessionContext, EngineError> {
-        self.session_with(definitions, as_of, Joins::default())
+        self.session_with(definitions, as_of.map(AsOf::from), Joins::default())
             .await
     }
 
@@ -64,15 +95,14 @@ impl Engine {
     pub async fn session_with(
         &self,
         definitions: &Definitions,
-        as_of: Option<UtcMicros>,
+        as_of: Option<AsOf>,
         joins: Joins,
     ) -> Result<SessionContext, EngineError> {
-        let context = self.context(as_of, joins);
+        let context = self.context(as_of.map(|as_of| as_of.t), joins);
         for table in definitions.tables.values() {
             let provider = self.table(&context, table).await?;
             register(&context, &table.name, provider)?;
-            let time = table.event_time.as_ref().map(|t| t.event_time.as_str());
-            cut(&context, &table.name, time, as_of)?;
+            cut(&context, &table.name, table.event_time.as_ref(), as_of)?;
         }
         for stream in definitions.streams.values() {
             register(&context, &stream.name, empty(stream_schema(stream)))?;
@@ -84,8 +114,7 @@ impl Engine {
                 .map_err(|error| EngineError::from_query(&view.name, error))?;
             let provider = Arc::new(ViewTable::new(plan, Some(view.sql.clone())));
             register(&context, &view.name, provider)?;
-            let time = view.event_time.as_ref().map(|t| t.event_time.as_str());
-            cut(&context, &view.name, time, as_of)?;
+            cut(&context, &view.name, view.event_time.as_ref(), as_of)?;
         }
         Ok(context)
     }
@@ -97,9 +126,10 @@ impl Engine {
         &self,
         definitions: &Definitions,
         view: &FeatureView,
-        as_of: UtcMicros,
+        as_of: impl Into<AsOf>,
         joins: Joins,
     ) -> Result<SessionContext, EngineError> {
+        let as_of = as_of.into();
         let Some(event_time) = &view.event_time else {
             return self.session_with(definitions, Some(as_of), joins).await;
         };
@@ -207,18 +237,18 @@ impl Engine {
         &self,
         context: &SessionContext,
         definitions: &Definitions,
-        as_of: Option<UtcMicros>,
+        as_of: Option<AsOf>,
         joins: Joins,
     ) -> Result<(), EngineError> {
         let mut shared: Option<Arc<Definitions>> = None;
         for view in definitions.feature_views.values() {
             let table: Arc<dyn TableProvider> = if matches!(view.serve, ServeMode::Query { .. }) {
                 let definitions = shared.get_or_insert_with(|| Arc::new(definitions.clone()));
-                let t = as_of.unwrap_or_else(|| self.clock().now());
+                let t = as_of.unwrap_or_else(|| self.clock().now().into());
                 let definitions = Arc::clone(definitions);
                 Arc::new(QueryViewTable::new(self, definitions, view, t, joins))
             } else {
-                Arc::new(FeatureViewTable::new(self, view, as_of))
+                Arc::new(FeatureViewTable::new(self, view, as_of.map(AsOf::last)))
             };
             register(context, &view.name, table)?;
         }
@@ -259,14 +289,14 @@ pub(crate) fn register(
         .map_err(|error| EngineError::from_query(name, error))
 }
 
-/// Makes `name` stand for its rows with event time at or before `as_of`.
+/// Makes `name` stand for its rows that are seen as of `as_of`.
 fn cut(
     context: &SessionContext,
     name: &str,
-    event_time: Option<&str>,
-    as_of: Option<UtcMicros>,
+    time: Option<&EventTime>,
+    as_of: Option<AsOf>,
 ) -> Result<(), EngineError> {
-    let (Some(event_time), Some(t)) = (event_time, as_of) else {
+    let (Some(time), Some(as_of)) = (time, as_of) else {
         return Ok(());
     };
     let failed = |error| EngineError::from_query(name, error);
@@ -276,14 +306,19 @@ fn cut(
         .map_err(failed)?
         .ok_or_else(|| EngineError::Settings(format!("{name} is not registered")))?;
     let schema = provider.schema();
-    let filter = schema
-        .field_with_name(event_time)
-        .ok()
-        .and_then(|field| no_later_than(event_time, field.data_type(), t))
-        .ok_or_else(|| EngineError::SchemaChanged {
+    let no_later = |column: &str, t| {
+        let field = schema.field_with_name(column).ok();
+        let filter = field.and_then(|field| no_later_than(column, field.data_type(), t));
+        filter.ok_or_else(|| EngineError::SchemaChanged {
             object: name.to_owned(),
-            difference: format!("{event_time} is no longer a column with a time"),
-        })?;
+            difference: format!("{column} is no longer a column with a time"),
+        })
+    };
+    let mut filter = no_later(&time.event_time, as_of.last())?;
+    if let (true, Some(created)) = (as_of.known_at_the_time, &time.created_time) {
+        let known = no_later(created, as_of.t)?.or(ident(created).is_null());
+        filter = filter.and(known);
+    }
     let plan = LogicalPlanBuilder::scan(table, provider_as_source(provider), None)
         .and_then(|scan| scan.filter(filter)?.build())
         .map_err(failed)?;

@@ -18,9 +18,9 @@ use datafusion::logical_expr::{
 };
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionContext, ident};
-use granary_model::{Definitions, FeatureView, UtcMicros, ViewKind};
+use granary_model::{Definitions, FeatureView, ViewKind};
 
-use crate::engine::{Engine, Joins, OnlyRow};
+use crate::engine::{AsOf, Engine, Joins, OnlyRow};
 use crate::error::EngineError;
 use crate::offline::read::{ROW_NUMBER, greatest_as_of, numbered};
 use crate::run::{EventTimes, view_rows};
@@ -29,7 +29,7 @@ pub(crate) struct QueryViewTable {
     engine: Engine,
     definitions: Arc<Definitions>,
     view: FeatureView,
-    as_of: UtcMicros,
+    as_of: AsOf,
     joins: Joins,
     schema: SchemaRef,
 }
@@ -39,7 +39,7 @@ impl QueryViewTable {
         engine: &Engine,
         definitions: Arc<Definitions>,
         view: &FeatureView,
-        as_of: UtcMicros,
+        as_of: AsOf,
         joins: Joins,
     ) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl QueryViewTable {
             .engine
             .session_for(&self.definitions, &self.view, self.as_of, self.joins)
             .await?;
-        let rows = view_rows(&context, &self.view, EventTimes::up_to(self.as_of)).await?;
+        let rows = view_rows(&context, &self.view, EventTimes::up_to(self.as_of.last())).await?;
         let one_a_key = self
             .one_a_key(rows.into_unoptimized_plan())
             .map_err(|error| EngineError::from_query(&self.view.name, error))?;
@@ -74,10 +74,10 @@ impl QueryViewTable {
         }
         rows = match (view.kind, &view.event_time) {
             (ViewKind::Timestamped, Some(event_time)) => {
-                greatest_as_of(rows, view, event_time, self.as_of)?
+                greatest_as_of(rows, view, event_time, self.as_of.last())?
             }
             _ => {
-                let only = ScalarUDF::from(OnlyRow::new(view, self.as_of));
+                let only = ScalarUDF::from(OnlyRow::new(view, self.as_of.t));
                 let keys = || view.keys.iter().map(|key| ident(&key.name));
                 let order = keys().map(|key| key.sort(true, true)).collect();
                 let arguments = std::iter::once(ident(ROW_NUMBER)).chain(keys());

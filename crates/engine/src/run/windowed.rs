@@ -62,7 +62,8 @@ impl Engine {
             events: none,
             ..query
         };
-        let rows = rows(&state, view, query, spine, as_of)
+        let spine = state.create_physical_plan(&spine).await.map_err(failed)?;
+        let rows = rows(&state, view, query, spine, as_of, Seen::default())
             .await
             .map_err(failed)?;
         let rows = datafusion::physical_plan::collect(rows, context.task_ctx());
@@ -94,7 +95,8 @@ pub(super) async fn windowed_rows(
         .project(named_keys(query.keys.clone()))?
         .distinct()?
         .build()?;
-    rows(&state, view, query, spine, as_of).await
+    let spine = state.create_physical_plan(&spine).await?;
+    rows(&state, view, query, spine, as_of, Seen::default()).await
 }
 
 fn named_keys(keys: Vec<Expr>) -> Vec<Expr> {
@@ -103,8 +105,20 @@ fn named_keys(keys: Vec<Expr>) -> Vec<Expr> {
         .collect()
 }
 
-fn key_name(number: usize) -> String {
+pub(crate) fn key_name(number: usize) -> String {
     format!("__granary key {number}")
+}
+
+/// The rows of keys that a plan gives, a column a key under its [`key_name`].
+pub(crate) async fn windowed_rows_of(
+    state: &SessionState,
+    view: &FeatureView,
+    spine: Arc<dyn ExecutionPlan>,
+    as_of: UtcMicros,
+    seen: Seen,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let query = WindowedQuery::of(state, view).await?.at(as_of)?;
+    rows(state, view, query, spine, as_of, seen).await
 }
 
 /// The view's features as of T for the keys that `spine` has as its columns.
@@ -112,10 +126,10 @@ async fn rows(
     state: &SessionState,
     view: &FeatureView,
     query: WindowedQuery,
-    spine: datafusion::logical_expr::LogicalPlan,
+    spine: Arc<dyn ExecutionPlan>,
     as_of: UtcMicros,
+    seen: Seen,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let spine = state.create_physical_plan(&spine).await?;
     let spine: Arc<dyn ExecutionPlan> = match spine.output_partitioning().partition_count() {
         1 => spine,
         _ => Arc::new(CoalescePartitionsExec::new(spine)),
@@ -133,7 +147,7 @@ async fn rows(
         also_from: Default::default(),
     });
     let joined = shared
-        .join(state, spine, spine_keys, Seen::default(), AGGREGATES)
+        .join(state, spine, spine_keys, seen, AGGREGATES)
         .await?;
     let schema = DFSchema::try_from(joined.schema())?;
     let mut columns = Vec::new();

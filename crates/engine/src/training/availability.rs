@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use datafusion::common::tree_node::TreeNode;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, JoinType};
 use datafusion::logical_expr::{
     Aggregate, Expr, Join, LogicalPlan, Projection, Window, WindowFrameBound,
@@ -17,7 +17,6 @@ use datafusion::logical_expr::{
 };
 use granary_model::Definitions;
 
-use crate::check::has_subquery;
 use crate::engine::AS_OF_FUNCTION;
 
 /// Columns of a plan's output.
@@ -36,12 +35,33 @@ const BACKWARD: [&str; 7] = [
 
 /// The times of a plan that is not optimised, in a session of these
 /// definitions that is not cut; else the reason why there are none.
-pub(crate) fn availability(plan: &LogicalPlan, definitions: &Definitions) -> Result<Times, String> {
-    Walk { definitions }.plan(plan)
+///
+/// With `known_at_the_time` created times of relations are among them.
+pub(crate) fn availability(
+    plan: &LogicalPlan,
+    definitions: &Definitions,
+    known_at_the_time: bool,
+) -> Result<Times, String> {
+    let walk = Walk {
+        definitions,
+        known_at_the_time,
+    };
+    walk.plan(plan)
+}
+
+/// Whether an expression over a plan's rows adds nothing to their times, else
+/// the reason why it does.
+pub(crate) fn adds_no_time(expression: &Expr, definitions: &Definitions) -> Result<(), String> {
+    let walk = Walk {
+        definitions,
+        known_at_the_time: true,
+    };
+    walk.no_events_in(expression)
 }
 
 struct Walk<'a> {
     definitions: &'a Definitions,
+    known_at_the_time: bool,
 }
 
 impl Walk<'_> {
@@ -99,13 +119,16 @@ impl Walk<'_> {
         let d = self.definitions;
         let table = d.tables.get(name).and_then(|t| t.event_time.as_ref());
         let view = d.views.get(name).and_then(|v| v.event_time.as_ref());
-        let declared = table.or(view).map(|time| time.event_time.as_str());
+        let declared = table.or(view);
         let stream = d.streams.get(name).map(|s| s.event_time.as_str());
-        let Some(event_time) = declared.or(stream) else {
-            return Times::new();
-        };
+        let event_time = declared.map(|time| time.event_time.as_str()).or(stream);
+        let created_time = declared.and_then(|time| time.created_time.as_deref());
+        let created_time = created_time.filter(|_| self.known_at_the_time);
+        let times = [event_time, created_time];
         let columns = plan.schema().columns().into_iter();
-        columns.filter(|c| c.name == event_time).collect()
+        columns
+            .filter(|c| times.contains(&Some(c.name.as_str())))
+            .collect()
     }
 
     fn projection(&self, projection: &Projection) -> Result<Times, String> {
@@ -176,14 +199,26 @@ impl Walk<'_> {
 
     /// Subqueries that read events.
     fn no_events_in(&self, expression: &Expr) -> Result<(), String> {
-        match has_subquery(expression) {
+        let mut reads_events = false;
+        let walked = expression.apply(|e| {
+            let subquery = match e {
+                Expr::ScalarSubquery(subquery) => subquery,
+                Expr::InSubquery(within) => &within.subquery,
+                Expr::Exists(exists) => &exists.subquery,
+                _ => return Ok(TreeNodeRecursion::Continue),
+            };
+            let times = self.plan(&subquery.subquery);
+            reads_events |= !times.is_ok_and(|times| times.is_empty());
+            Ok(TreeNodeRecursion::Continue)
+        });
+        match reads_events || walked.is_err() {
             true => Err("a subquery may see later events".into()),
             false => Ok(()),
         }
     }
 }
 
-fn reads_as_of(expression: &Expr) -> bool {
+pub(super) fn reads_as_of(expression: &Expr) -> bool {
     let is_call =
         |e: &Expr| Ok(matches!(e, Expr::ScalarFunction(call) if call.name() == AS_OF_FUNCTION));
     expression.exists(is_call).unwrap_or(true)

@@ -325,7 +325,7 @@ impl<'a> Chain<'a> {
             files: ScannedFiles::of(&self.plan).map_err(failed("training set"))?,
             plan: self.plan,
             columns: own,
-            counters: Arc::new(Counters::new(own, keys, views)),
+            counters: Arc::new(Counters::new(own, keys, views, self.request.options)),
             notes: self.notes.into_iter().collect(),
             context: self.context.task_ctx(),
         })

@@ -7,14 +7,18 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType};
+use datafusion::common::DFSchema;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{ScalarUDF, lit};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::execution_plan::{
     Boundedness, EmissionType, ReplaceChildrenOptions, reset_plan_states,
 };
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning,
@@ -22,14 +26,16 @@ use datafusion::physical_plan::{
 };
 use datafusion::prelude::ident;
 use futures::{StreamExt, TryStreamExt, stream};
-use granary_model::{FeatureView, UtcMicros, ViewKind};
+use granary_model::{UtcMicros, ViewKind};
 
-use super::chain::{Chain, T, Wanted, failed};
+use super::chain::{Chain, T, Wanted, failed, name};
+use super::time::SpineTime;
 use crate::asof::Run;
-use crate::engine::{Joins, no_later_than};
+use crate::engine::{AsOf, Joins, no_later_than, physical_expr};
 use crate::error::EngineError;
 use crate::offline::read::time_scalar;
-use crate::run::{EventTimes, view_rows};
+use crate::run::{EventTimes, key_name, view_rows, windowed_rows_of};
+use crate::windowed::Seen;
 
 /// Times that are computed one by one at most.
 const TIMES_MAX: usize = 1_000;
@@ -61,7 +67,7 @@ impl Chain<'_> {
         }
         let mut plans = Vec::with_capacity(times.len());
         for t in &times {
-            plans.push((*t, self.rows_at(view, *t).await?));
+            plans.push((*t, self.rows_at(wanted, *t).await?));
         }
         let forever = |as_of| Run {
             as_of,
@@ -106,19 +112,32 @@ impl Chain<'_> {
     /// The view's query with everything that has an event time cut at t.
     async fn rows_at(
         &self,
-        view: &FeatureView,
+        wanted: &Wanted<'_>,
         t: UtcMicros,
     ) -> Result<Arc<dyn ExecutionPlan>, EngineError> {
+        let view = wanted.view;
         let failed = failed(&view.name);
         let options = self.request.options;
-        let cut = match options.strictly_before {
-            true => UtcMicros(t.0.saturating_sub(1)),
-            false => t,
+        let as_of = AsOf {
+            t,
+            strictly_before: options.strictly_before,
+            known_at_the_time: options.known_at_the_time,
         };
         let session = self
             .engine
-            .session_for(self.definitions, view, cut, Joins::Spilling);
-        let mut rows = view_rows(&session.await?, view, EventTimes::up_to(cut)).await?;
+            .session_for(self.definitions, view, as_of, Joins::Spilling)
+            .await?;
+        if view.kind == ViewKind::Windowed {
+            let seen = Seen {
+                strictly_before: options.strictly_before,
+                known_at_the_time: options.known_at_the_time,
+            };
+            let spine = self.keys_at(wanted, t).map_err(&failed)?;
+            let state = session.state();
+            let rows = windowed_rows_of(&state, view, spine, t, seen).await;
+            return rows.map_err(failed);
+        }
+        let mut rows = view_rows(&session, view, EventTimes::up_to(as_of.last())).await?;
         if let (ViewKind::Timestamped, Some(event_time)) = (view.kind, &view.event_time) {
             rows = rows
                 .filter(ident(event_time).is_not_null())
@@ -135,6 +154,23 @@ impl Chain<'_> {
             }
         }
         rows.create_physical_plan().await.map_err(&failed)
+    }
+
+    /// The keys that the spine asks for at t.
+    fn keys_at(&self, wanted: &Wanted<'_>, t: UtcMicros) -> PlanResult<Arc<dyn ExecutionPlan>> {
+        let asked = match wanted.refreshed_every {
+            Some(every) => ScalarUDF::from(SpineTime::new(Some(every))).call(vec![name(T)]),
+            None => name(T),
+        };
+        let schema = DFSchema::try_from(self.plan.schema())?;
+        let at_t = physical_expr(&self.state, asked.eq(lit(time_scalar(t))), &schema)?;
+        let spine = FilterExec::try_new(at_t, reset_plan_states(self.plan.clone())?)?;
+        let keys = wanted.keys.iter().enumerate();
+        let keys = keys.map(|(number, key)| ProjectionExpr {
+            expr: key.clone(),
+            alias: key_name(number),
+        });
+        Ok(Arc::new(ProjectionExec::try_new(keys, Arc::new(spine))?))
     }
 }
 

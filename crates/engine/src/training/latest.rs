@@ -7,17 +7,19 @@ use std::sync::Arc;
 use datafusion::common::Column;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::{DataFusionError, Result as PlanResult};
+use datafusion::functions::expr_fn::greatest;
 use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column as Position;
 use datafusion::physical_plan::ExecutionPlan;
-use granary_model::{FeatureView, Interval};
+use granary_model::{Definitions, FeatureView, Interval, ViewKind};
 
+use super::availability::{Times, adds_no_time, availability, reads_as_of};
 use super::chain::{Chain, Found, WORKING, Wanted, failed};
 use super::each_time::COMPUTED_AS_OF;
 use crate::asof::{AsOfJoinExec, AsOfJoinSpec, AsOfLookup, Match, Value};
 use crate::check::has_subquery;
-use crate::engine::physical_expr;
+use crate::engine::{physical_expr, utc_micros, utc_micros_function};
 use crate::error::EngineError;
 use crate::run::row_columns;
 use crate::shared_scan::SharedScan;
@@ -29,6 +31,9 @@ pub(super) struct TimestampedQuery {
     filter: Option<Expr>,
     /// The columns of the view's `row_schema`, over the relation.
     columns: Vec<(String, Expr)>,
+    /// Columns of the relation, besides the event time, before whose times its
+    /// rows were not there.
+    also_from: Times,
 }
 
 /// Timestamped views that one operator computes.
@@ -49,6 +54,7 @@ pub(super) struct Newest<'v> {
     pub(super) filter: Option<Arc<dyn PhysicalExpr>>,
     pub(super) event_time: &'v str,
     pub(super) created_time: Option<&'v str>,
+    pub(super) seen_from: Option<Arc<dyn PhysicalExpr>>,
     /// How old, at t, the event time may be.
     pub(super) ttl: Option<Interval>,
 }
@@ -56,6 +62,7 @@ pub(super) struct Newest<'v> {
 impl TimestampedQuery {
     /// `plan`: of the view's query, its types settled.
     pub(super) fn of(view: &FeatureView, plan: LogicalPlan) -> Result<Self, EngineError> {
+        let failed = failed(&view.name);
         let columns = row_columns(view, plan.schema())?;
         let columns = columns.into_iter().map(|column| {
             let name = column.schema_name().to_string();
@@ -65,8 +72,35 @@ impl TimestampedQuery {
             columns: columns.collect(),
             relation: plan,
             filter: None,
+            also_from: Times::new(),
         };
-        whole.row_by_row().map_err(failed(&view.name))
+        whole.row_by_row().map_err(failed)
+    }
+
+    /// Finds from when on the relation's rows are there, if one pass answers
+    /// for every t; else why it does not.
+    pub(super) fn in_one_pass(
+        mut self,
+        view: &FeatureView,
+        definitions: &Definitions,
+        known_at_the_time: bool,
+    ) -> Result<Self, String> {
+        self.also_from = availability(&self.relation, definitions, known_at_the_time)?;
+        for (name, expression) in &self.columns {
+            if Some(name) == view.event_time.as_ref()
+                && let Some(Expr::Column(time)) = without_conversion(expression)
+            {
+                self.also_from.remove(time);
+            }
+        }
+        let columns = self.columns.iter().map(|(_, column)| column);
+        for expression in columns.chain(&self.filter) {
+            adds_no_time(expression, definitions)?;
+            if reads_as_of(expression) {
+                return Err("as_of() is another time for each row".into());
+            }
+        }
+        Ok(self)
     }
 
     /// Takes SELECT and WHERE off the relation, where they work row by row.
@@ -93,11 +127,30 @@ impl TimestampedQuery {
 
     fn reads(&self) -> impl Iterator<Item = &Column> {
         let columns = self.columns.iter().map(|(_, column)| column);
-        columns.chain(&self.filter).flat_map(Expr::column_refs)
+        let read = columns.chain(&self.filter).flat_map(Expr::column_refs);
+        read.chain(&self.also_from)
+    }
+
+    /// The greatest of the times before which the rows were not there.
+    fn seen_from(&self) -> Option<Expr> {
+        let times = self.also_from.iter().cloned().map(Expr::Column);
+        let mut times: Vec<Expr> = times.map(utc_micros).collect();
+        match times.len() {
+            0 | 1 => times.pop(),
+            _ => Some(greatest(times)),
+        }
     }
 
     fn keys(&self, view: &FeatureView) -> &[(String, Expr)] {
         &self.columns[..view.keys.len()]
+    }
+}
+
+/// What is converted to TIMESTAMP, of a time.
+fn without_conversion(expression: &Expr) -> Option<&Expr> {
+    match expression {
+        Expr::ScalarFunction(call) if call.func == utc_micros_function() => call.args.first(),
+        other => Some(other),
     }
 }
 
@@ -183,6 +236,7 @@ impl<'a> Chain<'a> {
                 filter: filter.map(physical).transpose()?,
                 event_time: wanted.view.event_time.as_deref().unwrap_or_default(),
                 created_time: wanted.view.created_time.as_deref(),
+                seen_from: query.seen_from().as_ref().map(physical).transpose()?,
                 ttl: wanted.view.ttl,
             };
             Ok((wanted, newest))
@@ -214,7 +268,8 @@ impl<'a> Chain<'a> {
             on: wanted.keys.iter().cloned().zip(keys).collect(),
             time: self.t()?,
             refreshed_every: wanted.refreshed_every,
-            strictly_before: options.strictly_before,
+            // What is computed as of t has seen what it may.
+            strictly_before: options.strictly_before && first.event_time != COMPUTED_AS_OF,
             known_at_the_time: options.known_at_the_time,
             matching: rows.matching,
             lookups: lookups.collect::<PlanResult<_>>().map_err(&failed)?,
@@ -249,6 +304,7 @@ impl<'a> Chain<'a> {
             filter: newest.filter.clone(),
             event_time: newest.column(newest.event_time)?,
             created_time: created_time.transpose()?,
+            seen_from: newest.seen_from.clone(),
             values,
             ttl: newest.ttl,
             event_time_name: format!("{status_name} at"),
@@ -261,7 +317,9 @@ impl<'a> Chain<'a> {
     fn times_as_values(&self, wanted: &Wanted<'_>, newest: &Newest<'_>) -> PlanResult<Vec<Value>> {
         let view = wanted.view;
         let mut values = Vec::new();
-        if let (COMPUTED_AS_OF, Some(event_time)) = (newest.event_time, &view.event_time) {
+        let own_time = view.event_time.as_ref();
+        let own_time = own_time.filter(|_| view.kind == ViewKind::Timestamped);
+        if let (COMPUTED_AS_OF, Some(event_time)) = (newest.event_time, own_time) {
             if let Some(created) = &view.created_time {
                 values.push(Value {
                     expression: newest.column(created)?,

@@ -10,6 +10,8 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
 use granary_model::UtcMicros;
 
+use super::TrainingOptions;
+
 /// Counts over the rows that were read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TrainingReport {
@@ -27,9 +29,12 @@ pub struct TrainingReport {
 pub struct WithoutRun {
     pub view: String,
     pub rows: u64,
-    /// Least and greatest t of those rows: a backfill over them fills the gap.
+    /// Least and greatest T up to which a run would serve those rows: a
+    /// backfill over them fills the gap,
     pub from: UtcMicros,
     pub to: UtcMicros,
+    /// unless what was committed after t is not to be seen.
+    pub fillable: bool,
 }
 
 /// Columns behind the training set's own that are counted and dropped.
@@ -39,17 +44,24 @@ pub(super) struct Counters {
     first: usize,
     keys: Vec<String>,
     views: Vec<String>,
+    options: TrainingOptions,
     report: Mutex<TrainingReport>,
 }
 
 impl Counters {
     /// The counted columns from `first` on: t, then for each key whether it is
     /// NULL, then for each view whether it has no run.
-    pub(super) fn new(first: usize, keys: Vec<String>, views: Vec<String>) -> Self {
+    pub(super) fn new(
+        first: usize,
+        keys: Vec<String>,
+        views: Vec<String>,
+        options: TrainingOptions,
+    ) -> Self {
         Self {
             first,
             keys,
             views,
+            options,
             report: Mutex::default(),
         }
     }
@@ -94,7 +106,8 @@ impl Counters {
                 .iter()
                 .zip(missing)
                 .filter(|(_, missing)| *missing == Some(true));
-            for t in asked.filter_map(|(t, _)| t.map(UtcMicros)) {
+            let before = i64::from(self.options.strictly_before);
+            for t in asked.filter_map(|(t, _)| Some(UtcMicros(t?.saturating_sub(before)))) {
                 match report.without_run.iter_mut().find(|w| w.view == *view) {
                     Some(without) => {
                         without.rows += 1;
@@ -106,6 +119,7 @@ impl Counters {
                         rows: 1,
                         from: t,
                         to: t,
+                        fillable: !self.options.known_at_the_time,
                     }),
                 }
             }

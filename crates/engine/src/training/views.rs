@@ -6,14 +6,14 @@ use std::sync::Arc;
 use datafusion::common::Column as Name;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result as PlanResult;
-use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF, cast, lit, when};
+use datafusion::logical_expr::{Expr, ScalarUDF, cast, lit, when};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::scalar::ScalarValue;
 use granary_model::definitions::ServeMode;
 use granary_model::{FeatureStatus, FeatureView, Interval, UtcMicros, ViewKind};
 
-use super::availability::{Times, availability};
+use super::availability::{adds_no_time, availability};
 use super::chain::{Chain, Found, T, WORKING, Wanted, failed, name};
 use super::each_time::{COMPUTED_AS_OF, EachTime};
 use super::latest::{Newest, Rows, SharedLatest, TimestampedQuery};
@@ -82,7 +82,15 @@ impl<'a> Chain<'a> {
         let query = WindowedQuery::of(&self.state, view)
             .await
             .map_err(&failed)?;
-        let mut also_from = match availability(&query.events, self.definitions) {
+        let known = self.request.options.known_at_the_time;
+        let times = availability(&query.events, self.definitions, known).and_then(|times| {
+            // Elsewhere `apply` allows no subqueries.
+            let filter = query.filter.iter();
+            let adds_none = |filter| adds_no_time(filter, self.definitions);
+            filter.map(adds_none).collect::<Result<(), _>>()?;
+            Ok(times)
+        });
+        let mut also_from = match times {
             Ok(times) => times,
             Err(reason) => return Ok(Err(reason)),
         };
@@ -99,15 +107,9 @@ impl<'a> Chain<'a> {
     ) -> Result<Result<TimestampedQuery, String>, EngineError> {
         let failed = failed(&view.name);
         let plan = plan_sql(&self.state, &view.query).await.map_err(&failed)?;
-        match availability(&plan, self.definitions) {
-            Ok(times) if is_event_time(&plan, &times, view) => {}
-            Ok(_) => {
-                let reason = "its rows have another event time than what they are made of";
-                return Ok(Err(reason.into()));
-            }
-            Err(reason) => return Ok(Err(reason)),
-        }
-        Ok(Ok(TimestampedQuery::of(view, plan)?))
+        let query = TimestampedQuery::of(view, plan)?;
+        let known = self.request.options.known_at_the_time;
+        Ok(query.in_one_pass(view, self.definitions, known))
     }
 
     async fn join_runs(&mut self, wanted: &Wanted<'a>) -> Result<(), EngineError> {
@@ -130,6 +132,7 @@ impl<'a> Chain<'a> {
             filter: None,
             event_time: crate::offline::AS_OF_COLUMN,
             created_time: None,
+            seen_from: None,
             ttl: view.ttl,
         };
         self.join_latest(rows, &[(wanted, newest)])
@@ -158,13 +161,6 @@ impl<'a> Chain<'a> {
         reason: &str,
     ) -> Result<(), EngineError> {
         let view = wanted.view;
-        if view.kind == ViewKind::Windowed {
-            return Err(EngineError::Refused(format!(
-                "{}: its events cannot be read in one pass, since {reason}; read sources whose \
-                 rows do not change with later ones",
-                view.name
-            )));
-        }
         let EachTime { rows, times } = self.each_time(wanted, reason).await?;
         self.note(format!(
             "{} is computed for each of {} times by itself, since {reason}",
@@ -179,8 +175,12 @@ impl<'a> Chain<'a> {
             columns: rows.columns(),
             filter: None,
             event_time: COMPUTED_AS_OF,
-            created_time: view.event_time.as_deref(),
-            ttl: None,
+            created_time: view
+                .event_time
+                .as_deref()
+                .filter(|_| view.kind == ViewKind::Timestamped),
+            seen_from: None,
+            ttl: view.ttl.filter(|_| view.kind == ViewKind::Windowed),
         };
         self.join_latest(rows, &[(wanted, newest)])?;
         match (view.ttl, view.kind) {
@@ -339,16 +339,6 @@ fn named(output: Expr, t: &str, aggregate: impl Fn(&str) -> String) -> PlanResul
         })
     })?;
     Ok(replaced.data)
-}
-
-/// Whether a row is there from the view's event time on, and no later.
-fn is_event_time(plan: &LogicalPlan, times: &Times, view: &FeatureView) -> bool {
-    let columns = plan.schema().columns();
-    let of_view = columns
-        .iter()
-        .filter(|c| Some(&c.name) == view.event_time.as_ref());
-    let of_view: Vec<_> = of_view.collect();
-    times.iter().all(|time| of_view.contains(&time))
 }
 
 fn add_to_group<'a>(groups: &mut Vec<WindowGroup<'a>>, wanted: Wanted<'a>, view: WindowedView) {

@@ -3,7 +3,7 @@
 //!
 //! A file is blocks, parted by blank lines; `#` begins a comment.
 //!
-//! - `table NAME [EVENT TIME column]`: a Parquet table of the query that follows.
+//! - `table NAME [EVENT TIME column [CREATED TIME column]]`: a Parquet table of the query that follows.
 //! - `define`: statements of a project.
 //! - `run VIEW TIME`: materialises.
 //! - `training OPTION.. view.feature..`: a training set for the spine that the
@@ -63,8 +63,9 @@ async fn rule(text: &str) -> Vec<String> {
                 statements += &format!(
                     "CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION '{name}.parquet';\n"
                 );
-                if let [_, _, column] = rest {
-                    statements += &format!("EVENT TIME OF {name} IS {column};\n");
+                if let [_, _, column, created @ ..] = rest {
+                    let created = created.join(" ");
+                    statements += &format!("EVENT TIME OF {name} IS {column} {created};\n");
                 }
             }
             ["define"] => {

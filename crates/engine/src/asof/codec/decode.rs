@@ -139,6 +139,7 @@ impl<'a> Decoder<'a> {
             filter: self.optional(node.filter.as_ref(), &self.events)?,
             event_time: times.event_time,
             created_time: times.created_time,
+            seen_from: self.optional(node.seen_from.as_ref(), &self.events)?,
             values: values.collect::<Result<_>>()?,
             ttl: node.ttl.map(interval),
             event_time_name: node.event_time_name,

@@ -105,6 +105,7 @@ impl Encoder<'_> {
         Ok(LookupNode {
             times: Some(self.times(&lookup.event_time, lookup.created_time.as_ref())?),
             filter: self.optional(lookup.filter.as_ref())?,
+            seen_from: self.optional(lookup.seen_from.as_ref())?,
             values: values.collect::<Result<_>>()?,
             ttl: lookup.ttl.map(interval),
             event_time_name: lookup.event_time_name.clone(),

@@ -87,6 +87,8 @@ pub(super) struct LookupNode {
     pub(super) event_time_name: String,
     #[prost(string, tag = "6")]
     pub(super) status_name: String,
+    #[prost(message, optional, tag = "7")]
+    pub(super) seen_from: Option<PhysicalExprNode>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -81,6 +81,8 @@ pub(super) struct Events<'a> {
     pub(super) event_times: Int64Array,
     /// NULL: the event time.
     pub(super) created: Option<Int64Array>,
+    /// NULL: from the event time on.
+    pub(super) seen_from: Option<Int64Array>,
     /// In the order in which they decide ties.
     pub(super) values: Vec<ArrayRef>,
 }
@@ -101,9 +103,23 @@ impl Events<'_> {
     }
 }
 
+impl Events<'_> {
+    fn seen_from(&self, row: usize) -> Option<i64> {
+        let seen_from = self.seen_from.as_ref()?;
+        seen_from.is_valid(row).then(|| seen_from.value(row))
+    }
+}
+
 impl Visibility {
-    /// The position that an event belongs to.
-    fn position(self, spine: &Spine, group: u32, event: &Slot) -> Option<usize> {
+    /// The position that an event belongs to, which is not seen before
+    /// `seen_from`, whatever its event time.
+    fn position(
+        self,
+        spine: &Spine,
+        group: u32,
+        event: &Slot,
+        seen_from: Option<i64>,
+    ) -> Option<usize> {
         match self {
             Self::At => spine
                 .first_from(group, event.event_time)
@@ -112,7 +128,7 @@ impl Visibility {
                 strictly,
                 known_at_the_time,
             } => {
-                let mut from = event.event_time;
+                let mut from = seen_from.map_or(event.event_time, |f| f.max(event.event_time));
                 if strictly {
                     from = from.checked_add(1)?;
                 }
@@ -198,7 +214,8 @@ impl Winners {
                 continue;
             }
             let event = events.slot(row, batch);
-            let Some(position) = visibility.position(spine, *group, &event) else {
+            let seen_from = events.seen_from(row);
+            let Some(position) = visibility.position(spine, *group, &event, seen_from) else {
                 continue;
             };
             let slot = self.slots[position];

@@ -23,7 +23,7 @@ static FUNCTION: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| {
     }))
 });
 
-pub(super) fn function() -> Arc<ScalarUDF> {
+pub(crate) fn utc_micros_function() -> Arc<ScalarUDF> {
     FUNCTION.clone()
 }
 

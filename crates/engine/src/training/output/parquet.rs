@@ -53,11 +53,15 @@ impl ParquetEncoder {
             ))
             .into());
         }
+        let is_date64 = |field: &FieldRef| *field.data_type() == DataType::Date64;
+        let has_date64 = schema.fields().iter().any(is_date64);
         let properties = WriterProperties::builder()
             .set_created_by(concat!("granary ", env!("CARGO_PKG_VERSION")).to_owned())
             .set_compression(Compression::SNAPPY)
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
             .set_dictionary_page_size_limit(DICTIONARY_BYTES)
+            // A DATE by milliseconds would be a number; this renames list elements too.
+            .set_coerce_types(has_date64)
             .build();
         let options = ArrowWriterOptions::new().with_properties(properties);
         let writer = ArrowWriter::try_new_with_options(Vec::new(), schema.clone(), options)?;

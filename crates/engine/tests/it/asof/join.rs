@@ -84,6 +84,9 @@ pub fn plan(
         filter,
         event_time: column("at", &right),
         created_time: Some(column("created", &right)),
+        // Then as if known at the time, where the two agree on t itself.
+        seen_from: (!prefix.is_empty() && !rules.strictly_before)
+            .then(|| column("created", &right)),
         values: ["x", "note"]
             .map(|name| Value {
                 expression: column(name, &right),
@@ -220,6 +223,8 @@ proptest! {
         let output = run(plan, None).unwrap();
         check(&output, "", &spine, |asked| latest(&events, asked, rules));
         let noted = noted(&events);
+        let known_at_the_time = rules.known_at_the_time || !rules.strictly_before;
+        let rules = Rules { known_at_the_time, ..rules };
         check(&output, NOTED, &spine, |asked| latest(&noted, asked, rules));
     }
 
