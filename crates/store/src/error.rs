@@ -40,6 +40,45 @@ pub enum StoreError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("the events in {path} are owned by {owner}; send them there")]
+    EventsOwned { path: PathBuf, owner: String },
+    #[error("events are not taken any more, until the store is opened again: {0}")]
+    EventsHalted(String),
+    #[error(
+        "stream {stream} holds events of other columns (stored: {stored}; now: {given}); \
+         drop the stream, or give the new one another name"
+    )]
+    StreamColumns {
+        stream: String,
+        stored: String,
+        given: String,
+    },
+    #[error("stream {stream}: {reason}")]
+    StreamSpec { stream: String, reason: String },
+    #[error("stream {stream} was opened anew or dropped; take the new handle")]
+    StreamReopened { stream: String },
+    #[error("stream {stream}: {what} has {bytes} bytes, {bytes_max} are the most")]
+    EventTooLarge {
+        stream: String,
+        what: &'static str,
+        bytes: usize,
+        bytes_max: usize,
+    },
+    #[error("stream {stream}, event {event}: {given} keys for {expected} indexes")]
+    EventKeys {
+        stream: String,
+        event: usize,
+        expected: usize,
+        given: usize,
+    },
+    #[error("stream {stream} gave no sequence {sequence} yet; its last is {last}")]
+    EventSequence {
+        stream: String,
+        sequence: u64,
+        last: u64,
+    },
+    #[error("stream {stream}: consumer {consumer} is not where this batch begins")]
+    OffsetMoved { stream: String, consumer: String },
     #[error("a stored row is damaged: {0}")]
     DamagedRow(String),
     #[error("row codec: {0}")]
@@ -67,7 +106,15 @@ impl StoreError {
 
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Busy { .. } => ErrorKind::Conflict,
+            Self::Busy { .. } | Self::StreamReopened { .. } | Self::OffsetMoved { .. } => {
+                ErrorKind::Conflict
+            }
+            Self::EventsOwned { .. } | Self::StreamColumns { .. } => ErrorKind::FailedPrecondition,
+            Self::StreamSpec { .. }
+            | Self::EventTooLarge { .. }
+            | Self::EventKeys { .. }
+            | Self::EventSequence { .. } => ErrorKind::InvalidArgument,
+            Self::EventsHalted(_) => ErrorKind::Unavailable,
             Self::NotPublished { .. } => ErrorKind::FailedPrecondition,
             Self::LayoutChanged { .. } | Self::NewerFormat { .. } => ErrorKind::FailedPrecondition,
             Self::KeyType { .. } | Self::NullKey { .. } => ErrorKind::InvalidArgument,

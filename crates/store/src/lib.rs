@@ -1,14 +1,17 @@
 //! Where online values live: the [`OnlineStore`] trait, the row codec, the
-//! embedded and in-memory stores, and a cache for slow ones.
+//! embedded and in-memory stores, and a cache for slow ones. Where events live:
+//! the [`EventStore`] trait.
 //!
 //! This crate knows nothing of SQL, of catalogs or of who asks. It stores rows
-//! under encoded keys in generations and gives their bytes back.
+//! under encoded keys in generations, events under encoded keys in indexes, and
+//! gives their bytes back.
 
 pub mod cache;
 pub mod codec;
 pub mod conformance;
 pub mod embedded;
 pub mod error;
+pub mod events;
 pub mod keys;
 pub mod memory;
 pub mod online;
@@ -18,6 +21,7 @@ pub use cache::{CachedStore, RowCacheCounts, RowCacheSettings};
 pub use codec::{DecodedRows, RowLayout, RowOrder, RowReader};
 pub use embedded::{EmbeddedSettings, EmbeddedStore};
 pub use error::StoreError;
+pub use events::{EventSnapshot, EventStore, EventStream};
 pub use keys::EntityKeys;
 pub use memory::MemoryStore;
 pub use online::{

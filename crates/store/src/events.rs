@@ -1,0 +1,402 @@
+//! The event store's contract: where the events of streams live.
+//!
+//! A *stream* is opened with a [`StreamSpec`]. It numbers its events 1, 2, ...
+//! in the order of their acknowledgement (*sequence*) and dates each with its
+//! acknowledgement time (*created time*, strictly increasing within a stream,
+//! over restarts too). An *index* files events under a key, by event time then
+//! sequence; a stream has any number of them, and an event is in those that it
+//! has a key for. Keys, payloads and tiles are opaque bytes here; equal keys
+//! must be equal bytes, their order means nothing.
+//!
+//! What holds for every implementation (`conformance::events`):
+//!
+//! - An event is durable and visible before [`EventStream::append`] returns. A
+//!   batch is in as a whole or not at all, whenever the process ends.
+//! - Of the events of one dedup key one is stored, whoever appends them and
+//!   when, for as long as that one is kept.
+//! - A reader works on a snapshot and never waits for a writer. What is seen
+//!   is durable.
+//! - A tile that a snapshot holds is of the snapshot: no event of its key and
+//!   span came or went since the tile was computed. So a reader folds tiles
+//!   and events of one snapshot without looking at sequences.
+//! - When the storage fails, nothing is acknowledged that may be lost. After a
+//!   failed write or sync appends are refused (`StoreError::EventsHalted`)
+//!   until the store is opened again; reads go on.
+//!
+//! This module knows nothing of SQL, of columns or of what a tile holds.
+
+use std::fmt::Debug;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use granary_model::UtcMicros;
+use serde::{Deserialize, Serialize};
+
+use crate::error::StoreError;
+
+/// What a stream is, as its definition says now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamSpec {
+    pub name: String,
+    /// Says what payloads are, for instance the columns with their types.
+    /// Opening a stream that holds events under another text is an error.
+    pub columns: String,
+    /// Whether events must be flushed to a history table before they are trimmed.
+    pub history: bool,
+    /// Every index that the stream should have, by unique name. What an earlier
+    /// spec named and this one does not is dropped.
+    pub indexes: Vec<IndexSpec>,
+    /// Every tile set that the stream should have, by unique (name, version).
+    /// What an earlier spec named and this one does not is dropped.
+    pub tile_sets: Vec<TileSetSpec>,
+}
+
+impl StreamSpec {
+    /// The position of an index in [`indexes`](Self::indexes), which is how
+    /// events and reads name it.
+    pub fn index(&self, name: &str) -> Option<usize> {
+        self.indexes.iter().position(|index| index.name == name)
+    }
+
+    /// The position of a tile set in [`tile_sets`](Self::tile_sets).
+    pub fn tile_set(&self, name: &str, version: u32) -> Option<usize> {
+        let mut sets = self.tile_sets.iter();
+        sets.position(|set| set.name == name && set.version == version)
+    }
+}
+
+/// A way to find events by key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexSpec {
+    /// Means one way to make a key for ever: another way is another name.
+    pub name: String,
+}
+
+/// Pre-aggregated values of the events of one index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TileSetSpec {
+    pub name: String,
+    /// Another version has none of the tiles of this one.
+    pub version: u32,
+    /// Name of an index of the stream.
+    pub index: String,
+    /// Length in microseconds of the tiles of each level, all above 0. A tile
+    /// covers the event times [start, start + span), start a multiple of span.
+    pub spans: Vec<i64>,
+}
+
+impl TileSetSpec {
+    /// The start of the tile of this level that covers `t`.
+    pub fn start(&self, level: usize, t: UtcMicros) -> UtcMicros {
+        let span = self.spans[level];
+        UtcMicros(t.0.div_euclid(span).saturating_mul(span))
+    }
+}
+
+/// An event to append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEvent {
+    pub event_time: UtcMicros,
+    /// Encoded DEDUPLICATE BY columns; `None` is never a duplicate.
+    pub dedup_key: Option<Bytes>,
+    /// A key for each index of the stream's spec, in its order; `None`: the
+    /// event is not in that index.
+    pub keys: Vec<Option<Bytes>>,
+    pub payload: Bytes,
+}
+
+/// Where a consumer of a message log is, kept with the events it brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerOffset {
+    /// One log position each, so of a partitioned log one a partition.
+    pub consumer: String,
+    /// What must be stored now, or the batch is refused with
+    /// `StoreError::OffsetMoved`: `None` where nothing is. This keeps two
+    /// consumers of one name apart and makes a repeated append harmless.
+    pub previous: Option<Bytes>,
+    pub offset: Bytes,
+}
+
+/// Events that are appended as a whole, with the offsets that they stand for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventBatch {
+    pub events: Vec<NewEvent>,
+    pub offsets: Vec<ConsumerOffset>,
+}
+
+/// What became of one event of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    New(EventId),
+    /// One of the same dedup key is stored, or came earlier in this batch.
+    Duplicate(EventId),
+}
+
+impl Appended {
+    /// Of the stored event.
+    pub fn id(self) -> EventId {
+        match self {
+            Self::New(id) | Self::Duplicate(id) => id,
+        }
+    }
+
+    pub fn is_new(self) -> bool {
+        matches!(self, Self::New(_))
+    }
+}
+
+/// What an event got when it was acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EventId {
+    pub sequence: u64,
+    pub created_time: UtcMicros,
+}
+
+/// A stored event, lent for the time of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventRef<'a> {
+    pub event_time: UtcMicros,
+    pub created_time: UtcMicros,
+    pub sequence: u64,
+    pub payload: &'a [u8],
+}
+
+/// Events of one key in a range of event times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyRange<'a> {
+    pub key: &'a [u8],
+    /// First event time, inclusive.
+    pub from: UtcMicros,
+    /// Last event time, inclusive. A range that ends before it begins is empty.
+    pub to: UtcMicros,
+    /// The most events to give.
+    pub limit: usize,
+}
+
+/// Of events of equal event time the sequence decides, in the same direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScanOrder {
+    OldestFirst,
+    NewestFirst,
+}
+
+/// Receives the events of a scan.
+pub trait EventSink: Send {
+    /// `range` is a position in the scan's ranges (0 in a scan of the log).
+    /// Ranges come one after the other, each in the scan's order. `Break` ends
+    /// this range, not the scan.
+    fn event(&mut self, range: usize, event: EventRef<'_>) -> ControlFlow<()>;
+}
+
+/// Tiles of one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TileRange<'a> {
+    pub key: &'a [u8],
+    /// Position in [`TileSetSpec::spans`].
+    pub level: usize,
+    /// First start, inclusive.
+    pub from: UtcMicros,
+    /// Last start, inclusive.
+    pub to: UtcMicros,
+}
+
+/// Receives the tiles of a scan.
+pub trait TileSink: Send {
+    /// `range` is a position in the scan's ranges. Ranges come one after the
+    /// other, the tiles of each by ascending start; those that are not stored
+    /// are left out.
+    fn tile(&mut self, range: usize, start: UtcMicros, value: &[u8]);
+}
+
+/// A tile to keep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTile {
+    pub key: Bytes,
+    /// Position in [`TileSetSpec::spans`].
+    pub level: usize,
+    pub start: UtcMicros,
+    /// Folded from every event of the key and span in the snapshot that the put
+    /// names; a tile of no events is kept like any other.
+    pub value: Bytes,
+}
+
+/// What is known of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StreamState {
+    /// Events kept.
+    pub events: u64,
+    /// Bytes of their payloads, dedup keys and keys.
+    pub bytes: u64,
+    /// The greatest sequence given so far, 0 before the first.
+    pub last_sequence: u64,
+    /// The greatest created time given so far.
+    pub last_created_time: Option<UtcMicros>,
+    /// The greatest event time ever stored: retention counts back from it.
+    pub newest_event_time: Option<UtcMicros>,
+    /// Up to which sequence events are in the history table.
+    pub flushed: u64,
+    /// What the last trim was asked to remove below: older events may be missing.
+    pub trimmed_before: Option<UtcMicros>,
+}
+
+/// What to remove.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrimPolicy {
+    /// Events of an earlier event time go, but for those below and, in a stream
+    /// with history, those that are not flushed.
+    pub older_than: UtcMicros,
+    /// (index, n): the newest n events of each key of that index stay, and all
+    /// that are as old as the oldest of them (the store does not know which of
+    /// equal times counts first).
+    pub keep_newest: Vec<(usize, usize)>,
+}
+
+/// The last event that a trim looked at; of use to its next step only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrimCursor {
+    pub event_time: UtcMicros,
+    pub sequence: u64,
+}
+
+/// What one step of a trim did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TrimStep {
+    /// Events removed.
+    pub removed: u64,
+    /// Where to go on; `None` when the trim is done.
+    pub next: Option<TrimCursor>,
+}
+
+/// Gives the keys of stored events, for indexes that are added later.
+pub trait KeyOf: Send + Sync {
+    /// The key of an event in an index, by the index's position in the spec
+    /// that is being opened; `None` where it has none.
+    fn key_of(&self, index: usize, payload: &[u8]) -> Result<Option<Bytes>, StoreError>;
+}
+
+/// The events of many streams, owned by one process.
+#[async_trait]
+pub trait EventStore: Debug + Send + Sync {
+    /// Opens a stream, makes it where there is none, and takes it to what the
+    /// spec says: new indexes are filled from the stored events with `keys`,
+    /// which takes as long as reading them; handles that are open append and
+    /// read on meanwhile. When this returns, handles of any other spec get
+    /// `StoreError::StreamReopened` for all but snapshots, and their owners take
+    /// the new one; a spec equal to the one that holds changes nothing for them.
+    ///
+    /// `StoreError::StreamColumns` where events are stored under other columns,
+    /// `StoreError::StreamSpec` for a spec that contradicts itself.
+    async fn open_stream(
+        &self,
+        spec: StreamSpec,
+        keys: &dyn KeyOf,
+    ) -> Result<Arc<dyn EventStream>, StoreError>;
+
+    /// Every stream, as it was opened last, by name.
+    async fn streams(&self) -> Result<Vec<(StreamSpec, StreamState)>, StoreError>;
+
+    /// Removes a stream with all it holds; none of that name is fine. Its
+    /// handles get `StoreError::StreamReopened`, its snapshots read on.
+    async fn drop_stream(&self, name: &str) -> Result<(), StoreError>;
+}
+
+/// One stream, under the spec it was opened with.
+#[async_trait]
+pub trait EventStream: Debug + Send + Sync {
+    fn spec(&self) -> &Arc<StreamSpec>;
+
+    /// Appends a batch; gives what became of each event, in order. When this
+    /// returns the batch is durable and in every later snapshot. Waits while
+    /// the queue is full.
+    ///
+    /// `StoreError::EventTooLarge` for a batch or key beyond the store's bounds,
+    /// `StoreError::OffsetMoved` see [`ConsumerOffset`]: nothing is stored then.
+    /// After any other error the batch is stored as a whole or not at all, and
+    /// which shows after reopening; appending it again is safe where events
+    /// have dedup keys or the batch an offset.
+    async fn append(&self, batch: EventBatch) -> Result<Vec<Appended>, StoreError>;
+
+    /// Pins what is stored now. Short-lived: what it pins cannot be freed.
+    async fn snapshot(&self) -> Result<Arc<dyn EventSnapshot>, StoreError>;
+
+    /// Durably notes that events up to a sequence are in the history table. A
+    /// lower sequence than the noted one changes nothing; one that was never
+    /// given is `StoreError::EventSequence`.
+    async fn set_flushed(&self, sequence: u64) -> Result<(), StoreError>;
+
+    /// One bounded step of a trim. Begin without a cursor, go on with the one
+    /// that the last step gave. A killed trim leaves whole events, fewer of
+    /// them; begun again it does the rest. Tiles go with the first of their
+    /// events. Also clears away what dropped indexes and tile sets left.
+    async fn trim(
+        &self,
+        policy: &TrimPolicy,
+        from: Option<TrimCursor>,
+    ) -> Result<TrimStep, StoreError>;
+
+    /// Keeps tiles that were computed from the snapshot of this point. Those whose span saw an event come or go since
+    /// are left out; gives the number kept. Derived data: may be lost when the
+    /// machine fails, never wrong.
+    async fn put_tiles(
+        &self,
+        set: usize,
+        computed_from: SnapshotPoint,
+        tiles: Vec<NewTile>,
+    ) -> Result<usize, StoreError>;
+
+    /// Forgets every tile of a set; the set stays and may be filled again.
+    async fn drop_tiles(&self, set: usize) -> Result<(), StoreError>;
+}
+
+/// Which snapshot it was, to tell what came and went since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotPoint {
+    /// [`StreamState::last_sequence`] of the snapshot.
+    pub sequence: u64,
+    /// Counts the steps of trims that removed something.
+    pub removals: u64,
+}
+
+/// What a stream held at one moment.
+#[async_trait]
+pub trait EventSnapshot: Debug + Send + Sync {
+    fn state(&self) -> &StreamState;
+
+    fn point(&self) -> SnapshotPoint;
+
+    /// Events of keys of one index (its position in the spec), many at once.
+    async fn scan(
+        &self,
+        index: usize,
+        order: ScanOrder,
+        ranges: &[KeyRange<'_>],
+        sink: &mut dyn EventSink,
+    ) -> Result<(), StoreError>;
+
+    /// Events of a sequence greater than `after`, ascending, at most `limit`.
+    async fn scan_log(
+        &self,
+        after: u64,
+        limit: usize,
+        sink: &mut dyn EventSink,
+    ) -> Result<(), StoreError>;
+
+    /// Tiles of keys of one tile set (its position in the spec).
+    async fn tiles(
+        &self,
+        set: usize,
+        ranges: &[TileRange<'_>],
+        sink: &mut dyn TileSink,
+    ) -> Result<(), StoreError>;
+
+    /// Of each dedup key the event that is stored, with its event time.
+    async fn duplicates(
+        &self,
+        dedup_keys: &[&[u8]],
+    ) -> Result<Vec<Option<(EventId, UtcMicros)>>, StoreError>;
+
+    /// Where a consumer is, as of the snapshot.
+    async fn consumer_offset(&self, consumer: &str) -> Result<Option<Bytes>, StoreError>;
+}
