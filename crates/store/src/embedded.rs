@@ -38,7 +38,7 @@ use crate::online::{
 };
 
 mod file;
-mod folder;
+pub(crate) mod folder;
 mod generation;
 mod manifest;
 mod writer;
@@ -309,7 +309,7 @@ fn open_published(
 
 /// Work that waits for the disk: the other tasks of this thread go elsewhere,
 /// where the runtime has another thread.
-fn blocking<T>(work: impl FnOnce() -> T) -> T {
+pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     use tokio::runtime::{Handle, RuntimeFlavor};
     match Handle::try_current() {
         Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => {

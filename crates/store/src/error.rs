@@ -104,6 +104,25 @@ impl StoreError {
         ))
     }
 
+    /// The same failure, told to another who waited for the same write.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Full { path, what } => Self::Full {
+                path: path.clone(),
+                what: what.clone(),
+            },
+            Self::Io { path, source } => Self::Io {
+                path: path.clone(),
+                source: match source.raw_os_error() {
+                    Some(code) => std::io::Error::from_raw_os_error(code),
+                    None => std::io::Error::new(source.kind(), source.to_string()),
+                },
+            },
+            Self::EventsHalted(reason) => Self::EventsHalted(reason.clone()),
+            other => Self::Backend(other.to_string()),
+        }
+    }
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Busy { .. } | Self::StreamReopened { .. } | Self::OffsetMoved { .. } => {

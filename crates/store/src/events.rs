@@ -126,6 +126,23 @@ pub struct EventBatch {
     pub offsets: Vec<ConsumerOffset>,
 }
 
+impl EventBatch {
+    /// What every store checks first: a key for each index, in every event.
+    pub fn check(&self, spec: &StreamSpec) -> Result<(), StoreError> {
+        let expected = spec.indexes.len();
+        let mut events = self.events.iter().enumerate();
+        match events.find(|(_, event)| event.keys.len() != expected) {
+            Some((event, found)) => Err(StoreError::EventKeys {
+                stream: spec.name.clone(),
+                event,
+                expected,
+                given: found.keys.len(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What became of one event of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
@@ -337,7 +354,8 @@ pub trait EventStream: Debug + Send + Sync {
     ) -> Result<TrimStep, StoreError>;
 
     /// Keeps tiles that were computed from the snapshot of this point. Those whose span saw an event come or go since
-    /// are left out; gives the number kept. Derived data: may be lost when the
+    /// are left out, and others may be if much was appended since; gives the
+    /// number kept. Derived data: may be lost when the
     /// machine fails, never wrong.
     async fn put_tiles(
         &self,

@@ -324,7 +324,7 @@ pub(super) fn is_full_beside(path: &Path) -> bool {
 const PROBE_CHUNKS: usize = 64;
 
 /// A file error, a full disk told apart.
-pub(super) fn io_error(path: &Path, what: &str, source: std::io::Error) -> StoreError {
+pub(crate) fn io_error(path: &Path, what: &str, source: std::io::Error) -> StoreError {
     match source.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
             StoreError::Full {

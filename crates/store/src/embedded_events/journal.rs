@@ -1,0 +1,115 @@
+//! Cuts off what a failing machine left torn at the end of fjall's journal.
+//!
+//! Every write is one batch of the journal that is synced before the next one
+//! is written, so at most the last batch can be torn. fjall itself cuts off one
+//! that ends early, but refuses to open when pages in the middle of it are
+//! missing. This reads the journal that was written to last, ends it after the
+//! last whole batch, and refuses when a whole batch follows a damaged one: that
+//! was not torn by a kill.
+//!
+//! Format (fjall 3, little endian): a batch is `1, items u32, seqno u64`, the
+//! items, `3, xxh3 of the items u64, "FJL\x03"`; an item is `2, type u8,
+//! compression u8, keyspace u64, key bytes u16, value bytes u32, stored bytes
+//! u32, key, value`, or `4, keyspace u64`.
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::embedded::folder::io_error;
+use crate::error::StoreError;
+
+const START: u8 = 1;
+const ITEM: u8 = 2;
+const END: u8 = 3;
+const CLEAR: u8 = 4;
+const MAGIC: &[u8] = b"FJL\x03";
+
+/// To be called before fjall opens the folder.
+pub(super) fn cut_torn_end(folder: &Path) -> Result<(), StoreError> {
+    let Some(path) = newest_journal(folder)? else {
+        return Ok(());
+    };
+    let journal = std::fs::read(&path).map_err(|e| io_error(&path, "the journal", e))?;
+    let whole = whole_bytes(&journal);
+    let tail = &journal[whole..];
+    if tail.iter().all(|byte| *byte == 0) {
+        return Ok(());
+    }
+    if let Some(found) = (1..tail.len()).find(|at| batch_bytes(&tail[*at..]).is_some()) {
+        return Err(StoreError::Damaged {
+            path,
+            reason: format!(
+                "the batch at byte {whole} is damaged, and a whole one follows at {}",
+                whole + found
+            ),
+        });
+    }
+    tracing::warn!(journal = %path.display(), at = whole, "cut off a torn batch that nobody was told of");
+    let cut = OpenOptions::new().write(true).open(&path).and_then(|file| {
+        file.set_len(whole as u64)?;
+        file.sync_all()
+    });
+    cut.map_err(|e| io_error(&path, "the journal", e))
+}
+
+/// The journal with the greatest number; only that one is written to.
+pub(super) fn newest_journal(folder: &Path) -> Result<Option<PathBuf>, StoreError> {
+    if !folder.exists() {
+        return Ok(None);
+    }
+    let entries = std::fs::read_dir(folder).map_err(|e| io_error(folder, "the journal", e))?;
+    let mut newest = None;
+    for entry in entries {
+        let path = entry
+            .map_err(|e| io_error(folder, "the journal", e))?
+            .path();
+        let number: Option<u64> = path
+            .file_name()
+            .and_then(|name| name.to_str()?.strip_suffix(".jnl")?.parse().ok());
+        newest = newest.max(number.map(|number| (number, path)));
+    }
+    Ok(newest.map(|(_, path)| path))
+}
+
+/// Length of the whole batches that the journal begins with.
+pub(super) fn whole_bytes(journal: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(bytes) = batch_bytes(&journal[at..]) {
+        at += bytes;
+    }
+    at
+}
+
+/// Length of the batch that these bytes begin with, if it is whole.
+fn batch_bytes(bytes: &[u8]) -> Option<usize> {
+    let (head, rest) = bytes.split_at_checked(13)?;
+    if head[0] != START {
+        return None;
+    }
+    let items = u32::from_le_bytes(head[1..5].try_into().ok()?);
+    let mut length = 0;
+    for _ in 0..items {
+        length += item_bytes(rest.get(length..)?)?;
+    }
+    let (content, end) = rest.split_at_checked(length)?;
+    let end = end.get(..9 + MAGIC.len())?;
+    let checksum = u64::from_le_bytes(end[1..9].try_into().ok()?);
+    let whole = end[0] == END && end[9..] == *MAGIC && checksum == xxh3_64(content);
+    whole.then_some(13 + length + 9 + MAGIC.len())
+}
+
+fn item_bytes(bytes: &[u8]) -> Option<usize> {
+    match *bytes.first()? {
+        // Values are not compressed: the store opens fjall without.
+        ITEM => {
+            let key = u16::from_le_bytes(bytes.get(11..13)?.try_into().ok()?);
+            let value = u32::from_le_bytes(bytes.get(17..21)?.try_into().ok()?);
+            let length = 21 + usize::from(key) + value as usize;
+            (length <= bytes.len()).then_some(length)
+        }
+        CLEAR => (bytes.len() >= 9).then_some(9),
+        _ => None,
+    }
+}
