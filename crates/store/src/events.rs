@@ -25,6 +25,7 @@
 //!
 //! This module knows nothing of SQL, of columns or of what a tile holds.
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -64,6 +65,41 @@ impl StreamSpec {
     pub fn tile_set(&self, name: &str, version: u32) -> Option<usize> {
         let mut sets = self.tile_sets.iter();
         sets.position(|set| set.name == name && set.version == version)
+    }
+
+    /// `StoreError::StreamSpec` for a spec that contradicts itself.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let refuse = |reason: String| {
+            Err(StoreError::StreamSpec {
+                stream: self.name.clone(),
+                reason,
+            })
+        };
+        let mut names = HashSet::new();
+        for index in &self.indexes {
+            if !names.insert(&index.name) {
+                return refuse(format!("two indexes are named {}", index.name));
+            }
+        }
+        let mut sets = HashSet::new();
+        for set in &self.tile_sets {
+            if !sets.insert((&set.name, set.version)) {
+                return refuse(format!("two tile sets are {} {}", set.name, set.version));
+            }
+            if self.index(&set.index).is_none() {
+                return refuse(format!(
+                    "tile set {} is of index {}, which is not there",
+                    set.name, set.index
+                ));
+            }
+            if set.spans.iter().any(|span| *span <= 0) || set.spans.len() > usize::from(u8::MAX) {
+                return refuse(format!(
+                    "tile set {} wants up to 255 levels of spans above 0",
+                    set.name
+                ));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -15,6 +15,7 @@ pub mod error;
 pub mod events;
 pub mod keys;
 pub mod memory;
+pub mod memory_events;
 pub mod online;
 pub mod rows;
 
@@ -26,6 +27,7 @@ pub use error::StoreError;
 pub use events::{EventSnapshot, EventStore, EventStream};
 pub use keys::EntityKeys;
 pub use memory::MemoryStore;
+pub use memory_events::MemoryEventStore;
 pub use online::{
     Coverage, Generation, GenerationId, GenerationState, GenerationWriter, OnlineStore, RowSink,
     UpsertSummary, WriteMode,

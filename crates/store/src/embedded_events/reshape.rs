@@ -5,7 +5,6 @@
 //! noted for removal until the end; the last step, with the change of what the
 //! stream is, locks appends out. Killed in between, it leaves an id to clear.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use fjall::{OwnedWriteBatch as WriteBatch, Readable};
@@ -20,41 +19,6 @@ use crate::events::{KeyOf, StreamSpec, StreamState};
 pub(super) const STREAM: &[u8] = b"stream";
 pub(super) const INDEX: &[u8] = b"index";
 pub(super) const TILES: &[u8] = b"tiles";
-
-/// A spec that contradicts itself is refused.
-pub(super) fn check(spec: &StreamSpec) -> Result<(), StoreError> {
-    let refuse = |reason: String| {
-        Err(StoreError::StreamSpec {
-            stream: spec.name.clone(),
-            reason,
-        })
-    };
-    let mut names = HashSet::new();
-    for index in &spec.indexes {
-        if !names.insert(&index.name) {
-            return refuse(format!("two indexes are named {}", index.name));
-        }
-    }
-    let mut sets = HashSet::new();
-    for set in &spec.tile_sets {
-        if !sets.insert((&set.name, set.version)) {
-            return refuse(format!("two tile sets are {} {}", set.name, set.version));
-        }
-        if spec.index(&set.index).is_none() {
-            return refuse(format!(
-                "tile set {} is of index {}, which is not there",
-                set.name, set.index
-            ));
-        }
-        if set.spans.iter().any(|span| *span <= 0) || set.spans.len() > usize::from(u8::MAX) {
-            return refuse(format!(
-                "tile set {} wants up to 255 levels of spans above 0",
-                set.name
-            ));
-        }
-    }
-    Ok(())
-}
 
 /// A change from what a stream was to what it is to be.
 struct Change {
@@ -122,7 +86,7 @@ pub(super) fn open_stream(
     spec: StreamSpec,
     keys: &dyn KeyOf,
 ) -> Result<(Arc<Described>, u64), StoreError> {
-    check(&spec)?;
+    spec.check()?;
     let spec = Arc::new(spec);
     let _upkeep = shelf.upkeep();
     let mut core = shelf.core();
