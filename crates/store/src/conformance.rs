@@ -13,6 +13,7 @@ use crate::error::StoreError;
 use crate::online::OnlineStore;
 
 mod defaults;
+pub mod events;
 mod fixture;
 mod lifecycle;
 mod reads;

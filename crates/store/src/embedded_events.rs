@@ -258,6 +258,7 @@ impl EventStream for EmbeddedStream {
         policy: &TrimPolicy,
         from: Option<TrimCursor>,
     ) -> Result<TrimStep, StoreError> {
+        policy.check(self.spec())?;
         blocking(|| trim::step(self.shelf(), &self.described, self.epoch, policy, from))
     }
 
@@ -267,6 +268,7 @@ impl EventStream for EmbeddedStream {
         computed_from: SnapshotPoint,
         tiles: Vec<NewTile>,
     ) -> Result<usize, StoreError> {
+        self.spec().check_tiles(set, &tiles)?;
         let bytes = tiles_bytes(&tiles);
         let (reply, answer) = oneshot::channel();
         let work = Work::Tiles {
@@ -281,6 +283,7 @@ impl EventStream for EmbeddedStream {
 
     #[instrument(skip_all, err, fields(stream = &*self.name, set))]
     async fn drop_tiles(&self, set: usize) -> Result<(), StoreError> {
+        self.spec().tile_set_at(set)?;
         blocking(|| trim::drop_tiles(self.shelf(), &self.described, self.epoch, set))
     }
 }

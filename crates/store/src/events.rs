@@ -61,6 +61,42 @@ impl StreamSpec {
         self.indexes.iter().position(|index| index.name == name)
     }
 
+    /// The index at a position; `StoreError::StreamSpec` where there is none.
+    pub fn index_at(&self, position: usize) -> Result<&IndexSpec, StoreError> {
+        let found = self.indexes.get(position);
+        found.ok_or_else(|| self.refuse(format!("there is no index {position}")))
+    }
+
+    /// The tile set at a position; `StoreError::StreamSpec` where there is none.
+    pub fn tile_set_at(&self, position: usize) -> Result<&TileSetSpec, StoreError> {
+        let found = self.tile_sets.get(position);
+        found.ok_or_else(|| self.refuse(format!("there is no tile set {position}")))
+    }
+
+    /// What every store checks before it keeps tiles: levels that are there, and
+    /// starts of them.
+    pub fn check_tiles(&self, set: usize, tiles: &[NewTile]) -> Result<(), StoreError> {
+        let set = self.tile_set_at(set)?;
+        let odd = tiles.iter().find(|tile| {
+            let span = set.spans.get(tile.level);
+            span.is_none_or(|span| tile.start.0.rem_euclid(*span) != 0)
+        });
+        match odd {
+            Some(tile) => Err(self.refuse(format!(
+                "tile set {} has no tile of level {} that starts at {}",
+                set.name, tile.level, tile.start
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn refuse(&self, reason: String) -> StoreError {
+        StoreError::StreamSpec {
+            stream: self.name.clone(),
+            reason,
+        }
+    }
+
     /// The position of a tile set in [`tile_sets`](Self::tile_sets).
     pub fn tile_set(&self, name: &str, version: u32) -> Option<usize> {
         let mut sets = self.tile_sets.iter();
@@ -69,12 +105,7 @@ impl StreamSpec {
 
     /// `StoreError::StreamSpec` for a spec that contradicts itself.
     pub fn check(&self) -> Result<(), StoreError> {
-        let refuse = |reason: String| {
-            Err(StoreError::StreamSpec {
-                stream: self.name.clone(),
-                reason,
-            })
-        };
+        let refuse = |reason| Err(self.refuse(reason));
         let mut names = HashSet::new();
         for index in &self.indexes {
             if !names.insert(&index.name) {
@@ -304,6 +335,14 @@ pub struct TrimPolicy {
     /// that are as old as the oldest of them (the store does not know which of
     /// equal times counts first).
     pub keep_newest: Vec<(usize, usize)>,
+}
+
+impl TrimPolicy {
+    /// What every store checks first: indexes that are there.
+    pub fn check(&self, spec: &StreamSpec) -> Result<(), StoreError> {
+        let mut indexes = self.keep_newest.iter();
+        indexes.try_for_each(|(index, _)| spec.index_at(*index).map(drop))
+    }
 }
 
 /// The last event that a trim looked at; of use to its next step only.

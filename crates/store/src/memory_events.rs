@@ -411,6 +411,7 @@ impl EventStream for MemoryStream {
         policy: &TrimPolicy,
         _from: Option<TrimCursor>,
     ) -> Result<TrimStep, StoreError> {
+        policy.check(&self.spec)?;
         let removed = self.change(|content| Ok(content.trim(policy)))?;
         Ok(TrimStep {
             removed,
@@ -424,12 +425,13 @@ impl EventStream for MemoryStream {
         computed_from: SnapshotPoint,
         tiles: Vec<NewTile>,
     ) -> Result<usize, StoreError> {
+        self.spec.check_tiles(set, &tiles)?;
         self.change(|content| Ok(content.put_tiles(set, computed_from, tiles)))
     }
 
     async fn drop_tiles(&self, set: usize) -> Result<(), StoreError> {
+        let set = self.spec.tile_set_at(set)?;
         self.change(|content| {
-            let set = &self.spec.tile_sets[set];
             let name = (set.name.clone(), set.version);
             content.tiles.retain(|(of, ..), _| *of != name);
             Ok(())
@@ -472,7 +474,7 @@ impl EventSnapshot for MemorySnapshot {
         ranges: &[KeyRange<'_>],
         sink: &mut dyn EventSink,
     ) -> Result<(), StoreError> {
-        let index = &self.spec.indexes[index].name;
+        let index = &self.spec.index_at(index)?.name;
         if self.content.spec.index(index).is_none() {
             return Err(self.lost());
         }
@@ -520,7 +522,7 @@ impl EventSnapshot for MemorySnapshot {
         ranges: &[TileRange<'_>],
         sink: &mut dyn TileSink,
     ) -> Result<(), StoreError> {
-        let set = &self.spec.tile_sets[set];
+        let set = self.spec.tile_set_at(set)?;
         let now = &self.content.spec;
         let held = now.tile_set(&set.name, set.version);
         if held.is_none_or(|at| now.tile_sets[at] != *set) {

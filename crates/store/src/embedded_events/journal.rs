@@ -33,8 +33,9 @@ pub(super) fn cut_torn_end(folder: &Path) -> Result<(), StoreError> {
     };
     let journal = std::fs::read(&path).map_err(|e| io_error(&path, "the journal", e))?;
     let whole = whole_bytes(&journal);
-    let tail = &journal[whole..];
-    if tail.iter().all(|byte| *byte == 0) {
+    // Journals are as long as they may become from the start.
+    let tail = &journal[whole..whole + used_bytes(&journal[whole..])];
+    if tail.is_empty() {
         return Ok(());
     }
     if let Some(found) = (1..tail.len()).find(|at| batch_bytes(&tail[*at..]).is_some()) {
@@ -80,6 +81,14 @@ pub(super) fn whole_bytes(journal: &[u8]) -> usize {
         at += bytes;
     }
     at
+}
+
+/// Up to the last page that is not all zeros.
+fn used_bytes(bytes: &[u8]) -> usize {
+    const PAGE: usize = 1 << 12;
+    let mut pages = bytes.chunks(PAGE);
+    let last = pages.rposition(|page| *page != [0; PAGE][..page.len()]);
+    last.map_or(0, |last| bytes.len().min((last + 1) * PAGE))
 }
 
 /// Length of the batch that these bytes begin with, if it is whole.

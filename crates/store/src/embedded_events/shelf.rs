@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use fjall::{
@@ -35,6 +36,8 @@ pub(super) struct Shelf {
     /// Ids that were dropped since the store was opened: handles that are older
     /// must not read what is left of them.
     pub(super) dropped: RwLock<HashSet<Id>>,
+    /// Counts what was synced.
+    pub(super) syncs: AtomicU64,
     pub(super) spaces: Spaces,
     // After the database: fields are dropped in order, the lock must be last.
     pub(super) owner: OwnerLock,
@@ -184,6 +187,7 @@ impl Shelf {
             core: Mutex::new(core),
             upkeep: Mutex::default(),
             dropped: RwLock::default(),
+            syncs: AtomicU64::new(0),
             spaces,
             owner,
         })
@@ -211,11 +215,16 @@ impl Shelf {
     /// by whoever calls. After a failure nothing is written any more.
     pub(super) fn commit(&self, core: &mut Core, batch: WriteBatch) -> Result<(), StoreError> {
         core.check_writable()?;
-        let sync = self.settings.sync.then_some(PersistMode::SyncData);
-        let sync = sync.unwrap_or(PersistMode::Buffer);
-        if let Err(e) = batch.durability(Some(sync)).commit() {
+        let mode = match self.settings.sync {
+            true => PersistMode::SyncData,
+            false => PersistMode::Buffer,
+        };
+        if let Err(e) = batch.durability(Some(mode)).commit() {
             core.halted = Some(e.to_string());
             return Err(self.failed(e));
+        }
+        if mode == PersistMode::SyncData {
+            self.syncs.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -139,6 +139,7 @@ impl EmbeddedSnapshot {
         ranges: &[KeyRange<'_>],
         sink: &mut dyn EventSink,
     ) -> Result<(), StoreError> {
+        self.described.spec.index_at(index)?;
         self.check(self.lost.indexes[index])?;
         let mut ranges = ranges.iter().enumerate();
         ranges
@@ -174,10 +175,11 @@ impl EmbeddedSnapshot {
         ranges: &[TileRange<'_>],
         sink: &mut dyn TileSink,
     ) -> Result<(), StoreError> {
+        let levels = self.described.spec.tile_set_at(set)?.spans.len();
         self.check(self.lost.tile_sets[set])?;
         let id = self.described.tile_sets[set].id;
         for (position, range) in ranges.iter().enumerate() {
-            if range.from > range.to {
+            if range.from > range.to || range.level >= levels {
                 continue;
             }
             let first = format::tile_key(id, range.key, range.level, range.from);

@@ -9,6 +9,8 @@ mod conformance;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod facts;
 #[cfg(test)]
 mod mutants;
