@@ -94,7 +94,7 @@ impl<'a> Group<'a> {
         }
         drop(core);
         drop(rooms);
-        tell(answers, outcome);
+        tell(answers, &outcome);
     }
 
     /// The states of the streams that the requests are of, as they are now.
@@ -126,7 +126,7 @@ impl<'a> Group<'a> {
         let mut found = Vec::with_capacity(batch.events.len());
         for event in &batch.events {
             found.push(match &event.dedup_key {
-                Some(key) => self.find(format::dedup_key(held.described.id, key))?,
+                Some(key) => self.find(&format::dedup_key(held.described.id, key))?,
                 None => None,
             });
         }
@@ -170,11 +170,11 @@ impl<'a> Group<'a> {
     }
 
     /// The stored event of a dedup key, of this group or before it.
-    fn find(&self, key: Vec<u8>) -> Result<Option<EventId>, StoreError> {
-        if let Some(id) = self.stored.get(&key) {
+    fn find(&self, key: &[u8]) -> Result<Option<EventId>, StoreError> {
+        if let Some(id) = self.stored.get(key) {
             return Ok(Some(*id));
         }
-        let stored = self.shelf.spaces.dedup.get(&key);
+        let stored = self.shelf.spaces.dedup.get(key);
         match stored.map_err(|e| self.shelf.failed(e))? {
             Some(value) => Ok(Some(format::read_dedup_value(&value)?.0)),
             None => Ok(None),
@@ -320,15 +320,15 @@ fn answer<T>(reply: Reply<T>, outcome: Result<T, StoreError>) {
 }
 
 /// Tells every request what became of it; of an error each the same.
-fn tell(answers: Vec<Answer>, outcome: Result<(), StoreError>) {
+fn tell(answers: Vec<Answer>, outcome: &Result<(), StoreError>) {
     for waiting in answers {
-        let told = outcome.as_ref().map(|()| ()).map_err(StoreError::again);
+        let told = outcome.as_ref().copied().map_err(StoreError::again);
         match waiting {
             Answer::Appended(appended, reply) => answer(reply, told.map(|()| appended)),
             Answer::Tiles(kept, reply) => answer(reply, told.map(|()| kept)),
         }
     }
-    if let Err(error) = &outcome {
+    if let Err(error) = outcome {
         tracing::error!(%error, "events were not written");
     }
 }

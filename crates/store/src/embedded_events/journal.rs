@@ -122,3 +122,64 @@ fn item_bytes(bytes: &[u8]) -> Option<usize> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A batch of one item with this value.
+    fn batch(value: &[u8]) -> Vec<u8> {
+        let length = (value.len() as u32).to_le_bytes();
+        let key = b"key";
+        let mut items = vec![ITEM, 0, 0];
+        items.extend(1_u64.to_le_bytes());
+        items.extend((key.len() as u16).to_le_bytes());
+        items.extend([length, length].concat());
+        items.extend([&key[..], value].concat());
+        let mut batch = vec![START];
+        batch.extend(1_u32.to_le_bytes());
+        batch.extend(9_u64.to_le_bytes());
+        batch.extend(&items);
+        batch.push(END);
+        batch.extend(xxh3_64(&items).to_le_bytes());
+        batch.extend(MAGIC);
+        batch
+    }
+
+    /// What is left of a journal, or why it is refused.
+    fn cut(parts: &[&[u8]]) -> Result<Vec<u8>, StoreError> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("3.jnl"), b"of earlier").unwrap();
+        let path = folder.path().join("11.jnl");
+        std::fs::write(&path, parts.concat()).unwrap();
+        cut_torn_end(folder.path())?;
+        Ok(std::fs::read(path).unwrap())
+    }
+
+    #[test]
+    fn a_torn_end_is_cut_off() {
+        let (a, b) = (batch(b"first"), batch(&[7; 10_000]));
+        let zeros = [0; 9_000];
+        let mut holed = b.clone();
+        holed[4_096..8_192].fill(0);
+        assert_eq!(
+            cut(&[&a, &b, &zeros]).unwrap(),
+            [&a, &b, &zeros[..]].concat()
+        );
+        assert_eq!(cut(&[&a, &holed, &zeros]).unwrap(), a);
+        assert_eq!(cut(&[&a, &b[..5_000]]).unwrap(), a);
+        assert_eq!(cut(&[&a, &b[..3]]).unwrap(), a);
+        assert_eq!(cut(&[&holed]).unwrap(), b"");
+        assert_eq!(cut(&[&a, &zeros, &holed[9_000..]]).unwrap(), a);
+        assert_eq!(cut(&[]).unwrap(), b"");
+    }
+
+    #[test]
+    fn damage_before_a_whole_batch_is_told() {
+        let (a, b) = (batch(b"first"), batch(b"second"));
+        let mut damaged = a.clone();
+        damaged[40] ^= 1;
+        let refused = cut(&[&a, &damaged, &b]).unwrap_err();
+        assert!(matches!(refused, StoreError::Damaged { .. }), "{refused}");
+    }
+}

@@ -239,7 +239,11 @@ async fn live(seed: u64, sync: bool) -> Vec<String> {
     let folder = kept.path().join("events");
     let mut random = Random(seed);
     // Every third one with files of the LSM beside the journal.
-    let memtable_bytes_max = if seed % 3 == 0 { 20_000 } else { 32 << 20 };
+    let memtable_bytes_max = if seed.is_multiple_of(3) {
+        20_000
+    } else {
+        32 << 20
+    };
     let (store, stream) = open(&folder, settings(sync, memtable_bytes_max))
         .await
         .unwrap();

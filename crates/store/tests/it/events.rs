@@ -10,6 +10,7 @@ use granary_store::{
     EmbeddedEventSettings, EmbeddedEventStore, EventStore, MemoryEventStore, StoreError,
 };
 
+mod full;
 mod kill;
 mod owner;
 mod random;

@@ -154,7 +154,7 @@ pub(super) async fn appenders_side_by_side_store_each_event_once(home: Home) -> 
                 let appended = append(&stream, &facts).await?;
                 // Read your own writes.
                 let snapshot = stream.snapshot().await?;
-                let keys: Vec<&[u8]> = ids[begin..begin + 5].iter().map(|i| i.as_bytes()).collect();
+                let keys: Vec<&[u8]> = ids[begin..begin + 5].iter().map(String::as_bytes).collect();
                 for (told, found) in appended.iter().zip(snapshot.duplicates(&keys).await?) {
                     assert_eq!(found, Some((told.id(), UtcMicros(10))));
                     new += usize::from(told.is_new());

@@ -41,7 +41,11 @@ async fn open(folder: &Path) -> Arc<dyn EventStream> {
 /// What a writer's n-th batch is: 1 to 5 events, some of them old, some long.
 fn events(writer: u64, n: u64) -> Vec<NewEvent> {
     let event = |part: u64| NewEvent {
-        event_time: granary_model::UtcMicros(if n % 3 == 0 { OLD } else { 1000 + n as i64 }),
+        event_time: granary_model::UtcMicros(if n.is_multiple_of(3) {
+            OLD
+        } else {
+            1000 + n as i64
+        }),
         dedup_key: Some(format!("{writer}/{n}/{part}").into()),
         keys: vec![Some(format!("customer {}", n % 7).into())],
         payload: format!(

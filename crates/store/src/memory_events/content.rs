@@ -1,0 +1,263 @@
+//! What a stream holds, in sorted maps, and every change of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use granary_model::UtcMicros;
+
+use crate::error::StoreError;
+use crate::events::{
+    Appended, EventBatch, EventId, EventRef, KeyOf, NewEvent, NewTile, SnapshotPoint, StreamSpec,
+    StreamState, TrimPolicy,
+};
+
+#[derive(Debug, Clone)]
+pub(super) struct Content {
+    pub(super) spec: Arc<StreamSpec>,
+    pub(super) state: StreamState,
+    pub(super) removals: u64,
+    pub(super) log: BTreeMap<u64, Event>,
+    pub(super) dedup: BTreeMap<Bytes, u64>,
+    /// By index, key, event time, sequence.
+    pub(super) indexed: BTreeMap<(String, Bytes, UtcMicros, u64), ()>,
+    /// By tile set and version, key, level, start.
+    pub(super) tiles: BTreeMap<(TileSet, Bytes, usize, UtcMicros), Bytes>,
+    pub(super) offsets: BTreeMap<String, Bytes>,
+}
+
+pub(super) type TileSet = (String, u32);
+
+#[derive(Debug, Clone)]
+pub(super) struct Event {
+    pub(super) event_time: UtcMicros,
+    pub(super) created_time: UtcMicros,
+    pub(super) dedup_key: Option<Bytes>,
+    /// By index.
+    pub(super) keys: BTreeMap<String, Bytes>,
+    pub(super) payload: Bytes,
+}
+
+impl Event {
+    pub(super) fn bytes(&self) -> u64 {
+        let dedup = self.dedup_key.as_ref().map_or(0, Bytes::len);
+        let keys: usize = self.keys.values().map(Bytes::len).sum();
+        (dedup + keys + self.payload.len()) as u64
+    }
+
+    pub(super) fn lend(&self, sequence: u64) -> EventRef<'_> {
+        EventRef {
+            event_time: self.event_time,
+            created_time: self.created_time,
+            sequence,
+            payload: &self.payload,
+        }
+    }
+}
+
+impl Content {
+    pub(super) fn new(spec: Arc<StreamSpec>) -> Self {
+        Self {
+            spec,
+            state: StreamState::default(),
+            removals: 0,
+            log: BTreeMap::new(),
+            dedup: BTreeMap::new(),
+            indexed: BTreeMap::new(),
+            tiles: BTreeMap::new(),
+            offsets: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn reshape(
+        &mut self,
+        spec: &Arc<StreamSpec>,
+        keys: &dyn KeyOf,
+    ) -> Result<(), StoreError> {
+        if self.state.events > 0 && self.spec.columns != spec.columns {
+            return Err(StoreError::StreamColumns {
+                stream: spec.name.clone(),
+                stored: self.spec.columns.clone(),
+                given: spec.columns.clone(),
+            });
+        }
+        let kept = |name: &str| spec.index(name).is_some();
+        self.indexed.retain(|(index, ..), ()| kept(index));
+        for (position, index) in spec.indexes.iter().enumerate() {
+            if self.spec.index(&index.name).is_some() {
+                continue;
+            }
+            for (sequence, event) in &mut self.log {
+                if let Some(key) = keys.key_of(position, &event.payload)? {
+                    self.state.bytes += key.len() as u64;
+                    let entry = (index.name.clone(), key.clone(), event.event_time, *sequence);
+                    self.indexed.insert(entry, ());
+                    event.keys.insert(index.name.clone(), key);
+                }
+            }
+        }
+        let old = Arc::clone(&self.spec);
+        self.tiles.retain(|((name, version), ..), _| {
+            let before = old.tile_set(name, *version).map(|at| &old.tile_sets[at]);
+            let now = spec.tile_set(name, *version).map(|at| &spec.tile_sets[at]);
+            before == now
+        });
+        self.spec = Arc::clone(spec);
+        Ok(())
+    }
+
+    pub(super) fn append(
+        &mut self,
+        batch: EventBatch,
+        now: UtcMicros,
+    ) -> Result<Vec<Appended>, StoreError> {
+        for at in &batch.offsets {
+            if self.offsets.get(&at.consumer) != at.previous.as_ref() {
+                return Err(StoreError::OffsetMoved {
+                    stream: self.spec.name.clone(),
+                    consumer: at.consumer.clone(),
+                });
+            }
+        }
+        for at in batch.offsets {
+            self.offsets.insert(at.consumer, at.offset);
+        }
+        let events = batch.events.into_iter();
+        Ok(events.map(|event| self.append_event(event, now)).collect())
+    }
+
+    fn append_event(&mut self, event: NewEvent, now: UtcMicros) -> Appended {
+        let stored = event.dedup_key.as_ref().and_then(|key| self.dedup.get(key));
+        if let Some(sequence) = stored {
+            return Appended::Duplicate(self.id(*sequence));
+        }
+        let state = &mut self.state;
+        let sequence = state.last_sequence + 1;
+        let last = state.last_created_time;
+        let created_time = last.map_or(now, |last| now.max(UtcMicros(last.0 + 1)));
+        let names = self.spec.indexes.iter().map(|index| index.name.clone());
+        let event = Event {
+            event_time: event.event_time,
+            created_time,
+            dedup_key: event.dedup_key,
+            keys: names
+                .zip(event.keys)
+                .filter_map(|(name, key)| Some((name, key?)))
+                .collect(),
+            payload: event.payload,
+        };
+        state.events += 1;
+        state.bytes += event.bytes();
+        state.last_sequence = sequence;
+        state.last_created_time = Some(created_time);
+        state.newest_event_time = state.newest_event_time.max(Some(event.event_time));
+        if let Some(key) = &event.dedup_key {
+            self.dedup.insert(key.clone(), sequence);
+        }
+        for (index, key) in &event.keys {
+            let entry = (index.clone(), key.clone(), event.event_time, sequence);
+            self.indexed.insert(entry, ());
+        }
+        self.forget_tiles(&event);
+        self.log.insert(sequence, event);
+        Appended::New(EventId {
+            sequence,
+            created_time,
+        })
+    }
+
+    pub(super) fn id(&self, sequence: u64) -> EventId {
+        EventId {
+            sequence,
+            created_time: self.log[&sequence].created_time,
+        }
+    }
+
+    /// Those that an event is in.
+    fn forget_tiles(&mut self, event: &Event) {
+        let spec = Arc::clone(&self.spec);
+        for set in &spec.tile_sets {
+            let Some(key) = event.keys.get(&set.index) else {
+                continue;
+            };
+            for level in 0..set.spans.len() {
+                let start = set.start(level, event.event_time);
+                let name = (set.name.clone(), set.version);
+                self.tiles.remove(&(name, key.clone(), level, start));
+            }
+        }
+    }
+
+    pub(super) fn put_tiles(
+        &mut self,
+        set: usize,
+        from: SnapshotPoint,
+        tiles: Vec<NewTile>,
+    ) -> usize {
+        let spec = Arc::clone(&self.spec);
+        let set = &spec.tile_sets[set];
+        let mut kept = 0;
+        for tile in tiles {
+            let end = UtcMicros(tile.start.0.saturating_add(set.spans[tile.level]));
+            let at = |t| (set.index.clone(), tile.key.clone(), t, 0);
+            let mut inside = self.indexed.range(at(tile.start)..at(end));
+            let newer = inside.any(|((.., sequence), ())| *sequence > from.sequence);
+            let trimmed =
+                from.removals != self.removals && self.state.trimmed_before > Some(tile.start);
+            if newer || trimmed {
+                continue;
+            }
+            let name = (set.name.clone(), set.version);
+            let place = (name, tile.key, tile.level, tile.start);
+            self.tiles.insert(place, tile.value);
+            kept += 1;
+        }
+        kept
+    }
+
+    pub(super) fn trim(&mut self, policy: &TrimPolicy) -> u64 {
+        let old: Vec<u64> = self
+            .log
+            .iter()
+            .filter(|(sequence, event)| {
+                event.event_time < policy.older_than
+                    && (!self.spec.history || **sequence <= self.state.flushed)
+                    && !self.keeps(policy, event)
+            })
+            .map(|(sequence, _)| *sequence)
+            .collect();
+        self.state.trimmed_before = self.state.trimmed_before.max(Some(policy.older_than));
+        for sequence in &old {
+            let Some(event) = self.log.remove(sequence) else {
+                continue;
+            };
+            self.state.events -= 1;
+            self.state.bytes -= event.bytes();
+            if let Some(key) = &event.dedup_key {
+                self.dedup.remove(key);
+            }
+            for (index, key) in &event.keys {
+                let entry = (index.clone(), key.clone(), event.event_time, *sequence);
+                self.indexed.remove(&entry);
+            }
+            self.forget_tiles(&event);
+        }
+        self.removals += u64::from(!old.is_empty());
+        old.len() as u64
+    }
+
+    fn keeps(&self, policy: &TrimPolicy, event: &Event) -> bool {
+        policy.keep_newest.iter().any(|(index, n)| {
+            let index = &self.spec.indexes[*index].name;
+            let Some(key) = event.keys.get(index) else {
+                return false;
+            };
+            let place = |t, sequence| (index.clone(), key.clone(), t, sequence);
+            let entries = self
+                .indexed
+                .range(place(UtcMicros::MIN, 0)..=place(UtcMicros::MAX, u64::MAX));
+            let mut newest = entries.rev().take(*n);
+            newest.any(|((_, _, t, _), ())| *t == event.event_time)
+        })
+    }
+}
