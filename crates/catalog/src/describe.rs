@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use granary_model::definitions::{
     Annotations, BoundView, Column, Entity, EventTime, FeatureService, FeatureView, KeySource,
-    OnDemandView, ServeMode, SourceColumn, Stream,
+    OnDemandView, RequestColumns, ServeMode, SourceColumn, Stream,
 };
 use granary_model::{Definitions, ViewKind};
 use serde::Serialize;
@@ -148,7 +148,7 @@ pub fn describe(definitions: &Definitions, name: &str) -> Option<ObjectDescripti
     } else if let Some(view) = d.feature_views.get(name) {
         describe_feature_view(view)
     } else if let Some(view) = d.on_demand_views.get(name) {
-        describe_on_demand(view)
+        describe_on_demand(d, view)
     } else {
         describe_service(d, d.services.get(name)?)
     };
@@ -410,13 +410,20 @@ fn serve_in_words(serve: ServeMode) -> String {
     }
 }
 
-fn describe_on_demand(view: &OnDemandView) -> ObjectDescription {
+fn describe_on_demand(d: &Definitions, view: &OnDemandView) -> ObjectDescription {
     let kind = ObjectKind::OnDemandView;
     let mut described = blank(&view.name, kind, &view.annotations, Some(view.version));
-    let inputs = view.inputs.iter().map(|c| column(c, ColumnRole::Input));
+    let itself = BoundView {
+        alias: view.name.clone(),
+        view: view.name.clone(),
+        keys: Vec::new(),
+    };
+    described.columns = request_columns(d, &[itself]);
     let features = view.features.iter().map(|c| column(c, ColumnRole::Feature));
-    described.columns = inputs.chain(features).collect();
+    described.columns.extend(features);
     described.properties = bindings_in_words(&view.from);
+    let computed = "live: computed in the read".to_owned();
+    described.properties.insert("values".into(), computed);
     let kind = "on demand".to_owned();
     described.properties.insert("kind".into(), kind);
     let mut depends_on: BTreeSet<String> = view.depends_on.iter().cloned().collect();
@@ -426,27 +433,22 @@ fn describe_on_demand(view: &OnDemandView) -> ObjectDescription {
     described
 }
 
+/// The columns that a request brings for views: keys, then inputs.
+fn request_columns(d: &Definitions, from: &[BoundView]) -> Vec<ColumnDescription> {
+    let RequestColumns { keys, inputs } = d.request_columns(from);
+    // A name that is both is one column.
+    let only = inputs
+        .iter()
+        .filter(|i| keys.iter().all(|k| k.name != i.name));
+    let only = only.map(|c| column(c, ColumnRole::Input));
+    let keys = keys.iter().map(|c| column(c, ColumnRole::Key));
+    keys.chain(only).collect()
+}
+
 fn describe_service(d: &Definitions, service: &FeatureService) -> ObjectDescription {
     let kind = ObjectKind::FeatureService;
     let mut described = blank(&service.name, kind, &service.annotations, None);
-    let mut keys: Vec<ColumnDescription> = Vec::new();
-    for binding in service.from.iter().flat_map(|b| &b.keys) {
-        if let KeySource::Request(name) = &binding.source
-            && !keys.iter().any(|k| k.name == *name)
-        {
-            let mut key = column(&binding.key, ColumnRole::Key);
-            key.name.clone_from(name);
-            keys.push(key);
-        }
-    }
-    for bound in &service.from {
-        let inputs = d.on_demand_views.get(&bound.view).map(|v| &v.inputs);
-        for input in inputs.into_iter().flatten() {
-            if !keys.iter().any(|k| k.name == input.name) {
-                keys.push(column(input, ColumnRole::Input));
-            }
-        }
-    }
+    let keys = request_columns(d, &service.from);
     described.columns = keys;
     for feature in &service.features {
         let view = service.bound(&feature.view_alias).map(|b| b.view.as_str());

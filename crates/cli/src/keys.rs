@@ -1,19 +1,23 @@
-//! Keys as the command line writes them: `--key customer_id=1,2,3`.
+//! Keys and inputs as the command line writes them: `--key customer_id=1,2,3`,
+//! `--input requested_amount=1000`.
 //!
 //! Values are separated by commas. `'..'` or `".."` around a value keeps commas
 //! and spaces in it, a doubled quote is a quote. An unquoted `NULL` is NULL. A
 //! value of nothing is the empty string for VARCHAR and VARBINARY (a shell makes
 //! `name=` of `name=''`) and NULL for the other types. VARBINARY is written in base64, DATE as `2026-01-31`.
-//! Several `--key` of one length are zipped: row i takes value i of each.
+//! Several `--key` of one length are zipped: row i takes value i of each. An
+//! `--input` has one value for all of them, or is zipped too.
 
 use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::bail;
 use arrow::array::{
-    ArrayRef, BinaryArray, Date32Array, Int16Array, Int32Array, Int64Array, RecordBatch,
-    StringArray,
+    Array, ArrayRef, BinaryArray, Date32Array, Int16Array, Int32Array, Int64Array, RecordBatch,
+    RecordBatchOptions, StringArray, new_null_array,
 };
+use arrow::compute::{cast, concat};
+use arrow::datatypes::Schema;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use granary_model::definitions::Column;
@@ -22,7 +26,7 @@ use granary_model::{FeatureType, UtcMicros};
 
 use crate::failure::usage;
 
-/// One `--key`, not typed yet.
+/// One `--key` or `--input`, not typed yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyArgument {
     pub name: String,
@@ -38,7 +42,7 @@ impl FromStr for KeyArgument {
             format!("{text:?} is not of the form name=value,value (as in customer_id=1,2,3)")
         })?;
         if name.trim().is_empty() {
-            return Err("the key has no name before the =".into());
+            return Err("there is no name before the =".into());
         }
         Ok(Self {
             name: name.trim().to_owned(),
@@ -113,7 +117,34 @@ pub fn batch(arguments: &[KeyArgument], expected: &[Column]) -> anyhow::Result<R
         columns.push((name, array(argument, data_type)?));
     }
     let nullable = columns.into_iter().map(|(name, array)| (name, array, true));
-    Ok(RecordBatch::try_from_iter_with_nullable(nullable)?)
+    match arguments.is_empty() {
+        true => Ok(RecordBatch::new_empty(Arc::new(Schema::empty()))),
+        false => Ok(RecordBatch::try_from_iter_with_nullable(nullable)?),
+    }
+}
+
+/// Where a read takes no key, its inputs say how many entities there are.
+pub fn of_entities(keys: RecordBatch, entities: usize) -> anyhow::Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(entities));
+    let (schema, columns, _) = keys.into_parts();
+    Ok(RecordBatch::try_new_with_options(
+        schema, columns, &options,
+    )?)
+}
+
+/// The inputs of a read, each as a column. Others than the expected are passed on
+/// as text, for the reader to refuse by name.
+pub fn inputs(
+    arguments: &[KeyArgument],
+    expected: &[Column],
+) -> anyhow::Result<Vec<(String, ArrayRef)>> {
+    let typed = arguments.iter().map(|argument| {
+        let column = find(expected, &argument.name);
+        let data_type = column.map_or(&FeatureType::Varchar, |c| &c.data_type);
+        let name = column.map_or(&argument.name, |c| &c.name).clone();
+        Ok((name, array(argument, data_type)?))
+    });
+    typed.collect()
 }
 
 /// By the exact name, else folded to lower case as SQL does.
@@ -132,8 +163,29 @@ fn array(argument: &KeyArgument, data_type: &FeatureType) -> anyhow::Result<Arra
             let bytes = each(argument, data_type, |text| STANDARD.decode(text).ok())?;
             Arc::new(bytes.into_iter().collect::<BinaryArray>())
         }
-        _ => Arc::new(argument.values.iter().collect::<StringArray>()),
+        FeatureType::Varchar => Arc::new(argument.values.iter().collect::<StringArray>()),
+        FeatureType::List(_) => bail!(
+            "{} is {data_type}, which a command line cannot write: ask over gRPC",
+            argument.name
+        ),
+        other => converted(argument, other)?,
     })
+}
+
+/// By Arrow's own reading of text.
+fn converted(argument: &KeyArgument, data_type: &FeatureType) -> anyhow::Result<ArrayRef> {
+    let one = |text: &str| {
+        let texts: ArrayRef = Arc::new(StringArray::from(vec![text]));
+        let value = cast(&texts, &data_type.to_arrow()).ok()?;
+        value.is_valid(0).then_some(value)
+    };
+    let values = each(argument, data_type, one)?;
+    let null = new_null_array(&data_type.to_arrow(), 1);
+    let values: Vec<&dyn Array> = values
+        .iter()
+        .map(|value| value.as_ref().unwrap_or(&null).as_ref())
+        .collect();
+    Ok(concat(&values)?)
 }
 
 fn parsed<T: FromStr>(
@@ -232,6 +284,44 @@ mod tests {
         assert_eq!(json::value(batch.column(2), 1), "");
         let devices = batch.column(3).as_string::<i32>();
         assert_eq!(devices.iter().collect::<Vec<_>>(), [Some(""), None]);
+    }
+
+    #[test]
+    fn inputs_take_any_type_that_can_be_written() {
+        let expected = [
+            Column::new("amount", FeatureType::Double),
+            Column::new("urgent", FeatureType::Boolean),
+            Column::new(
+                "limit",
+                FeatureType::Decimal {
+                    precision: 8,
+                    scale: 2,
+                },
+            ),
+            Column::new("since", FeatureType::Timestamp),
+        ];
+        for (text, shown) in [
+            ("amount=1000", vec!["1000.0"]),
+            ("Amount=1.5,,NULL", vec!["1.5", "NULL", "NULL"]),
+            ("urgent=true,false", vec!["true", "false"]),
+            ("limit=12.5", vec!["12.50"]),
+            ("since=2026-01-31", vec!["2026-01-31T00:00:00Z"]),
+            ("unknown=x", vec!["x"]),
+        ] {
+            let inputs = inputs(&[text.parse().unwrap()], &expected).unwrap();
+            let values = &inputs[0].1;
+            let rows = 0..values.len();
+            let got = rows.map(|row| json::text(values, row).unwrap_or("NULL".into()));
+            assert_eq!(got.collect::<Vec<_>>(), shown, "{text}");
+        }
+        for (text, told) in [
+            ("amount=many", "amount expects DOUBLE, got \"many\""),
+            ("urgent=perhaps", "urgent expects BOOLEAN, got \"perhaps\""),
+            ("since=soon", "since expects TIMESTAMP, got \"soon\""),
+        ] {
+            let error = inputs(&[text.parse().unwrap()], &expected).unwrap_err();
+            assert!(error.to_string().contains(told), "{error}");
+        }
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct GetFeatures {
     pub target: Target,
     /// Key columns by name; one row an entity.
     pub keys: RecordBatch,
+    /// Inputs of on-demand views by name: one row an entity, or one for all.
+    pub inputs: Vec<(String, ArrayRef)>,
     /// Default: the server's clock.
     pub as_of: Option<UtcMicros>,
     pub strictly_before: bool,
@@ -47,6 +49,7 @@ impl GetFeatures {
         Self {
             target,
             keys,
+            inputs: Vec::new(),
             as_of: None,
             strictly_before: false,
             full_names: false,
@@ -72,6 +75,10 @@ impl GetFeatures {
             include_as_of: self.as_ofs,
             ..pb::GetFeaturesRequest::default()
         };
+        for (name, values) in &self.inputs {
+            let column = columns::encode_column(name, values).map_err(ClientError::request)?;
+            request.inputs.push(column);
+        }
         if self.keys_as_ipc {
             request.keys_arrow_ipc =
                 columns::encode_ipc(&self.keys).map_err(ClientError::request)?;

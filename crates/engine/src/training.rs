@@ -2,7 +2,8 @@
 //!
 //! A training set is one physical plan: the spine, and behind it an operator
 //! for each view ([`crate::asof`]), which puts the view's values beside the
-//! spine's rows. Keys that come from features make it a chain. Timestamped and
+//! spine's rows. Keys that come from features make it a chain, in which on-demand
+//! views are projections ([`crate::expression`]). Timestamped and
 //! windowed views are computed from their sources, uncut, since the operators
 //! look at nothing after t; snapshot views are read from their runs. A view
 //! whose rows may change with what comes later is computed once for each
@@ -12,6 +13,7 @@
 
 mod availability;
 mod chain;
+mod computed;
 mod each_time;
 pub mod explain;
 mod latest;
@@ -103,7 +105,9 @@ impl Engine {
                     .into(),
             ));
         }
-        let mut chain = Chain::begin(self, definitions, &request).await?;
+        let expanded = self.expand(definitions, &request.from, &request.features, false);
+        let expanded = expanded.await?;
+        let mut chain = Chain::begin(self, definitions, &request, &expanded).await?;
         chain.join_views().await?;
         chain.finish()
     }

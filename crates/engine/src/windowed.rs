@@ -423,7 +423,7 @@ fn column_of(events: &LogicalPlan, name: &str) -> Result<Expr> {
 }
 
 /// Puts the column that stands for t in the place of `as_of()`.
-fn with_as_of_column(expression: Expr) -> Result<Expr> {
+pub(crate) fn with_as_of_column(expression: Expr) -> Result<Expr> {
     let replaced = expression.transform_up(|e| {
         Ok(match &e {
             Expr::ScalarFunction(call) if call.name() == AS_OF_FUNCTION => {

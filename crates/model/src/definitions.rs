@@ -56,6 +56,58 @@ impl Definitions {
     }
 }
 
+/// What a request brings for a read: each column once, in order of first use.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RequestColumns {
+    pub keys: Vec<Column>,
+    /// Of on-demand views.
+    pub inputs: Vec<Column>,
+}
+
+impl Definitions {
+    /// The columns that a request brings for the views of a FROM, and for those
+    /// that its on-demand views read. A key may be of two widths of integers;
+    /// the first is told.
+    pub fn request_columns(&self, from: &[BoundView]) -> RequestColumns {
+        let mut columns = RequestColumns::default();
+        let mut seen = BTreeSet::new();
+        self.add_request_columns(from, &mut columns, &mut seen);
+        columns
+    }
+
+    fn add_request_columns<'a>(
+        &'a self,
+        from: &'a [BoundView],
+        columns: &mut RequestColumns,
+        seen: &mut BTreeSet<&'a str>,
+    ) {
+        let add = |to: &mut Vec<Column>, column: &Column, name: &str| {
+            if to.iter().all(|known| known.name != name) {
+                to.push(Column {
+                    name: name.to_owned(),
+                    ..column.clone()
+                });
+            }
+        };
+        for bound in from {
+            for binding in &bound.keys {
+                if let KeySource::Request(name) = &binding.source {
+                    add(&mut columns.keys, &binding.key, name);
+                }
+            }
+            let Some(view) = self.on_demand_views.get(&bound.view) else {
+                continue;
+            };
+            for input in &view.inputs {
+                add(&mut columns.inputs, input, &input.name);
+            }
+            if seen.insert(&view.name) {
+                self.add_request_columns(&view.from, columns, seen);
+            }
+        }
+    }
+}
+
 /// A named, typed column.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {

@@ -121,6 +121,31 @@ impl FeatureType {
         };
         self == given || matches!((width(given), width(self)), (Some(from), Some(to)) if from <= to)
     }
+
+    /// Whether a request's input of type `given` may be used where `self` is
+    /// asked for: what a key may be, and any number where a number with a
+    /// fraction is asked for, a date as its midnight, lists of such.
+    pub fn accepts_input(&self, given: &Self) -> bool {
+        let is_integer = |t: &Self| Self::BigInt.accepts_key(t);
+        match (self, given) {
+            (Self::List(item), Self::List(given)) => item.accepts_input(given),
+            (Self::Double, Self::Real | Self::Decimal { .. })
+            | (Self::Real, Self::Decimal { .. })
+            | (Self::Timestamp, Self::Date) => true,
+            (Self::Double | Self::Real | Self::Decimal { .. }, given) if is_integer(given) => true,
+            (
+                Self::Decimal { precision, scale },
+                Self::Decimal {
+                    precision: digits,
+                    scale: fraction,
+                },
+            ) => {
+                let whole = i16::from(*precision) - i16::from(*scale);
+                fraction <= scale && i16::from(*digits) - i16::from(*fraction) <= whole
+            }
+            _ => self.accepts_key(given),
+        }
+    }
 }
 
 /// A negative scale (digits before the point that are all 0) becomes more digits,

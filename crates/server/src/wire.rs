@@ -41,9 +41,6 @@ pub(crate) fn decode(
     request: pb::GetFeaturesRequest,
     caller: Caller,
 ) -> Result<(ReadRequest, Form), Status> {
-    if !request.inputs.is_empty() {
-        return Err(unserved("request inputs"));
-    }
     if !request.request_events.is_empty() {
         return Err(unserved("request events"));
     }
@@ -58,6 +55,9 @@ pub(crate) fn decode(
         _ => return Err(invalid("name a feature service or a list of features")),
     };
     let keys = decode_keys(request.keys, &request.keys_arrow_ipc)?;
+    // One value for all entities, or one an entity: of any two lengths.
+    let inputs = request.inputs.into_iter().map(columns::decode_column);
+    let inputs = inputs.collect::<Result<Vec<_>, _>>();
     let form = Form {
         arrow_ipc,
         event_times: request.include_event_times,
@@ -69,6 +69,7 @@ pub(crate) fn decode(
         caller,
         target,
         keys,
+        inputs: inputs.map_err(IntoStatus::into_status)?,
         as_of: request.as_of.map(UtcMicros),
         strictly_before: request.strictly_before,
         full_names: request.full_names,

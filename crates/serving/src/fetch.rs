@@ -1,16 +1,21 @@
-//! Fetching what a plan needs: rows of the online store and of look-ups.
+//! Fetching what a plan needs, rows of the online store and of look-ups, and
+//! computing what on-demand views make of them.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, new_null_array};
+use arrow::array::{Array, ArrayRef, TimestampMicrosecondArray, new_null_array};
 use futures::future::try_join_all;
 use granary_engine::Engine;
+use granary_model::types::UTC;
 use granary_model::{FeatureStatus, UtcMicros, ViewKind};
 use granary_store::codec::DecodedRows;
 use granary_store::{EntityKeys, OnlineStore, RowReader, RowSink, StoreError};
 
 use crate::error::ServingError;
-use crate::plan::{KeyColumn, KeyGroup, Level, OnlineRead, QueryRead, ReadPlan};
+use crate::keys::RequestRows;
+use crate::plan::{
+    ArgumentColumn, ComputeStep, KeyColumn, KeyGroup, Level, OnlineRead, QueryRead, ReadPlan,
+};
 use crate::query_cache::QueryCache;
 use crate::read::AsOf;
 use crate::reader::ReadTime;
@@ -48,21 +53,68 @@ pub(crate) struct Sources<'a> {
 /// What each fetch of a plan found, by its number; `None` until its turn.
 type Found = Vec<Option<Fetched>>;
 
-/// Fetches everything that a plan needs, a level after the other. `keys`: the
-/// plan's request keys, in its order. Gives what each fetch of the plan found.
+/// Fetches and computes everything that a plan needs, a level after the other.
+/// Gives what each fetch of the plan found.
 pub(crate) async fn fetch(
     sources: Sources<'_>,
     plan: &ReadPlan,
-    keys: &[ArrayRef],
+    request: &RequestRows,
     time: ReadTime,
 ) -> Result<Vec<Fetched>, ServingError> {
     let mut found: Found = Vec::new();
     found.resize_with(plan.fetches, || None);
     for level in &plan.levels {
-        fetch_level(sources, level, keys, time, &mut found).await?;
+        for step in &level.computed {
+            found[step.fetch] = Some(compute(step, request, time, &found)?);
+        }
+        fetch_level(sources, level, &request.keys, time, &mut found).await?;
     }
     // Every fetch stands in one group of one level.
     Ok(found.into_iter().flatten().collect())
+}
+
+/// Evaluates the expressions of an on-demand view for all entities at once.
+fn compute(
+    step: &ComputeStep,
+    request: &RequestRows,
+    time: ReadTime,
+    found: &Found,
+) -> Result<Fetched, ServingError> {
+    let rows = request.entities;
+    let argument = |source: &ArgumentColumn| match *source {
+        ArgumentColumn::Input(at) => request.inputs[at].clone().ok_or_else(|| {
+            StoreError::Codec("an input is computed with that was not needed".to_owned()).into()
+        }),
+        ArgumentColumn::Feature { fetch, position } => earlier(found, fetch, position),
+        ArgumentColumn::AsOf => {
+            let t = TimestampMicrosecondArray::from_value(time.as_of.0, rows).with_timezone(UTC);
+            Ok(Arc::new(t) as ArrayRef)
+        }
+    };
+    let arguments = step.arguments.iter().map(argument);
+    let arguments = arguments.collect::<Result<Vec<_>, ServingError>>()?;
+    let values = step.expressions.evaluate(arguments, rows)?;
+    let statuses = values.iter().map(|values| {
+        let status = |row| match values.is_valid(row) {
+            true => FeatureStatus::Present,
+            false => FeatureStatus::NullValue,
+        };
+        Arc::new((0..rows).map(status).collect())
+    });
+    Ok(Fetched {
+        statuses: statuses.collect(),
+        values,
+        event_times: None,
+        as_of: AsOf::All(time.as_of),
+    })
+}
+
+/// The values of a feature that was fetched or computed before.
+fn earlier(found: &Found, fetch: usize, position: usize) -> Result<ArrayRef, ServingError> {
+    let earlier = found[fetch].as_ref().ok_or_else(|| {
+        StoreError::Codec("a value comes from what is fetched after it".to_owned())
+    })?;
+    Ok(Arc::clone(&earlier.values[position]))
 }
 
 /// Groups of a level need nothing of each other, and its look-ups run side by side.
@@ -105,12 +157,7 @@ fn key_arrays(
 ) -> Result<Vec<ArrayRef>, ServingError> {
     let column = |source: &KeyColumn| match *source {
         KeyColumn::Request(at) => Ok(Arc::clone(&keys[at])),
-        KeyColumn::Feature { fetch, position } => {
-            let earlier = found[fetch].as_ref().ok_or_else(|| {
-                StoreError::Codec("a key comes from what is fetched after it".to_owned())
-            })?;
-            Ok(Arc::clone(&earlier.values[position]))
-        }
+        KeyColumn::Feature { fetch, position } => earlier(found, fetch, position),
     };
     group.sources.iter().map(column).collect()
 }

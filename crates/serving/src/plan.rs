@@ -1,20 +1,22 @@
 //! Read plans: what a service or a list of features needs fetched, compiled
 //! once a state and shared by all reads of it.
 //!
-//! A plan is *levels* of fetch and compute: a level fetches what the levels
-//! before it gave keys for. The first takes all its keys from the request,
-//! plain or renamed; a later one at least one of them from a feature of the
-//! level before. Views of a level that take the same keys from the same places
-//! in the same order are one *group*, whose keys are encoded once and read
-//! together. A plan pins the generations that it reads.
+//! A plan is *levels* of compute and fetch: a level computes what on-demand
+//! views make of the levels before it and of the request's inputs, and fetches
+//! what there are keys for by then. A level that only fetches takes all its keys
+//! from the request, plain or renamed, if it is the first; a later one at least
+//! one of them from a feature of the level before. Views of a level that take
+//! the same keys from the same places in the same order are one *group*, whose
+//! keys are encoded once and read together. A plan pins the generations that it
+//! reads.
 //!
-//! Keys from expressions and lists, and on-demand views, are refused as not
-//! served here.
+//! Keys from lists are refused as not served here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use granary_catalog::Snapshot;
+use granary_engine::{CompiledExpressions, InputColumn};
 use granary_model::definitions::{BoundView, Column, KeyBinding, KeySource, ServiceFeature};
 use granary_model::{FeatureType, Interval, ViewKind, did_you_mean};
 use granary_store::{Generation, GenerationId};
@@ -43,8 +45,10 @@ pub struct ReadPlan {
     pub snapshot: u64,
     /// The key columns that a request must have, in order of first use.
     pub request_keys: Vec<Column>,
+    /// The inputs that a request may have, or must where they are needed.
+    pub inputs: Vec<InputColumn>,
     pub levels: Vec<Level>,
-    /// How many views are fetched, over all levels and groups.
+    /// How many views are computed or fetched, over all levels and groups.
     pub fetches: usize,
     /// The answer's columns, in order.
     pub columns: Vec<PlannedColumn>,
@@ -52,10 +56,34 @@ pub struct ReadPlan {
     pub clash: Option<String>,
 }
 
-/// What can be fetched at once.
+/// What can be computed at once, and then fetched at once.
 #[derive(Debug, Default)]
 pub struct Level {
+    /// Each after those that it reads.
+    pub computed: Vec<ComputeStep>,
     pub groups: Vec<KeyGroup>,
+}
+
+/// The expressions of an on-demand view.
+#[derive(Debug)]
+pub struct ComputeStep {
+    /// Its number among the plan's fetches.
+    pub fetch: usize,
+    pub expressions: Arc<CompiledExpressions>,
+    /// Where each of their arguments comes from.
+    pub arguments: Vec<ArgumentColumn>,
+}
+
+/// Where an argument of an expression comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArgumentColumn {
+    /// A position in `ReadPlan::inputs`.
+    Input(usize),
+    /// A feature that was fetched or computed before. What is not PRESENT there
+    /// is NULL.
+    Feature { fetch: usize, position: usize },
+    /// The time of the read.
+    AsOf,
 }
 
 /// Views that take the same keys.
@@ -76,8 +104,8 @@ pub struct KeyGroup {
 pub enum KeyColumn {
     /// A position in `ReadPlan::request_keys`.
     Request(usize),
-    /// A feature that an earlier level fetched: which fetch, and where in its
-    /// projection. What is not PRESENT there is a NULL key.
+    /// A feature that was fetched or computed before: which fetch, and where in
+    /// its projection. What is not PRESENT there is a NULL key.
     Feature { fetch: usize, position: usize },
 }
 

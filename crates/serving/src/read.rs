@@ -18,6 +18,8 @@ pub struct ReadRequest {
     pub target: ReadTarget,
     /// Key columns by name; one row an entity.
     pub keys: RecordBatch,
+    /// Inputs of on-demand views by name: one row an entity, or one for all.
+    pub inputs: Vec<(String, ArrayRef)>,
     /// Default: now.
     pub as_of: Option<UtcMicros>,
     /// Only events before the time of the read, not at it.

@@ -3,10 +3,11 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use arrow::array::Array;
 use futures::future::join_all;
 use granary_catalog::{Catalog, Snapshot};
 use granary_engine::Engine;
-use granary_model::definitions::{Column, Grant};
+use granary_model::definitions::{Grant, RequestColumns};
 use granary_model::{Caller, Clock, UtcMicros};
 use granary_store::{GenerationId, OnlineStore};
 use serde::{Deserialize, Serialize};
@@ -16,12 +17,12 @@ use tracing::{instrument, warn};
 use crate::assemble::assemble;
 use crate::error::ServingError;
 use crate::fetch::{Sources, fetch};
-use crate::keys;
+use crate::keys::RequestRows;
 use crate::plan::{Pins, ReadPlan};
 use crate::query::QueryViews;
 use crate::query_cache::QueryCache;
 use crate::read::{ReadRequest, ReadResponse, ReadTarget};
-use crate::state::{History, ReadState, pin};
+use crate::state::{History, Planner, ReadState, pin};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -136,7 +137,12 @@ impl Reader {
         let queries = QueryViews::default();
         let published = published(store.as_ref()).await?;
         let pins = pin(store.as_ref(), &published, None).await?;
-        let state = ReadState::build(newest, published, pins, &history, &queries).await;
+        let planner = Planner {
+            engine: &engine,
+            history: &history,
+            queries: &queries,
+        };
+        let state = ReadState::build(newest, published, pins, planner).await;
         compile_lookups(&engine, &state).await;
         Ok(Self {
             engine,
@@ -174,7 +180,7 @@ impl Reader {
         let newest = newer.unwrap_or_else(|| Arc::clone(&current.newest));
         let before: Option<&Pins> = Some(&current.pins);
         let pins = pin(self.store.as_ref(), &published, before).await?;
-        let state = ReadState::build(newest, published, pins, &self.history, &self.queries).await;
+        let state = ReadState::build(newest, published, pins, self.planner()).await;
         compile_lookups(&self.engine, &state).await;
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
         Ok(true)
@@ -185,15 +191,22 @@ impl Reader {
         Arc::clone(&self.state().newest)
     }
 
-    /// The key columns that a read of the target takes, in order of first use:
-    /// what typed keys are made from where only their text is known.
-    pub async fn request_keys(&self, target: &ReadTarget) -> Result<Vec<Column>, ServingError> {
+    /// The columns that a read of the target takes, in order of first use: what
+    /// typed keys and inputs are made from where only their text is known.
+    pub async fn request_columns(
+        &self,
+        target: &ReadTarget,
+    ) -> Result<RequestColumns, ServingError> {
         if let ReadTarget::Features(list) = target {
             self.check_list(list)?;
         }
         let state = self.state();
-        let plan = state.plan(target, &self.history, &self.queries).await?;
-        Ok(plan.request_keys.clone())
+        let plan = state.plan(target, self.planner()).await?;
+        let inputs = plan.inputs.iter().map(|input| input.column.clone());
+        Ok(RequestColumns {
+            keys: plan.request_keys.clone(),
+            inputs: inputs.collect(),
+        })
     }
 
     /// Whether every service can be read as far as online data goes.
@@ -216,10 +229,11 @@ impl Reader {
     #[instrument(level = "debug", skip_all)]
     pub async fn read(&self, request: ReadRequest) -> Result<ReadResponse, ServingError> {
         let time = ReadTime::of(&request, self.clock.now());
-        let entities = request.keys.num_rows();
+        let rows = request.inputs.iter().map(|(_, values)| values.len());
+        let rows = rows.chain([request.keys.num_rows()]).max();
         within(
             "the number of entities",
-            entities,
+            rows.unwrap_or_default(),
             self.settings.request_rows_max,
         )?;
         if let ReadTarget::Features(list) = &request.target {
@@ -230,9 +244,7 @@ impl Reader {
         if self.settings.enforce_grants {
             check_grants(&state.newest, &request.caller, &request.target)?;
         }
-        let plan = state
-            .plan(&request.target, &self.history, &self.queries)
-            .await?;
+        let plan = state.plan(&request.target, self.planner()).await?;
         let columns = plan.columns.len();
         within(
             "the number of features",
@@ -243,7 +255,7 @@ impl Reader {
             let message = format!("{clash}: ask for full names (view__feature, --full-names)");
             return Err(ServingError::Invalid(message));
         }
-        let keys = keys::bind(&plan.request_keys, &request.keys)?;
+        let rows = RequestRows::bind(&plan, &request)?;
         check_time(&plan, time)?;
 
         let sources = Sources {
@@ -251,11 +263,11 @@ impl Reader {
             engine: &self.engine,
             cache: &self.cache,
         };
-        let fetched = fetch(sources, &plan, &keys, time).await?;
+        let fetched = fetch(sources, &plan, &rows, time).await?;
         Ok(ReadResponse {
             snapshot: plan.snapshot,
             as_of: time.as_of,
-            entities,
+            entities: rows.entities,
             features: assemble(&plan, &fetched, request.full_names),
         })
     }
@@ -271,6 +283,14 @@ impl Reader {
 
     pub(crate) fn settings(&self) -> &ServingSettings {
         &self.settings
+    }
+
+    fn planner(&self) -> Planner<'_> {
+        Planner {
+            engine: &self.engine,
+            history: &self.history,
+            queries: &self.queries,
+        }
     }
 
     fn state(&self) -> Arc<ReadState> {

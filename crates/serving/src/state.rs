@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use granary_catalog::{Catalog, Snapshot};
+use granary_engine::Engine;
 use granary_model::definitions::ServeMode;
 use granary_model::{ErrorKind, did_you_mean};
 use granary_store::{GenerationId, OnlineStore};
@@ -23,6 +24,14 @@ use crate::read::ReadTarget;
 const LISTS_MAX: u64 = 1_000;
 /// How far back a service may be answered from, in snapshots.
 const HISTORY_MAX: u64 = 256;
+
+/// What plans are made with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Planner<'a> {
+    pub engine: &'a Engine,
+    pub history: &'a History,
+    pub queries: &'a QueryViews,
+}
 
 /// A plan, or why there is none, shared by all who ask.
 type Planned = Result<Arc<ReadPlan>, Arc<ServingError>>;
@@ -45,18 +54,17 @@ impl ReadState {
         newest: Arc<Snapshot>,
         published: Vec<GenerationId>,
         pins: Pins,
-        history: &History,
-        queries: &QueryViews,
+        planner: Planner<'_>,
     ) -> Self {
         let views = newest.definitions.feature_views.values();
         let query_views = views
             .filter(|view| matches!(view.serve, ServeMode::Query { .. }) && view.version > 0)
-            .map(|view| queries.view(&newest, view))
+            .map(|view| planner.queries.view(&newest, view))
             .collect();
         let mut services = HashMap::new();
         for name in newest.definitions.services.keys() {
             let target = Target::Service(name);
-            let plan = newest_plan(target, &newest, &pins, history, queries).await;
+            let plan = newest_plan(target, &newest, &pins, planner).await;
             services.insert(name.clone(), plan.map(Arc::new).map_err(Arc::new));
         }
         Self {
@@ -91,25 +99,24 @@ impl ReadState {
     pub async fn plan(
         &self,
         target: &ReadTarget,
-        history: &History,
-        queries: &QueryViews,
+        planner: Planner<'_>,
     ) -> Result<Arc<ReadPlan>, ServingError> {
         let planned = match target {
             ReadTarget::Service(name) => {
                 let known = self.services.get(name).cloned();
                 known.ok_or_else(|| self.unknown_service(name))?
             }
-            ReadTarget::Features(list) => self.list_plan(list, history, queries).await,
+            ReadTarget::Features(list) => self.list_plan(list, planner).await,
         };
         planned.map_err(ServingError::Shared)
     }
 
-    async fn list_plan(&self, list: &[String], history: &History, queries: &QueryViews) -> Planned {
+    async fn list_plan(&self, list: &[String], planner: Planner<'_>) -> Planned {
         if let Some(planned) = self.lists.get(list) {
             return planned;
         }
         let target = Target::List(list);
-        let plan = newest_plan(target, &self.newest, &self.pins, history, queries).await;
+        let plan = newest_plan(target, &self.newest, &self.pins, planner).await;
         let planned = plan.map(Arc::new).map_err(Arc::new);
         // Mistakes are told quickly; that a view was never materialised is
         // found out only at the end of the history.
@@ -165,48 +172,65 @@ enum Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// The views that it reads by a snapshot's word.
-    fn views(self, snapshot: &'a Snapshot) -> Vec<&'a str> {
-        match self {
+    /// The views that it reads by a snapshot's word, those that on-demand views
+    /// read among them.
+    fn views(self, snapshot: &'a Snapshot) -> BTreeSet<&'a str> {
+        let d = &snapshot.definitions;
+        let mut open: Vec<&str> = match self {
             Self::Service(name) => {
-                let service = snapshot.definitions.services.get(name);
-                let from = service.into_iter().flat_map(|service| &service.from);
+                let from = d.services.get(name).into_iter().flat_map(|s| &s.from);
                 from.map(|bound| bound.view.as_str()).collect()
             }
             Self::List(list) => {
                 let view = |item: &'a String| item.split('.').next();
                 list.iter().filter_map(view).collect()
             }
+        };
+        let mut views = BTreeSet::new();
+        while let Some(view) = open.pop() {
+            if views.insert(view) {
+                let from = d.on_demand_views.get(view).map(|v| &v.from);
+                open.extend(from.into_iter().flatten().map(|bound| bound.view.as_str()));
+            }
         }
+        views
     }
 
     /// `None` where the snapshot has no such service.
-    fn compile(
+    async fn compile(
         self,
         snapshot: &Arc<Snapshot>,
         pins: &Pins,
-        queries: &QueryViews,
+        planner: Planner<'_>,
     ) -> Option<Result<ReadPlan, NoPlan>> {
-        match self {
+        let listed;
+        let selection = match self {
             Self::Service(name) => {
                 let service = snapshot.definitions.services.get(name)?;
-                let selection = Selection {
+                Selection {
                     from: &service.from,
                     features: &service.features,
-                };
-                Some(compile(snapshot, &selection, pins, queries))
+                }
             }
             Self::List(list) => {
-                let listed = list_as_service(snapshot, list).map_err(NoPlan::Refused);
-                Some(listed.and_then(|(from, features)| {
-                    let selection = Selection {
-                        from: &from,
-                        features: &features,
-                    };
-                    compile(snapshot, &selection, pins, queries)
-                }))
+                listed = match list_as_service(snapshot, list) {
+                    Ok(listed) => listed,
+                    Err(error) => return Some(Err(NoPlan::Refused(error))),
+                };
+                Selection {
+                    from: &listed.0,
+                    features: &listed.1,
+                }
             }
-        }
+        };
+        let definitions = &snapshot.definitions;
+        let expanded = planner
+            .engine
+            .expand(definitions, selection.from, selection.features, true);
+        Some(match expanded.await {
+            Ok(expanded) => compile(snapshot, &selection, &expanded, pins, planner.queries),
+            Err(error) => Err(NoPlan::Refused(error.into())),
+        })
     }
 }
 
@@ -255,10 +279,9 @@ async fn newest_plan(
     target: Target<'_>,
     newest: &Arc<Snapshot>,
     pins: &Pins,
-    history: &History,
-    queries: &QueryViews,
+    planner: Planner<'_>,
 ) -> Result<ReadPlan, ServingError> {
-    let missing = match target.compile(newest, pins, queries) {
+    let missing = match target.compile(newest, pins, planner).await {
         Some(Ok(plan)) => return Ok(plan),
         Some(Err(NoPlan::NotPublished(views))) => views,
         Some(Err(NoPlan::Refused(error))) => return Err(error),
@@ -267,13 +290,13 @@ async fn newest_plan(
     let mut lives = Lives::new(target, newest);
     let oldest = newest.number.saturating_sub(HISTORY_MAX).max(1);
     for number in (oldest..newest.number).rev() {
-        let Some(snapshot) = history.at(number).await? else {
+        let Some(snapshot) = planner.history.at(number).await? else {
             break;
         };
         if !lives.go_on_in(&snapshot) {
             break;
         }
-        match target.compile(&snapshot, pins, queries) {
+        match target.compile(&snapshot, pins, planner).await {
             Some(Ok(plan)) => return Ok(plan),
             Some(Err(_)) => {}
             None => break,

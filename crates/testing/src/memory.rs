@@ -371,6 +371,7 @@ fn request(target: ReadTarget, keys: RecordBatch) -> ReadRequest {
         caller: Caller::named("test"),
         target,
         keys,
+        inputs: Vec::new(),
         as_of: None,
         strictly_before: false,
         full_names: false,

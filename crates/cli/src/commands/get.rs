@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use granary_client::{Client, GetFeatures, Target};
-use granary_model::definitions::Column;
-use granary_model::{Caller, ErrorKind, FeatureType, UtcMicros};
+use granary_model::definitions::{Column, RequestColumns};
+use granary_model::{Caller, ErrorKind, UtcMicros};
 use granary_serving::{ReadRequest, ReadTarget};
 
 use crate::environment;
@@ -35,11 +35,13 @@ pub enum AnswerFormat {
     after_help = "\
 Values of --key are separated by commas; quote those that hold one: --key name=\"'Smith, A.',Jones\".
 NULL is NULL; a value of nothing is the empty string (of numbers and dates: NULL).
-Several --key are zipped: --key a=1,2 --key b=x,y reads (1, x) and (2, y).
+Several --key are zipped: --key a=1,2 --key b=x,y reads (1, x) and (2, y). An --input, for on-demand
+views, has one value for all entities or one for each.
 
 Examples:
   granary get --service risk_admission --key customer_id=1,2,3
   granary get --features customer_spend.amount_30d,customer_profile.* --key customer_id=7 --output json
+  granary get --service risk_admission --key customer_id=7 --input requested_amount=1000
   granary get --service risk_admission --key customer_id=7 --endpoint http://127.0.0.1:7420"
 )]
 pub struct Args {
@@ -52,8 +54,17 @@ pub struct Args {
     pub features: Vec<String>,
 
     /// Keys of the entities: name=value,value,..
-    #[arg(short, long = "key", value_name = "NAME=VALUES", required = true)]
+    #[arg(
+        short,
+        long = "key",
+        value_name = "NAME=VALUES",
+        required_unless_present = "inputs"
+    )]
     pub keys: Vec<KeyArgument>,
+
+    /// Inputs of on-demand views: name=value for all entities, or name=value,value,..
+    #[arg(short, long = "input", value_name = "NAME=VALUES")]
+    pub inputs: Vec<KeyArgument>,
 
     /// The time of the read [default: now]
     #[arg(long, value_name = "TIME")]
@@ -111,7 +122,9 @@ async fn read(project: &Project, args: &Args) -> anyhow::Result<Answer> {
     let reader = project.reader(&engine, &store).await?;
     let definitions = &reader.snapshot().definitions;
     let target = args.target();
-    let keys = keys::batch(&args.keys, &reader.request_keys(&target).await?)?;
+    let expected = reader.request_columns(&target).await?;
+    let keys = keys::batch(&args.keys, &expected.keys)?;
+    let inputs = keys::inputs(&args.inputs, &expected.inputs)?;
     let roles = definitions.grants.iter().map(|g| g.role.clone());
     let caller = Caller {
         name: environment::user(),
@@ -122,11 +135,13 @@ async fn read(project: &Project, args: &Args) -> anyhow::Result<Answer> {
             caller,
             target,
             keys: keys.clone(),
+            inputs,
             as_of: args.as_of,
             strictly_before: false,
             full_names: args.full_names,
         })
         .await?;
+    let keys = keys::of_entities(keys, response.entities)?;
     let features = response.features.into_iter().map(|feature| AnswerColumn {
         name: feature.name.to_string(),
         values: feature.values,
@@ -147,18 +162,23 @@ async fn ask(endpoint: &str, args: &Args) -> anyhow::Result<Answer> {
         Some(service) => Target::Service(service.clone()),
         None => Target::Features(args.features.clone()),
     };
-    let expected = expected_keys(&client, &target).await?;
-    let keys = keys::batch(&args.keys, &expected)?;
+    let expected = expected_columns(&client, &target).await?;
+    let keys = keys::batch(&args.keys, &expected.keys)?;
     let mut request = GetFeatures::new(target, keys.clone());
+    request.inputs = keys::inputs(&args.inputs, &expected.inputs)?;
     request.as_of = args.as_of;
     request.full_names = args.full_names;
     request.event_times = true;
     let answer = client.get_features(&request).await?;
+    let keys = keys::of_entities(keys, answer.entities)?;
     Ok(Answer::received(keys, answer))
 }
 
-/// The key columns that a server's target takes, as far as it describes them.
-pub(super) async fn expected_keys(client: &Client, target: &Target) -> anyhow::Result<Vec<Column>> {
+/// The columns that a server's target takes, as far as it describes them.
+pub(super) async fn expected_columns(
+    client: &Client,
+    target: &Target,
+) -> anyhow::Result<RequestColumns> {
     let described: Vec<&str> = match target {
         Target::Service(service) => vec![service],
         Target::Features(features) => {
@@ -167,7 +187,7 @@ pub(super) async fn expected_keys(client: &Client, target: &Target) -> anyhow::R
             views.into_iter().collect()
         }
     };
-    let mut expected = Vec::new();
+    let mut expected = RequestColumns::default();
     for name in described {
         let columns = match client.describe(name).await {
             Ok(object) => object.columns.into_iter(),
@@ -175,15 +195,17 @@ pub(super) async fn expected_keys(client: &Client, target: &Target) -> anyhow::R
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(error.into()),
         };
-        let keys = columns.filter(|column| column.role == "key");
-        expected.extend(keys.filter_map(|k| Some(Column::new(k.name, key_type(&k.data_type)?))));
+        for column in columns {
+            let to = match column.role.as_str() {
+                "key" => &mut expected.keys,
+                "input" => &mut expected.inputs,
+                _ => continue,
+            };
+            // A type of a later version is for the server to read.
+            if let Ok(data_type) = column.data_type.parse() {
+                to.push(Column::new(column.name, data_type));
+            }
+        }
     }
     Ok(expected)
-}
-
-/// The types that a key may have, by their SQL names.
-fn key_type(name: &str) -> Option<FeatureType> {
-    use FeatureType::{BigInt, Date, Int, SmallInt, Varbinary, Varchar};
-    let types = [SmallInt, Int, BigInt, Varchar, Varbinary, Date];
-    types.into_iter().find(|t| t.to_string() == name)
 }

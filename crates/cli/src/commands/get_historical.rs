@@ -18,7 +18,7 @@ use granary_client::{Client, GetHistorical, HistoricalReport, Reporter, Target, 
 use granary_engine::training::explain::{explain, time_split};
 use granary_engine::training::output::{OutputFormat, OutputTarget, Written, write};
 use granary_engine::training::{Spine, TrainingOptions, TrainingRequest, TrainingSet};
-use granary_engine::{Engine, EngineError};
+use granary_engine::{Engine, EngineError, InputColumn};
 use granary_model::bytes;
 use granary_serving::ReadTarget;
 use granary_serving::training::{backfill, select};
@@ -37,7 +37,8 @@ use crate::project::{self, Project};
     group(clap::ArgGroup::new("target").required(true).args(["service", "features"])),
     group(clap::ArgGroup::new("rows").required(true).args(["spine", "spine_sql"])),
     after_help = "\
-The spine has the keys, a time and any further columns, as labels. Each of its rows comes out once, in
+The spine has the keys, a time, the inputs of on-demand views by their names, and any further columns,
+as labels. Each of its rows comes out once, in
 order, its own columns untouched; each feature is the value as of the row's time. Files are Parquet, CSV
 (.csv, .csv.gz, .tsv) or Arrow IPC (.arrow, .arrows), by their names.
 
@@ -302,10 +303,17 @@ impl Computing {
             Some(service) => Target::Service(service.clone()),
             None => Target::Features(args.features.clone()),
         };
-        // A CSV file tells no types: keys take those that are asked for.
-        let keys = get::expected_keys(&client, &target).await?;
+        // A CSV file tells no types: keys and inputs take those that are asked for.
+        let expected = get::expected_columns(&client, &target).await?;
+        let inputs = expected.inputs.into_iter().map(|column| InputColumn {
+            column,
+            // What is missing the server says.
+            needed: false,
+        });
+        let inputs: Vec<InputColumn> = inputs.collect();
         let file = args.spine.as_deref().unwrap_or_default();
-        let spine = engine.spine_rows(file, &args.time, &keys).await?;
+        let spine = engine.spine_rows(file, &args.time, &expected.keys, &inputs);
+        let spine = spine.await?;
         let spine_schema = spine.schema();
         let named = file.to_owned();
         let spine = spine.map_err(move |error| EngineError::from_query(&named, error));

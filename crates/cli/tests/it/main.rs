@@ -4,6 +4,7 @@
 
 mod get_historical;
 mod golden;
+mod on_demand;
 mod options;
 mod project;
 mod races;

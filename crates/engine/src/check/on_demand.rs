@@ -1,13 +1,8 @@
 //! On-demand views: scalar SQL over features and inputs. Checked by planning
-//! their expressions over empty tables of the views' shapes; not served yet.
+//! their expressions as reads do.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use datafusion::arrow::datatypes::Schema;
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::datasource::empty::EmptyTable;
-use datafusion::logical_expr::LogicalPlan;
 use granary_model::Diagnostic;
 use granary_model::definitions::{Column, OnDemandView};
 use granary_model::fingerprint::Fingerprint;
@@ -19,10 +14,8 @@ use super::outputs::Outputs;
 use super::query::Query;
 use super::service::Bound;
 use super::translate::{syntax, translate};
-use crate::engine::{Joins, plan_statement, register};
-
-/// The name by which expressions may say that an input is meant.
-const INPUT: &str = "input";
+use crate::engine::plan_statement;
+use crate::expression::{Shapes, is_scalar};
 
 impl<'a> Check<'a> {
     pub(super) async fn on_demand_views(&mut self) {
@@ -62,19 +55,9 @@ impl<'a> Check<'a> {
         let mut bound = self.bind(&create.from);
         bound.errors.extend(duplicate_columns(&create.inputs));
         for input in &create.inputs {
-            if let Some((key, _)) = bound.request.get(&input.name.value)
-                && *key != input.data_type
-            {
-                let message = format!(
-                    "input {:?} is {}, and the key of that name is {key}",
-                    input.name.value, input.data_type
-                );
-                bound.errors.push(
-                    Diagnostic::new(&input.type_span, message)
-                        .help("keys and inputs share one namespace: give the input another name"),
-                );
-            }
+            bound.add_input(&input.name.value, &input.data_type, &input.type_span);
         }
+        bound.refuse_input_as_alias(&create.from);
         let features = if bound.broken {
             None
         } else {
@@ -85,9 +68,7 @@ impl<'a> Check<'a> {
         if failed {
             self.breaks(&create.name.value);
         }
-        let message = "on-demand feature views are not served by this version";
-        self.unserved
-            .push(Diagnostic::new(&create.name.span, message));
+        self.unserved.append(&mut bound.unserved);
         let mut depends_on: Vec<String> = bound.views.iter().map(|v| v.view.clone()).collect();
         depends_on.sort();
         depends_on.dedup();
@@ -113,26 +94,16 @@ impl<'a> Check<'a> {
         create: &CreateOnDemandView,
         bound: &mut Bound,
     ) -> Option<Vec<Column>> {
-        let context = self.engine.context(None, Joins::default());
-        let mut tables = Vec::new();
-        let inputs = columns(&create.inputs);
-        let shapes = bound
-            .views
-            .iter()
-            .map(|view| {
-                (
-                    view.alias.as_str(),
-                    self.view_features(&view.view).unwrap_or_default(),
-                )
-            })
-            .chain((!inputs.is_empty()).then_some((INPUT, inputs)));
-        for (name, columns) in shapes {
-            let fields: Vec<_> = columns.iter().map(Column::to_field).collect();
-            let table = Arc::new(EmptyTable::new(Arc::new(Schema::new(fields))));
-            register(&context, name, table).ok()?;
-            tables.push(format!("\"{}\"", name.replace('"', "\"\"")));
-        }
-        let sql = format!("SELECT\n{}\nFROM {}", create.select.text, tables.join(", "));
+        let views = bound.views.iter().map(|view| {
+            let features = self.view_features(&view.view).unwrap_or_default();
+            (view.alias.clone(), features)
+        });
+        let shapes = Shapes {
+            views: views.collect(),
+            inputs: columns(&create.inputs),
+        };
+        let (context, from) = shapes.session(self.engine).ok()?;
+        let sql = format!("SELECT\n{}\nFROM {from}", create.select.text);
         let state = context.state();
         let query = match Query::parse_within(&state, &create.select, &sql, 1) {
             Ok(query) => query,
@@ -170,18 +141,4 @@ impl<'a> Check<'a> {
         bound.errors.extend(errors);
         fine.then_some(features)
     }
-}
-
-fn is_scalar(plan: &LogicalPlan) -> bool {
-    let mut scalar = true;
-    let mut projections = 0;
-    let walked = plan.apply_with_subqueries(|node| {
-        match node {
-            LogicalPlan::Projection(_) => projections += 1,
-            LogicalPlan::Join(_) | LogicalPlan::TableScan(_) | LogicalPlan::EmptyRelation(_) => {}
-            _ => scalar = false,
-        }
-        Ok(TreeNodeRecursion::Continue)
-    });
-    walked.is_ok() && scalar && projections <= 1
 }

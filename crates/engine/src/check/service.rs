@@ -15,6 +15,7 @@ use granary_model::{Diagnostic, FeatureType, Span};
 use super::Check;
 use super::entities::annotations;
 use super::translate::instead;
+use crate::expression::INPUT;
 
 /// A FROM whose views are known.
 #[derive(Debug, Default)]
@@ -26,23 +27,50 @@ pub(super) struct Bound {
     pub(super) unserved: Vec<Diagnostic>,
     /// Key columns of the request with the place that first asked for them.
     pub(super) request: BTreeMap<String, (FeatureType, Span)>,
+    /// Inputs of the request, in the same way.
+    pub(super) inputs: BTreeMap<String, (FeatureType, Span)>,
 }
 
 impl Bound {
     fn add_request(&mut self, name: &str, data_type: &FeatureType, span: &Span) {
-        match self.request.get(name) {
-            None => {
-                let asked = (data_type.clone(), span.clone());
-                self.request.insert(name.to_owned(), asked);
-            }
-            Some((other, _)) if other == data_type => {}
-            Some((other, _)) => {
-                let message = format!("the request's {name:?} would be {other} and {data_type}");
-                let help = format!(
+        self.one_type(name, data_type, span);
+        let asked = || (data_type.clone(), span.clone());
+        self.request.entry(name.to_owned()).or_insert_with(asked);
+    }
+
+    pub(super) fn add_input(&mut self, name: &str, data_type: &FeatureType, span: &Span) {
+        self.one_type(name, data_type, span);
+        let asked = || (data_type.clone(), span.clone());
+        self.inputs.entry(name.to_owned()).or_insert_with(asked);
+    }
+
+    /// Keys and inputs share one namespace, and a name is of one type.
+    fn one_type(&mut self, name: &str, data_type: &FeatureType, span: &Span) {
+        let known = self.request.get(name).or(self.inputs.get(name));
+        if let Some((other, _)) = known
+            && other != data_type
+        {
+            let message = format!("the request's {name:?} would be {other} and {data_type}");
+            let help = match self.request.contains_key(name) {
+                true => format!(
                     "one name is one column of one type: rename one, as with KEY ({name} => other_{name})"
-                );
-                self.errors.push(Diagnostic::new(span, message).help(help));
-            }
+                ),
+                false => "one name is one column of one type: give one input another name".into(),
+            };
+            self.errors.push(Diagnostic::new(span, message).help(help));
+        }
+    }
+
+    /// `input.x` is an input.
+    pub(super) fn refuse_input_as_alias(&mut self, from: &[FromItem]) {
+        let aliases = from
+            .iter()
+            .map(|item| item.alias.as_ref().unwrap_or(&item.view));
+        for alias in aliases.filter(|alias| alias.value == INPUT) {
+            let message = "\"input\" in FROM would hide the inputs of the request";
+            let help = "give it another name: view AS name";
+            self.errors
+                .push(Diagnostic::new(&alias.span, message).help(help));
         }
     }
 }
@@ -107,14 +135,29 @@ impl Check<'_> {
                 continue;
             };
             let keys = self.bind_keys(item, alias, &keys, from, &mut bound);
-            bound.views.push(BoundView {
+            let view = BoundView {
                 alias: alias.value.clone(),
                 view: item.view.value.clone(),
                 keys,
-            });
+            };
+            if self.definitions.on_demand_views.contains_key(&view.view) {
+                self.add_requests_of(&view, &alias.span, &mut bound);
+            }
+            bound.views.push(view);
         }
         self.refuse_key_cycles(from, &mut bound);
         bound
+    }
+
+    /// What an on-demand view takes from the request.
+    fn add_requests_of(&self, view: &BoundView, span: &Span, bound: &mut Bound) {
+        let columns = self.definitions.request_columns(std::slice::from_ref(view));
+        for key in &columns.keys {
+            bound.add_request(&key.name, &key.data_type, span);
+        }
+        for input in &columns.inputs {
+            bound.add_input(&input.name, &input.data_type, span);
+        }
     }
 
     fn bind_keys(
@@ -272,17 +315,37 @@ impl Check<'_> {
     }
 
     fn refuse_offline(&self, item: &FromItem, bound: &mut Bound) {
-        let view = self.definitions.feature_views.get(&item.view.value);
-        if view.is_some_and(|view| view.serve == ServeMode::Offline) {
-            let message = format!(
-                "{:?} is SERVE OFFLINE: no service can read it",
-                item.view.value
-            );
-            bound.errors.push(
-                Diagnostic::new(&item.view.span, message)
-                    .help("leave SERVE OFFLINE out of the view, or the view out of the service"),
-            );
+        let Some(offline) = self.reads_offline(&item.view.value) else {
+            return;
+        };
+        let (message, help) = if offline == item.view.value {
+            (
+                format!("{offline:?} is SERVE OFFLINE: no service can read it"),
+                "leave SERVE OFFLINE out of the view, or the view out of the service",
+            )
+        } else {
+            (
+                format!(
+                    "{:?} reads {offline:?}, which is SERVE OFFLINE: no service can read it",
+                    item.view.value
+                ),
+                "leave SERVE OFFLINE out of that view, or this one out of the service",
+            )
+        };
+        bound
+            .errors
+            .push(Diagnostic::new(&item.view.span, message).help(help));
+    }
+
+    /// The view itself, or one that it computes from, that is not served.
+    fn reads_offline(&self, view: &str) -> Option<String> {
+        let of_view = self.definitions.feature_views.get(view);
+        if of_view.is_some_and(|view| view.serve == ServeMode::Offline) {
+            return Some(view.to_owned());
         }
+        let on_demand = self.definitions.on_demand_views.get(view)?;
+        let mut from = on_demand.from.iter();
+        from.find_map(|bound| self.reads_offline(&bound.view))
     }
 
     /// The features in SELECT order, `*` expanded, their names checked.

@@ -27,6 +27,7 @@ use super::unchanged::ScannedFiles;
 use super::{TrainingRequest, TrainingSet};
 use crate::engine::{Engine, Joins, physical_expr};
 use crate::error::EngineError;
+use crate::expression::{Argument, Computed, Expanded};
 
 /// Begins the names of working columns.
 pub(super) const WORKING: &str = "__granary ";
@@ -37,12 +38,15 @@ pub(super) struct Chain<'a> {
     pub(super) engine: &'a Engine,
     pub(super) definitions: &'a Definitions,
     pub(super) request: &'a TrainingRequest,
+    expanded: &'a Expanded,
     context: SessionContext,
     pub(super) state: SessionState,
     pub(super) plan: Arc<dyn ExecutionPlan>,
     spine_columns: usize,
     /// Key columns of the spine, and the keys as they are compared.
     spine_keys: Vec<(String, Arc<dyn PhysicalExpr>)>,
+    /// Columns of the spine that are inputs.
+    inputs: Vec<(String, Arc<dyn PhysicalExpr>)>,
     found: BTreeMap<&'a str, Found>,
     /// Of each view that is read from its runs: whether none was there.
     without_run: Vec<(String, Expr)>,
@@ -86,17 +90,18 @@ impl<'a> Chain<'a> {
         engine: &'a Engine,
         definitions: &'a Definitions,
         request: &'a TrainingRequest,
+        expanded: &'a Expanded,
     ) -> Result<Self, EngineError> {
         let context = engine
             .session_with(definitions, None, Joins::Spilling)
             .await?;
-        let needed = needed(request);
-        let keys = request_keys(&needed);
+        let keys = request_keys(&expanded.from);
         let added = request.features.iter().map(|f| short_name(request, f));
         let added: Vec<String> = added.collect();
         let columns = SpineColumns {
             time: &request.time,
             keys: &keys,
+            inputs: &expanded.inputs,
             added: &added,
         };
         let spine = open_spine(&context, &request.spine, columns).await?;
@@ -106,11 +111,13 @@ impl<'a> Chain<'a> {
             engine,
             definitions,
             request,
+            expanded,
             state: context.state(),
             context,
             plan: spine.plan,
             spine_columns,
             spine_keys: names.zip(spine.keys).collect(),
+            inputs: spine.inputs,
             found: BTreeMap::new(),
             without_run: Vec::new(),
             notes: BTreeSet::new(),
@@ -147,6 +154,29 @@ impl<'a> Chain<'a> {
         self.without_run.push((view.to_owned(), missing));
     }
 
+    pub(super) fn has_found(&self, alias: &str) -> bool {
+        self.found.contains_key(alias)
+    }
+
+    /// The column with the values of a feature, where it is there.
+    pub(super) fn found_value(&self, alias: &str, feature: &str) -> Option<&str> {
+        let found = self.found.get(alias)?;
+        found.values.get(feature).map(String::as_str)
+    }
+
+    pub(super) fn input(&self, name: &str) -> Option<Arc<dyn PhysicalExpr>> {
+        let mut inputs = self.inputs.iter();
+        let (_, input) = inputs.find(|(known, _)| known == name)?;
+        Some(Arc::clone(input))
+    }
+
+    /// A column of the chain.
+    pub(super) fn column(&self, name: &str) -> Result<Arc<dyn PhysicalExpr>, EngineError> {
+        let place = self.plan.schema().index_of(name);
+        let place = place.map_err(|e| failed("training set")(e.into()))?;
+        Ok(Arc::new(Column::new(name, place)))
+    }
+
     pub(super) fn give(&mut self, alias: &'a str, found: Found) {
         self.found.insert(alias, found);
     }
@@ -179,17 +209,28 @@ impl<'a> Chain<'a> {
         physical.collect::<PlanResult<_>>().map_err(failed)
     }
 
-    fn project(&mut self, columns: Vec<ProjectionExpr>) -> Result<(), EngineError> {
+    pub(super) fn project(&mut self, columns: Vec<ProjectionExpr>) -> Result<(), EngineError> {
         let projected = ProjectionExec::try_new(columns, self.plan.clone());
         self.plan = Arc::new(projected.map_err(failed("training set"))?);
         Ok(())
     }
 
-    /// Joins every view that is needed, each after those that give its keys.
+    /// Joins every view that is needed, each after those that give its keys,
+    /// and computes on-demand views as soon as what they read is there.
     pub(super) async fn join_views(&mut self) -> Result<(), EngineError> {
-        let request = self.request;
-        let mut open: Vec<&'a BoundView> = needed(request);
-        while !open.is_empty() {
+        let expanded = self.expanded;
+        let mut open: Vec<&'a BoundView> = expanded.from.iter().collect();
+        let mut uncomputed: Vec<&'a Computed> = expanded.computed.iter().collect();
+        loop {
+            // They stand after those that they read.
+            let mut later = Vec::new();
+            for computed in uncomputed {
+                match self.can_compute(computed) {
+                    true => self.compute(computed)?,
+                    false => later.push(computed),
+                }
+            }
+            uncomputed = later;
             let (ready, blocked): (Vec<_>, Vec<_>) = open.into_iter().partition(|bound| {
                 let sources = bound.keys.iter().map(|binding| &binding.source);
                 sources.into_iter().all(|source| match source {
@@ -199,17 +240,21 @@ impl<'a> Chain<'a> {
             });
             if ready.is_empty() {
                 let names: Vec<&str> = blocked.iter().map(|b| b.alias.as_str()).collect();
-                return Err(EngineError::Refused(format!(
-                    "the keys of {} depend on each other",
-                    names.join(", ")
-                )));
+                let computed = uncomputed.iter().map(|computed| computed.alias.as_str());
+                let names: Vec<&str> = names.into_iter().chain(computed).collect();
+                return match names.is_empty() {
+                    true => Ok(()),
+                    false => Err(EngineError::Refused(format!(
+                        "the keys of {} depend on each other",
+                        names.join(", ")
+                    ))),
+                };
             }
             let wanted = ready.into_iter().map(|bound| self.wanted(bound));
             let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
             self.join_level(wanted).await?;
             open = blocked;
         }
-        Ok(())
     }
 
     fn wanted(&self, bound: &'a BoundView) -> Result<Wanted<'a>, EngineError> {
@@ -221,7 +266,16 @@ impl<'a> Chain<'a> {
                 .filter(|f| f.view_alias == bound.alias)
                 .map(|f| f.feature.as_str()),
         );
-        for other in &self.request.from {
+        for computed in &self.expanded.computed {
+            let arguments = computed.expressions.arguments().iter();
+            features.extend(arguments.filter_map(|argument| match argument {
+                Argument::Feature { alias, feature } if *alias == bound.alias => {
+                    Some(feature.as_str())
+                }
+                _ => None,
+            }));
+        }
+        for other in &self.expanded.from {
             features.extend(other.keys.iter().filter_map(|b| match &b.source {
                 KeySource::Feature { alias, feature } if *alias == bound.alias => {
                     Some(feature.as_str())
@@ -271,14 +325,10 @@ impl<'a> Chain<'a> {
                 Ok((column.clone(), expression.clone()))
             }
             KeySource::Feature { alias, feature } => {
-                let found = self.found.get(alias.as_str());
-                let column = found.and_then(|found| found.values.get(feature));
-                let column = column
+                let column = self
+                    .found_value(alias, feature)
                     .ok_or_else(|| EngineError::Refused(format!("{alias} has no {feature}")))?;
-                let schema = self.plan.schema();
-                let place = schema.index_of(column);
-                let place = place.map_err(|e| failed(&bound.alias)(e.into()))?;
-                Ok((column.clone(), Arc::new(Column::new(column, place))))
+                Ok((column.to_owned(), self.column(column)?))
             }
             KeySource::Expression(_) | KeySource::Each(_) => Err(EngineError::Refused(format!(
                 "{}: the key {} comes from an expression, which this version does not serve",
@@ -367,7 +417,10 @@ fn status_text(value: Expr, status: &Expr) -> PlanResult<Expr> {
     .otherwise(text(FeatureStatus::NotFound))
 }
 
-fn plain_columns(schema: &SchemaRef, range: std::ops::Range<usize>) -> Vec<ProjectionExpr> {
+pub(super) fn plain_columns(
+    schema: &SchemaRef,
+    range: std::ops::Range<usize>,
+) -> Vec<ProjectionExpr> {
     let column = |index: usize| {
         let alias = schema.field(index).name().clone();
         ProjectionExpr {
@@ -391,9 +444,9 @@ fn short_name(request: &TrainingRequest, feature: &ServiceFeature) -> String {
 }
 
 /// Key columns that the spine must have, each once.
-fn request_keys(needed: &[&BoundView]) -> Vec<Typed> {
+fn request_keys(from: &[BoundView]) -> Vec<Typed> {
     let mut keys: Vec<Typed> = Vec::new();
-    for binding in needed.iter().flat_map(|bound| &bound.keys) {
+    for binding in from.iter().flat_map(|bound| &bound.keys) {
         if let KeySource::Request(name) = &binding.source
             && !keys.iter().any(|key| key.name == *name)
         {
@@ -403,39 +456,10 @@ fn request_keys(needed: &[&BoundView]) -> Vec<Typed> {
     keys
 }
 
-/// Views that features are selected from, and those that give keys to them.
-fn needed(request: &TrainingRequest) -> Vec<&BoundView> {
-    let selected = request.features.iter();
-    let mut wanted: BTreeSet<&str> = selected.map(|f| f.view_alias.as_str()).collect();
-    loop {
-        let before = wanted.len();
-        for bound in &request.from {
-            if wanted.contains(bound.alias.as_str()) {
-                wanted.extend(bound.keys.iter().filter_map(|b| match &b.source {
-                    KeySource::Feature { alias, .. } => Some(alias.as_str()),
-                    _ => None,
-                }));
-            }
-        }
-        if wanted.len() == before {
-            break;
-        }
-    }
-    let from = request.from.iter();
-    from.filter(|bound| wanted.contains(bound.alias.as_str()))
-        .collect()
-}
-
 fn view_of<'a>(
     definitions: &'a Definitions,
     bound: &BoundView,
 ) -> Result<&'a FeatureView, EngineError> {
-    if definitions.on_demand_views.contains_key(&bound.view) {
-        return Err(EngineError::Refused(format!(
-            "{}: on-demand views are not served by this version",
-            bound.view
-        )));
-    }
     definitions.feature_views.get(&bound.view).ok_or_else(|| {
         let known = definitions.feature_views.keys().map(String::as_str);
         EngineError::Refused(format!(

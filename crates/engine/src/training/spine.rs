@@ -33,6 +33,7 @@ use granary_model::{FeatureType, did_you_mean};
 
 use crate::engine::{Engine, Joins, event_time_type};
 use crate::error::EngineError;
+use crate::expression::InputColumn;
 
 /// What errors call a spine that has no file.
 const SPINE: &str = "the spine";
@@ -65,6 +66,8 @@ pub(crate) struct SpineColumns<'a> {
     pub(crate) time: &'a str,
     /// Key columns, by the names and types that the training set asks for.
     pub(crate) keys: &'a [Column],
+    /// Inputs of on-demand views; those that nothing needs may be missing.
+    pub(crate) inputs: &'a [InputColumn],
     /// Columns that the training set adds.
     pub(crate) added: &'a [String],
 }
@@ -78,6 +81,8 @@ pub(crate) struct SpineRows {
     pub(crate) time: Arc<dyn PhysicalExpr>,
     /// An expression over the plan's columns for each of [`SpineColumns::keys`].
     pub(crate) keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// The inputs that are there, by name, as the spine has them.
+    pub(crate) inputs: Vec<(String, Arc<dyn PhysicalExpr>)>,
 }
 
 impl Engine {
@@ -88,11 +93,13 @@ impl Engine {
         file: &str,
         time: &str,
         keys: &[Column],
+        inputs: &[InputColumn],
     ) -> Result<SendableRecordBatchStream, EngineError> {
         let context = self.context(None, Joins::default());
         let columns = SpineColumns {
             time,
             keys,
+            inputs,
             added: &[],
         };
         let opened = open_spine(&context, &Spine::File(file.to_owned()), columns).await?;
@@ -125,8 +132,11 @@ pub(crate) async fn open_spine(
     check_names(&name, &plan.schema(), columns.added)?;
     let time = time(context, &name, &plan, columns.time).await?;
     let keys = columns.keys.iter().map(|k| key(&name, &plan.schema(), k));
+    let inputs = columns.inputs.iter();
+    let inputs = inputs.filter_map(|i| input(&name, &plan.schema(), i).transpose());
     Ok(SpineRows {
         keys: keys.collect::<Result<_, _>>()?,
+        inputs: inputs.collect::<Result<_, _>>()?,
         time,
         plan,
     })
@@ -227,6 +237,30 @@ fn key(spine: &str, schema: &Schema, key: &Column) -> Result<Arc<dyn PhysicalExp
             refused(spine, format!("{name} expects {wanted}, got {given}"))
         }
     }
+}
+
+/// A column that is an input, if it is there or has to be.
+fn input(
+    spine: &str,
+    schema: &Schema,
+    input: &InputColumn,
+) -> Result<Option<(String, Arc<dyn PhysicalExpr>)>, EngineError> {
+    let Column {
+        name, data_type, ..
+    } = &input.column;
+    if !input.needed && schema.column_with_name(name).is_none() {
+        return Ok(None);
+    }
+    let (place, given) = find(spine, schema, "input column", name)?;
+    let fits = match FeatureType::from_arrow(given) {
+        Some(found) => data_type.accepts_input(&found),
+        None => *given == DataType::Null,
+    };
+    if !fits {
+        let given = sql_name(given);
+        return refused(spine, format!("{name} expects {data_type}, got {given}"));
+    }
+    Ok(Some((name.clone(), Arc::new(ColumnExpr::new(name, place)))))
 }
 
 fn sql_name(data_type: &DataType) -> String {

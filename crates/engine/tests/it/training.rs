@@ -37,7 +37,9 @@ pub(crate) fn listed(
     for item in list {
         let (view, feature) = item.split_once('.').unwrap();
         if !from.iter().any(|bound| bound.view == view) {
-            let keys = definitions.feature_views[view].keys.iter();
+            // An on-demand view has none.
+            let keys = definitions.feature_views.get(view);
+            let keys = keys.into_iter().flat_map(|view| &view.keys);
             from.push(BoundView {
                 alias: view.into(),
                 view: view.into(),

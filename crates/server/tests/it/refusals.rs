@@ -83,8 +83,8 @@ fn cases() -> Vec<(pb::GetFeaturesRequest, Code, &'static str)> {
         (with(&|r| r.encoding = 9), invalid, "unknown encoding"),
         (
             with(&|r| r.inputs = input.clone()),
-            unserved,
-            "request inputs are not served",
+            invalid,
+            "unknown input \"customer_id\" (this read takes no inputs)",
         ),
         (
             with(&|r| r.request_events = events.clone()),

@@ -1,10 +1,12 @@
-//! From a selection to its plan: levels by where keys come from, groups by
-//! which keys they are, projections by which features anyone wants.
+//! From an expanded selection to its plan: levels by where keys and arguments
+//! come from, groups by which keys they are, projections by which features
+//! anyone wants.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use granary_catalog::Snapshot;
+use granary_engine::{Argument, Computed, Expanded};
 use granary_model::definitions::{
     BoundView, Column, FeatureView, KeyBinding, KeySource, ServeMode, ServiceFeature,
 };
@@ -12,8 +14,8 @@ use granary_model::{FeatureType, did_you_mean};
 use granary_store::StoreError;
 
 use super::{
-    KeyColumn, KeyGroup, Level, NoPlan, OnlineRead, Pin, Pins, PlannedColumn, QueryRead, ReadPlan,
-    Selection, unknown_feature,
+    ArgumentColumn, ComputeStep, KeyColumn, KeyGroup, Level, NoPlan, OnlineRead, Pin, Pins,
+    PlannedColumn, QueryRead, ReadPlan, Selection, unknown_feature,
 };
 use crate::error::ServingError;
 use crate::query::QueryViews;
@@ -22,6 +24,7 @@ use crate::query::QueryViews;
 pub(crate) fn compile(
     snapshot: &Arc<Snapshot>,
     selection: &Selection<'_>,
+    expanded: &Expanded,
     pins: &Pins,
     queries: &QueryViews,
 ) -> Result<ReadPlan, NoPlan> {
@@ -33,6 +36,7 @@ pub(crate) fn compile(
         plan: ReadPlan {
             snapshot: snapshot.number,
             request_keys: Vec::new(),
+            inputs: expanded.inputs.clone(),
             levels: Vec::new(),
             fetches: 0,
             columns: Vec::with_capacity(selection.features.len()),
@@ -40,7 +44,7 @@ pub(crate) fn compile(
         },
     };
     let mut unpublished: Vec<String> = Vec::new();
-    for bound in selection.from {
+    for bound in &expanded.from {
         let view = compiler.admit(bound)?;
         for waits in compiler.waits_for_runs(view) {
             if !unpublished.contains(&waits.name) {
@@ -51,7 +55,7 @@ pub(crate) fn compile(
     if !unpublished.is_empty() {
         return Err(NoPlan::NotPublished(unpublished));
     }
-    compiler.bind_levels(selection.from)?;
+    compiler.bind_levels(expanded)?;
     for feature in selection.features {
         compiler.select(feature)?;
     }
@@ -59,14 +63,20 @@ pub(crate) fn compile(
     Ok(compiler.plan)
 }
 
-/// Where the fetch of one entry of FROM stands in the plan.
+/// Where one entry of FROM stands in the plan.
 #[derive(Debug, Clone, Copy)]
-struct Place<'a> {
-    view: &'a FeatureView,
-    level: usize,
-    group: usize,
-    /// In the group's `online` or `queries`.
-    index: usize,
+enum Place<'a> {
+    Fetched {
+        view: &'a FeatureView,
+        level: usize,
+        group: usize,
+        /// In the group's `online` or `queries`.
+        index: usize,
+    },
+    Computed {
+        computed: &'a Computed,
+        fetch: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -142,38 +152,103 @@ impl<'a> Compiler<'a> {
         Ok(at)
     }
 
-    /// Places every entry of FROM: in each level those whose keys are all
-    /// known by then.
-    fn bind_levels(&mut self, from: &'a [BoundView]) -> Result<(), ServingError> {
-        let mut waiting: Vec<&BoundView> = from.iter().collect();
-        while !waiting.is_empty() {
-            let (ready, later): (Vec<_>, Vec<_>) =
-                waiting.into_iter().partition(|b| self.has_keys_of(b, from));
-            if ready.is_empty() {
-                let names: Vec<&str> = later.iter().map(|b| b.alias.as_str()).collect();
+    /// Places every entry of FROM: in each level what can be computed by then,
+    /// and then those views whose keys are all known.
+    fn bind_levels(&mut self, expanded: &'a Expanded) -> Result<(), ServingError> {
+        let mut waiting: Vec<&BoundView> = expanded.from.iter().collect();
+        let mut uncomputed: Vec<&Computed> = expanded.computed.iter().collect();
+        while !waiting.is_empty() || !uncomputed.is_empty() {
+            self.plan.levels.push(Level::default());
+            let before = uncomputed.len();
+            // They stand after those that they read.
+            let mut later = Vec::new();
+            for computed in uncomputed {
+                match self.has_arguments_of(computed, expanded) {
+                    true => self.bind_computed(computed)?,
+                    false => later.push(computed),
+                }
+            }
+            uncomputed = later;
+            let (ready, blocked): (Vec<_>, Vec<_>) = waiting
+                .into_iter()
+                .partition(|b| self.has_keys_of(b, expanded));
+            if ready.is_empty() && uncomputed.len() == before {
+                let names = blocked.iter().map(|b| b.alias.as_str());
+                let names = names.chain(uncomputed.iter().map(|c| c.alias.as_str()));
                 return Err(ServingError::Invalid(format!(
                     "the keys of {} depend on each other",
-                    names.join(", ")
+                    names.collect::<Vec<_>>().join(", ")
                 )));
             }
-            self.plan.levels.push(Level::default());
             let mut places = Vec::with_capacity(ready.len());
             for bound in ready {
                 places.push((bound.alias.as_str(), self.bind(bound)?));
             }
             self.bound.extend(places);
-            waiting = later;
+            waiting = blocked;
         }
         Ok(())
     }
 
-    /// A key from what is not in FROM counts as known: binding it says so.
-    fn has_keys_of(&self, bound: &BoundView, from: &[BoundView]) -> bool {
+    /// Whether an entry is placed. What is not in FROM counts as placed: whoever
+    /// reads it says so.
+    fn is_placed(&self, alias: &str, expanded: &Expanded) -> bool {
+        let waits = expanded.from.iter().any(|b| b.alias == alias)
+            || expanded.computed.iter().any(|c| c.alias == alias);
+        self.bound.contains_key(alias) || !waits
+    }
+
+    fn has_keys_of(&self, bound: &BoundView, expanded: &Expanded) -> bool {
         bound.keys.iter().all(|binding| match &binding.source {
-            KeySource::Feature { alias, .. } => {
-                self.bound.contains_key(alias.as_str()) || !from.iter().any(|b| b.alias == *alias)
-            }
+            KeySource::Feature { alias, .. } => self.is_placed(alias, expanded),
             _ => true,
+        })
+    }
+
+    fn has_arguments_of(&self, computed: &Computed, expanded: &Expanded) -> bool {
+        let mut arguments = computed.expressions.arguments().iter();
+        arguments.all(|argument| match argument {
+            Argument::Feature { alias, .. } => self.is_placed(alias, expanded),
+            Argument::Input(_) | Argument::AsOf => true,
+        })
+    }
+
+    /// Adds expressions to the last level.
+    fn bind_computed(&mut self, computed: &'a Computed) -> Result<(), ServingError> {
+        let mut arguments = Vec::new();
+        for argument in computed.expressions.arguments() {
+            arguments.push(match argument {
+                Argument::AsOf => ArgumentColumn::AsOf,
+                Argument::Input(name) => ArgumentColumn::Input(self.input(computed, name)?),
+                Argument::Feature { alias, feature } => {
+                    let taken = self.project(alias, feature)?;
+                    ArgumentColumn::Feature {
+                        fetch: taken.fetch,
+                        position: taken.position,
+                    }
+                }
+            });
+        }
+        let fetch = self.plan.fetches;
+        self.plan.fetches += 1;
+        let step = ComputeStep {
+            fetch,
+            expressions: Arc::clone(&computed.expressions),
+            arguments,
+        };
+        if let Some(level) = self.plan.levels.last_mut() {
+            level.computed.push(step);
+        }
+        self.bound
+            .insert(&computed.alias, Place::Computed { computed, fetch });
+        Ok(())
+    }
+
+    fn input(&self, computed: &Computed, name: &str) -> Result<usize, ServingError> {
+        let mut inputs = self.plan.inputs.iter();
+        let place = inputs.position(|input| input.column.name == name);
+        place.ok_or_else(|| {
+            ServingError::Invalid(format!("{}: unknown input {name:?}", computed.view))
         })
     }
 
@@ -190,7 +265,7 @@ impl<'a> Compiler<'a> {
             (ServeMode::Online, Some(pin)) => self.add_online((level, group), view, pin),
             _ => self.add_query((level, group), view),
         };
-        Ok(Place {
+        Ok(Place::Fetched {
             view,
             level,
             group,
@@ -294,17 +369,27 @@ impl<'a> Compiler<'a> {
             name: alias.to_owned(),
             suggestion: String::new(),
         })?;
-        let view = place.view;
+        let (view, level, group, index) = match place {
+            Place::Computed { computed, fetch } => {
+                return Projected::computed(computed, feature, fetch);
+            }
+            Place::Fetched {
+                view,
+                level,
+                group,
+                index,
+            } => (view, level, group, index),
+        };
         let defined = view
             .feature(feature)
             .ok_or_else(|| unknown_feature(&view.name, feature, &view.features))?;
-        let group = &mut self.plan.levels[place.level].groups[place.group];
+        let group = &mut self.plan.levels[level].groups[group];
         let (fetch, projection, layout) = if view.serve == ServeMode::Online {
-            let read = &mut group.online[place.index];
-            let layout = group.generations[place.index].layout();
+            let read = &mut group.online[index];
+            let layout = group.generations[index].layout();
             (read.fetch, &mut read.projection, layout)
         } else {
-            let read = &mut group.queries[place.index];
+            let read = &mut group.queries[index];
             (read.fetch, &mut read.projection, read.view.layout())
         };
         let stored = layout
@@ -321,7 +406,8 @@ impl<'a> Compiler<'a> {
             projection.len() - 1
         });
         Ok(Projected {
-            view,
+            view: &view.name,
+            version: view.version,
             data_type: &defined.data_type,
             fetch,
             position,
@@ -334,8 +420,8 @@ impl<'a> Compiler<'a> {
         self.plan.columns.push(PlannedColumn {
             name: feature.name.as_str().into(),
             full_name: format!("{}__{}", feature.view_alias, feature.feature).into(),
-            view: from.view.name.as_str().into(),
-            view_version: from.view.version,
+            view: from.view.into(),
+            view_version: from.version,
             data_type: from.data_type.clone(),
             fetch: from.fetch,
             position: from.position,
@@ -344,13 +430,29 @@ impl<'a> Compiler<'a> {
     }
 }
 
-/// A feature that some fetch decodes.
+/// A feature that some fetch decodes, or that is computed.
 #[derive(Debug, Clone, Copy)]
 struct Projected<'a> {
-    view: &'a FeatureView,
+    view: &'a str,
+    version: u32,
     data_type: &'a FeatureType,
     fetch: usize,
     position: usize,
+}
+
+impl<'a> Projected<'a> {
+    fn computed(computed: &'a Computed, feature: &str, fetch: usize) -> Result<Self, ServingError> {
+        let outputs = computed.expressions.outputs();
+        let position = outputs.iter().position(|output| output.name == feature);
+        let position = position.ok_or_else(|| unknown_feature(&computed.view, feature, outputs))?;
+        Ok(Self {
+            view: &computed.view,
+            version: computed.version,
+            data_type: &outputs[position].data_type,
+            fetch,
+            position,
+        })
+    }
 }
 
 fn unserved_key(bound: &BoundView, binding: &KeyBinding) -> ServingError {
@@ -367,9 +469,6 @@ fn served_view<'a>(
 ) -> Result<&'a FeatureView, ServingError> {
     let d = &snapshot.definitions;
     let unserved = |what: &str| ServingError::Unserved(format!("{}: {what}", bound.view));
-    if d.on_demand_views.contains_key(&bound.view) {
-        return Err(unserved("on-demand views are not served by this version"));
-    }
     let Some(view) = d.feature_views.get(&bound.view) else {
         let known = d.feature_views.keys().map(String::as_str);
         return Err(ServingError::Unknown {

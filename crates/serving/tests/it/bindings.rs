@@ -85,7 +85,7 @@ async fn reader(project: &MemoryProject) -> Reader {
 /// Names and types of the key columns that a service asks for.
 async fn asked(reader: &Reader, service: &str) -> Vec<String> {
     let target = ReadTarget::Service(service.into());
-    let keys = reader.request_keys(&target).await.unwrap();
+    let keys = reader.request_columns(&target).await.unwrap().keys;
     let told = keys.iter().map(|k| format!("{} {}", k.name, k.data_type));
     told.collect()
 }

@@ -115,6 +115,18 @@ enum Wanted {
     Any,
     Time,
     Key(FeatureType),
+    /// As it is written; where there is no value, this.
+    Input(FeatureType),
+}
+
+/// Inputs take numbers and times as they are written: they convert.
+fn wanted_input(name: &str, columns: SpineColumns<'_>) -> Wanted {
+    let input = columns.inputs.iter().find(|i| i.column.name == name);
+    match input.map(|input| input.column.data_type.clone()) {
+        Some(t) if t.is_key() && t != FeatureType::Varbinary => Wanted::Key(t),
+        Some(t) if !matches!(t, FeatureType::List(_)) => Wanted::Input(t),
+        _ => Wanted::Any,
+    }
 }
 
 /// Every way in which values of a column are written.
@@ -143,7 +155,7 @@ impl ColumnValues {
             }
             Some(key) => Wanted::Key(key.data_type.clone()),
             None if columns.time == name => Wanted::Time,
-            None => Wanted::Any,
+            None => wanted_input(name, columns),
         };
         Ok(Self {
             name: name.to_owned(),
@@ -158,7 +170,7 @@ impl ColumnValues {
         for row in (0..values.len()).filter(|row| values.is_valid(*row)) {
             let value = values.value(row);
             match &self.wanted {
-                Wanted::Any => {
+                Wanted::Any | Wanted::Input(_) => {
                     if !self.kinds.text {
                         self.kinds.add(value);
                     }
@@ -185,7 +197,8 @@ impl ColumnValues {
             Wanted::Time if self.kinds == Kinds::default() => {
                 timestamp(TimeUnit::Microsecond, true)
             }
-            Wanted::Time | Wanted::Any => self.kinds.data_type(),
+            Wanted::Input(input) if self.kinds == Kinds::default() => input.to_arrow(),
+            Wanted::Time | Wanted::Any | Wanted::Input(_) => self.kinds.data_type(),
         };
         Field::new(&self.name, data_type, true)
     }

@@ -67,6 +67,7 @@ impl Case {
         let columns = SpineColumns {
             time: "event_time",
             keys: &self.keys,
+            inputs: &[],
             added: &self.added,
         };
         let opened = open_spine(&self.context, spine, columns).await;

@@ -214,7 +214,6 @@ async fn reserved_forms_are_kept_and_named_unserved() {
             "streams are not served by this version",
             "feature views over streams are not served by this version",
             "feature views over streams are not served by this version",
-            "on-demand feature views are not served by this version",
         ]
     );
 }

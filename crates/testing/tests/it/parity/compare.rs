@@ -89,6 +89,7 @@ impl<'a> Parity<'a> {
             caller: Caller::named("test"),
             target: ReadTarget::Features(vec![format!("{}.*", view.name)]),
             keys,
+            inputs: Vec::new(),
             as_of: Some(self.t),
             strictly_before: false,
             full_names: false,

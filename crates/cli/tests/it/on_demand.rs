@@ -1,0 +1,328 @@
+//! On-demand views on the command line: the same expressions in reads and in
+//! training sets.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::project::{Project, Run};
+use crate::serve::Server;
+
+const SQL: &str = "\
+CREATE ON DEMAND FEATURE VIEW affordability INPUT (requested_amount DOUBLE, term_months INT) COMMENT 'what is asked for'
+AS SELECT requested_amount / nullif(customer_balance.balance, 0) AS asked_to_balance,
+          round(input.requested_amount / term_months, 2) AS monthly,
+          coalesce(customer_balance.phone, 'unknown') AS phone,
+          date_part('epoch', as_of() - TIMESTAMP '2026-01-01T00:00:00Z') / 86400 AS days_of_2026
+   FROM customer_balance;
+
+CREATE ON DEMAND FEATURE VIEW decision
+AS SELECT affordability.asked_to_balance < 50 AND customer_rows.rows_seen > 1 AS accept
+   FROM affordability, customer_rows;
+
+CREATE FEATURE SERVICE admission
+AS SELECT decision.accept, affordability.monthly, affordability.asked_to_balance FROM decision, affordability;
+";
+
+fn project() -> Project {
+    let project = Project::small();
+    project.write("sql/on_demand.sql", SQL);
+    project.applied()
+}
+
+fn get(project: &Project, more: &[&str]) -> Run {
+    let fixed = ["get", "--as-of", "2026-04-01", "--output", "json"];
+    project.granary(&[&fixed[..], more].concat())
+}
+
+/// The values of each column, by name.
+fn values(run: &Run) -> Vec<(String, Value)> {
+    let told = run.json();
+    let columns = told["columns"].as_array().unwrap().iter();
+    let column = |c: &Value| (c["name"].as_str().unwrap().to_owned(), c["values"].clone());
+    columns.map(column).collect()
+}
+
+fn named(list: &[(&str, Value)]) -> Vec<(String, Value)> {
+    let named = list.iter().map(|(name, v)| ((*name).to_owned(), v.clone()));
+    named.collect()
+}
+
+#[test]
+fn a_read_computes_of_features_and_inputs() {
+    let project = project();
+    project
+        .granary(&["materialize", "--as-of", "2026-03-31"])
+        .succeeded();
+    // 9 is nobody: what is not found is NULL, and the expression decides.
+    let keys = ["--service", "admission", "--key", "customer_id=1,3,9"];
+    let run = get(
+        &project,
+        &[
+            &keys[..],
+            &[
+                "--input",
+                "requested_amount=1000",
+                "--input",
+                "term_months=12,10,8",
+            ],
+        ]
+        .concat(),
+    );
+    assert_eq!(
+        values(&run),
+        named(&[
+            ("customer_id", json!([1, 3, 9])),
+            ("accept", json!([true, false, null])),
+            ("monthly", json!([83.33, 100.0, 125.0])),
+            ("asked_to_balance", json!([1000.0 / 20.5, 4000.0, null])),
+        ]),
+        "{run:?}"
+    );
+    let statuses: Vec<_> = run.json()["columns"].as_array().unwrap()[1..]
+        .iter()
+        .map(|c| c["statuses"].clone())
+        .collect();
+    assert_eq!(
+        statuses[0],
+        json!(["PRESENT", "PRESENT", "NULL_VALUE"]),
+        "{run:?}"
+    );
+
+    // A list needs the inputs of what it asks for alone; others do no harm.
+    let list = [
+        "--features",
+        "affordability.phone,affordability.days_of_2026",
+    ];
+    let run = get(&project, &[&list[..], &["--key", "customer_id=2"]].concat());
+    assert_eq!(
+        values(&run),
+        named(&[
+            ("customer_id", json!([2])),
+            ("phone", json!(["unknown"])),
+            ("days_of_2026", json!([90.0])),
+        ])
+    );
+    get(
+        &project,
+        &[
+            &list[..],
+            &["--key", "customer_id=2", "--input", "term_months=1"],
+        ]
+        .concat(),
+    )
+    .succeeded();
+    // Without a key, too.
+    let run = get(
+        &project,
+        &[
+            "--features",
+            "affordability.monthly",
+            "--input",
+            "requested_amount=10,20",
+            "--input",
+            "term_months=4",
+        ],
+    );
+    assert_eq!(values(&run), named(&[("monthly", json!([2.5, 5.0]))]));
+}
+
+#[test]
+fn wrong_inputs_are_told_by_name() {
+    let project = project().materialized();
+    let refused = |more: &[&str], told: &[&str]| {
+        let fixed = ["--service", "admission", "--key", "customer_id=1,2"];
+        get(&project, &[&fixed[..], more].concat()).failed(1, told);
+    };
+    refused(
+        &[],
+        &["missing inputs: requested_amount DOUBLE, term_months INT"],
+    );
+    refused(
+        &["--input", "term_months=3"],
+        &["missing input: requested_amount DOUBLE"],
+    );
+    let amount = ["--input", "requested_amount=5"];
+    refused(
+        &[&amount[..], &["--input", "term_months=soon"]].concat(),
+        &["term_months expects INT, got \"soon\""],
+    );
+    refused(
+        &[&amount[..], &["--input", "term_month=3"]].concat(),
+        &[
+            "unknown input \"term_month\"",
+            "did you mean \"term_months\"",
+            "requested_amount DOUBLE, term_months INT",
+        ],
+    );
+    refused(
+        &[&amount[..], &["--input", "term_months=1,2,3"]].concat(),
+        &["the input term_months has 3 values, and there are 2 entities"],
+    );
+    get(
+        &project,
+        &[
+            "--service",
+            "limits",
+            "--key",
+            "customer_id=1",
+            "--input",
+            "x=1",
+        ],
+    )
+    .failed(1, &["unknown input \"x\"", "takes no inputs"]);
+}
+
+const SPINE: &str = "\
+customer_id,event_time,requested_amount,term_months
+1,2026-04-01T00:00:00Z,1000,12
+3,2026-04-01T00:00:00Z,1000,10
+9,2026-04-01T00:00:00Z,1000,8
+1,2026-01-20T00:00:00Z,21,
+";
+
+#[test]
+fn a_training_set_takes_inputs_from_the_spine() {
+    let project = project();
+    project
+        .granary(&["materialize", "--as-of", "2026-03-31"])
+        .succeeded();
+    project.write("spine.csv", SPINE);
+    let historical = |more: &[&str]| {
+        let fixed = [
+            "get-historical",
+            "--out",
+            "set.csv",
+            "--overwrite",
+            "--spine",
+        ];
+        let mut command = project.command(&[&fixed[..], more].concat());
+        command.current_dir(project.folder());
+        Run::of(&mut command)
+    };
+    historical(&["spine.csv", "--service", "admission", "--statuses"]).succeeded();
+    let read = || fs::read_to_string(project.path("set.csv")).unwrap();
+    assert_eq!(
+        read(),
+        format!(
+            "customer_id,event_time,requested_amount,term_months,accept,accept__status,monthly,monthly__status,asked_to_balance,asked_to_balance__status\n\
+             1,2026-04-01T00:00:00Z,1000,12,true,PRESENT,83.33,PRESENT,{},PRESENT\n\
+             3,2026-04-01T00:00:00Z,1000,10,false,PRESENT,100.0,PRESENT,4000.0,PRESENT\n\
+             9,2026-04-01T00:00:00Z,1000,8,,NULL_VALUE,125.0,PRESENT,,NULL_VALUE\n\
+             1,2026-01-20T00:00:00Z,21,,,NULL_VALUE,,NULL_VALUE,2.0,PRESENT\n",
+            1000.0 / 20.5
+        )
+    );
+    let list = [
+        "--features",
+        "affordability.days_of_2026,affordability.phone",
+    ];
+    historical(&[&["spine.csv"][..], &list].concat()).succeeded();
+    assert!(
+        read().ends_with("1,2026-01-20T00:00:00Z,21,,19.0,a\n"),
+        "{}",
+        read()
+    );
+
+    project.write(
+        "short.csv",
+        "customer_id,event_time,term_months\n1,2026-04-01T00:00:00Z,1\n",
+    );
+    historical(&["short.csv", "--service", "admission"])
+        .failed(1, &["short.csv: no input column \"requested_amount\""]);
+    project.write(
+        "wrong.csv",
+        "customer_id,event_time,requested_amount,term_months\n1,2026-04-01T00:00:00Z,much,1\n",
+    );
+    historical(&["wrong.csv", "--service", "admission"])
+        .failed(1, &["requested_amount expects DOUBLE, got VARCHAR"]);
+}
+
+#[test]
+fn plans_and_descriptions_show_them_as_served() {
+    let project = Project::small();
+    project.write("sql/on_demand.sql", SQL);
+    let plan = project.granary(&["plan"]);
+    let shown = &plan.succeeded().stdout;
+    assert!(
+        shown.contains("+ create on-demand feature view affordability")
+            && shown.contains("+ create on-demand feature view decision"),
+        "{shown}"
+    );
+    let project = project.applied();
+    let view = project
+        .granary(&["describe", "decision", "--output", "json"])
+        .json();
+    let columns: Vec<String> = view["columns"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| {
+            format!(
+                "{} {} {}",
+                c["role"].as_str().unwrap(),
+                c["name"].as_str().unwrap(),
+                c["type"].as_str().unwrap()
+            )
+        })
+        .collect();
+    assert_eq!(
+        columns,
+        [
+            "key customer_id BIGINT",
+            "input requested_amount DOUBLE",
+            "input term_months INT",
+            "feature accept BOOLEAN",
+        ]
+    );
+    assert_eq!(view["properties"]["values"], "live: computed in the read");
+    assert_eq!(view["properties"]["kind"], "on demand");
+}
+
+#[test]
+fn a_server_computes_the_same() {
+    let project = project();
+    project
+        .granary(&["materialize", "--as-of", "2026-03-31"])
+        .succeeded();
+    let server = Server::start(&project);
+    let endpoint = server.grpc.clone();
+    let asked = ["--service", "admission", "--key", "customer_id=1,2"];
+    let inputs = [
+        "--input",
+        "requested_amount=1000",
+        "--input",
+        "term_months=12,10",
+    ];
+    let here = get(&project, &[&asked[..], &inputs].concat());
+    let there = get(
+        &project,
+        &[&asked[..], &inputs, &["--endpoint", &endpoint]].concat(),
+    );
+    assert_eq!(values(&there), values(&here));
+    get(&project, &[&asked[..], &["--endpoint", &endpoint]].concat()).failed(
+        1,
+        &["missing inputs: requested_amount DOUBLE, term_months INT"],
+    );
+
+    project.write("spine.csv", SPINE);
+    let historical = |out: &str, more: &[&str]| {
+        let fixed = [
+            "get-historical",
+            "--spine",
+            "spine.csv",
+            "--service",
+            "admission",
+            "--out",
+            out,
+        ];
+        let mut command = project.command(&[&fixed[..], more].concat());
+        command.current_dir(project.folder());
+        Run::of(&mut command).succeeded();
+        fs::read_to_string(project.path(out)).unwrap()
+    };
+    assert_eq!(
+        historical("there.csv", &["--endpoint", &endpoint]),
+        historical("here.csv", &[])
+    );
+}
