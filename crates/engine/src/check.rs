@@ -11,6 +11,7 @@ mod blame;
 mod entities;
 mod feature_view;
 mod fingerprints;
+mod key_expressions;
 mod lineage;
 mod names;
 mod on_demand;
@@ -55,7 +56,7 @@ impl Engine {
         check.entities();
         check.relations().await;
         check.on_demand_views().await;
-        check.services();
+        check.services().await;
         check.annotations();
         check.fingerprint();
         check.diagnostics.into_result()?;

@@ -26,7 +26,7 @@ use crate::engine::physical_expr;
 use crate::error::EngineError;
 
 pub use expand::{Computed, Expanded, InputColumn};
-pub(crate) use select::{INPUT, Shapes, is_scalar};
+pub(crate) use select::{INPUT, Shapes, is_scalar, planned_outputs};
 use select::{PlannedOutput, PlannedSelect};
 
 /// What an expression reads.

@@ -190,13 +190,13 @@ pub(super) fn serve(mode: ServeMode) -> String {
     }
 }
 
-/// Whether a key comes from another view, so that it is read after that one.
+/// Whether a key does not come from the request as it is.
 pub(super) fn is_bound_to_features(bound: &BoundView) -> bool {
     let mut keys = bound.keys.iter();
-    keys.any(|key| matches!(key.source, KeySource::Feature { .. }))
+    keys.any(|key| !matches!(key.source, KeySource::Request(_)))
 }
 
-/// `device_risk`, `customer_spend AS guarantor`, with keys that come from features.
+/// `device_risk`, `customer_spend AS guarantor`, with keys that do not come from the request.
 pub(super) fn reading(bound: &BoundView) -> String {
     let mut words = bound.view.clone();
     if bound.alias != bound.view {

@@ -326,3 +326,69 @@ fn a_server_computes_the_same() {
         historical("here.csv", &[])
     );
 }
+
+const COMPUTED_KEYS: &str = "\
+CREATE ON DEMAND FEATURE VIEW other INPUT (code VARCHAR)
+AS SELECT ahead.balance AS ahead_balance, coded.rows_seen AS coded_rows
+   FROM customer_rows, customer_balance AS ahead KEY (customer_id => customer_rows.rows_seen + 1),
+        customer_rows AS coded KEY (customer_id => CAST(substr(input.code, 2) AS BIGINT));
+
+CREATE FEATURE SERVICE chain
+AS SELECT other.*, again.total AS again_total
+   FROM other, customer_rows AS again KEY (customer_id => CAST(other.coded_rows + length(code) - 1 AS BIGINT));
+";
+
+#[test]
+fn keys_are_computed_in_reads_and_in_training_sets() {
+    let project = Project::small();
+    project.write("sql/computed_keys.sql", COMPUTED_KEYS);
+    let project = project.applied();
+    project
+        .granary(&["materialize", "--as-of", "2026-03-31"])
+        .succeeded();
+    let asked = ["--service", "chain", "--key", "customer_id=1,2,9"];
+    // Customer 1 has two rows, 2 and 3 have one each; of 9 there are none.
+    let run = get(
+        &project,
+        &[&asked[..], &["--input", "code=c1,c2,c"]].concat(),
+    );
+    run.failed(1, &["coded.key", "Cannot cast string '' to value of Int64"]);
+    let run = get(
+        &project,
+        &[&asked[..], &["--input", "code=c1,c2,c7"]].concat(),
+    );
+    assert_eq!(
+        values(&run),
+        named(&[
+            ("customer_id", json!([1, 2, 9])),
+            ("ahead_balance", json!([0.25, -3.0, null])),
+            ("coded_rows", json!([2, 1, null])),
+            ("again_total", json!(["0.25", "-3.00", null])),
+        ]),
+        "{run:?}"
+    );
+    project.write(
+        "spine.csv",
+        "customer_id,event_time,code\n\
+         1,2026-04-01T00:00:00Z,c1\n2,2026-04-01T00:00:00Z,c2\n9,2026-04-01T00:00:00Z,c7\n",
+    );
+    let fixed = [
+        "get-historical",
+        "--spine",
+        "spine.csv",
+        "--service",
+        "chain",
+        "--out",
+        "set.csv",
+    ];
+    let mut command = project.command(&fixed);
+    command.current_dir(project.folder());
+    Run::of(&mut command).succeeded();
+    assert_eq!(
+        fs::read_to_string(project.path("set.csv")).unwrap(),
+        "customer_id,event_time,code,ahead_balance,coded_rows,again_total\n\
+         1,2026-04-01T00:00:00Z,c1,0.25,2,0.25\n\
+         2,2026-04-01T00:00:00Z,c2,-3.0,1,-3.00\n\
+         9,2026-04-01T00:00:00Z,c7,,,\n"
+    );
+}

@@ -151,7 +151,7 @@ fn what_is_not_served_fails_a_plan_and_an_apply() {
     project.write(
         "sql/chain.sql",
         "CREATE FEATURE SERVICE chain AS SELECT other.balance FROM customer_rows,\n\
-         customer_balance AS other KEY (customer_id => customer_rows.rows_seen + 1);\n",
+         customer_balance AS other KEY (customer_id => EACH make_array(customer_rows.rows_seen));\n",
     );
     let parts = ["sql/chain.sql:", "not served"];
     project.granary(&["plan"]).failed(1, &parts);

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use datafusion::logical_expr::LogicalPlan;
 use granary_model::Diagnostic;
 use granary_model::definitions::{Column, OnDemandView};
 use granary_model::fingerprint::Fingerprint;
-use granary_model::statement::{CreateOnDemandView, StatementKind};
+use granary_model::statement::{CreateOnDemandView, SqlText, StatementKind};
 
 use super::Check;
 use super::entities::{annotations, columns, duplicate_columns};
@@ -52,12 +53,8 @@ impl<'a> Check<'a> {
     }
 
     async fn on_demand_view(&mut self, create: &CreateOnDemandView) {
-        let mut bound = self.bind(&create.from);
+        let mut bound = self.bind(&create.from, Some(&create.inputs)).await;
         bound.errors.extend(duplicate_columns(&create.inputs));
-        for input in &create.inputs {
-            bound.add_input(&input.name.value, &input.data_type, &input.type_span);
-        }
-        bound.refuse_input_as_alias(&create.from);
         let features = if bound.broken {
             None
         } else {
@@ -94,37 +91,9 @@ impl<'a> Check<'a> {
         create: &CreateOnDemandView,
         bound: &mut Bound,
     ) -> Option<Vec<Column>> {
-        let views = bound.views.iter().map(|view| {
-            let features = self.view_features(&view.view).unwrap_or_default();
-            (view.alias.clone(), features)
-        });
-        let shapes = Shapes {
-            views: views.collect(),
-            inputs: columns(&create.inputs),
-        };
-        let (context, from) = shapes.session(self.engine).ok()?;
-        let sql = format!("SELECT\n{}\nFROM {from}", create.select.text);
-        let state = context.state();
-        let query = match Query::parse_within(&state, &create.select, &sql, 1) {
-            Ok(query) => query,
-            Err(error) => {
-                bound.errors.push(syntax(&create.select, &error));
-                return None;
-            }
-        };
-        let refused = query.refused_calls(&state);
-        if !refused.is_empty() {
-            bound.errors.extend(refused);
-            return None;
-        }
-        let plan = match plan_statement(&state, query.statement()).await {
-            Ok(plan) => plan,
-            Err(error) => {
-                let told = translate(&query, &error, &create.select.span);
-                bound.errors.extend(told);
-                return None;
-            }
-        };
+        let shapes = self.shapes(bound, columns(&create.inputs));
+        let planned = self.plan_scalars(&create.select, &shapes, &mut bound.errors);
+        let (query, plan) = planned.await?;
         if !is_scalar(&plan) {
             let message = "an on-demand view has scalar expressions only: no aggregate, no window, no subquery";
             let error = Diagnostic::new(&create.select.span, message);
@@ -140,5 +109,37 @@ impl<'a> Check<'a> {
         let fine = errors.is_empty();
         bound.errors.extend(errors);
         fine.then_some(features)
+    }
+
+    /// Plans `SELECT <text>` over views and inputs, as reads do; what is wrong
+    /// is added to the errors.
+    pub(super) async fn plan_scalars<'t>(
+        &self,
+        text: &'t SqlText,
+        shapes: &Shapes,
+        errors: &mut Vec<Diagnostic>,
+    ) -> Option<(Query<'t>, LogicalPlan)> {
+        let (context, from) = shapes.session(self.engine).ok()?;
+        let sql = format!("SELECT\n{}\nFROM {from}", text.text);
+        let state = context.state();
+        let query = match Query::parse_within(&state, text, &sql, 1) {
+            Ok(query) => query,
+            Err(error) => {
+                errors.push(syntax(text, &error));
+                return None;
+            }
+        };
+        let refused = query.refused_calls(&state);
+        if !refused.is_empty() {
+            errors.extend(refused);
+            return None;
+        }
+        match plan_statement(&state, query.statement()).await {
+            Ok(plan) => Some((query, plan)),
+            Err(error) => {
+                errors.extend(translate(&query, &error, &text.span));
+                None
+            }
+        }
     }
 }

@@ -7,13 +7,14 @@ use granary_model::definitions::{
     BoundView, Column, FeatureService, KeyBinding, KeySource, ServeMode, ServiceFeature,
 };
 use granary_model::statement::{
-    CreateService, FromItem, Ident, KeyClause, KeyExpression, ObjectSort, ServiceItem,
+    ColumnDef, CreateService, FromItem, Ident, KeyClause, KeyExpression, ObjectSort, ServiceItem,
     StatementKind,
 };
 use granary_model::{Diagnostic, FeatureType, Span};
 
 use super::Check;
-use super::entities::annotations;
+use super::entities::{annotations, columns};
+use super::key_expressions::{KeyReads, expression_of};
 use super::translate::instead;
 use crate::expression::INPUT;
 
@@ -76,18 +77,18 @@ impl Bound {
 }
 
 impl Check<'_> {
-    pub(super) fn services(&mut self) {
+    pub(super) async fn services(&mut self) {
         for statement in self.statements {
             if let StatementKind::CreateService(create) = &statement.kind
                 && self.names.is_first(&create.name)
             {
-                self.service(create);
+                self.service(create).await;
             }
         }
     }
 
-    fn service(&mut self, create: &CreateService) {
-        let mut bound = self.bind(&create.from);
+    async fn service(&mut self, create: &CreateService) {
+        let mut bound = self.bind(&create.from, None).await;
         for item in &create.from {
             self.refuse_offline(item, &mut bound);
         }
@@ -109,8 +110,30 @@ impl Check<'_> {
             .insert(service.name.clone(), service);
     }
 
-    /// Resolves a FROM: views, aliases and where each key comes from.
-    pub(super) fn bind(&self, from: &[FromItem]) -> Bound {
+    /// Resolves a FROM: views, aliases and where each key comes from. `inputs`:
+    /// those that an on-demand view declares; a service has those of its views.
+    pub(super) async fn bind(&self, from: &[FromItem], inputs: Option<&[ColumnDef]>) -> Bound {
+        let mut bound = self.bind_views(from);
+        for input in inputs.into_iter().flatten() {
+            bound.add_input(&input.name.value, &input.data_type, &input.type_span);
+        }
+        bound.refuse_input_as_alias(from);
+        let inputs = match inputs {
+            Some(declared) => columns(declared),
+            None => {
+                let known = bound.inputs.iter();
+                let column = |(name, (t, _)): (&String, &(FeatureType, Span))| {
+                    Column::new(name.clone(), t.clone())
+                };
+                known.map(column).collect()
+            }
+        };
+        let reads = self.key_expressions(from, inputs, &mut bound).await;
+        self.refuse_key_cycles(from, &reads, &mut bound);
+        bound
+    }
+
+    fn bind_views(&self, from: &[FromItem]) -> Bound {
         let mut bound = Bound::default();
         let mut aliases = BTreeSet::new();
         let sorts = [ObjectSort::FeatureView, ObjectSort::OnDemandView];
@@ -145,7 +168,6 @@ impl Check<'_> {
             }
             bound.views.push(view);
         }
-        self.refuse_key_cycles(from, &mut bound);
         bound
     }
 
@@ -208,6 +230,9 @@ impl Check<'_> {
             let message = format!("keys from {what} are not served by this version");
             bound.unserved.push(Diagnostic::new(span, message));
         };
+        if let (false, Some(sql)) = (clause.each, expression_of(clause)) {
+            return KeySource::Expression(sql.text);
+        }
         match &clause.source {
             KeyExpression::Name(name) if clause.each => {
                 unserved(&name.span, "EACH of a list");
@@ -237,10 +262,7 @@ impl Check<'_> {
                 unserved(&sql.span, "EACH of a list");
                 KeySource::Each(sql.text.clone())
             }
-            KeyExpression::Sql(sql) => {
-                unserved(&sql.span, "an expression");
-                KeySource::Expression(sql.text.clone())
-            }
+            KeyExpression::Sql(sql) => KeySource::Expression(sql.text.clone()),
         }
     }
 
@@ -280,26 +302,25 @@ impl Check<'_> {
     }
 
     /// Keys that are taken from views whose keys are taken from them.
-    fn refuse_key_cycles(&self, from: &[FromItem], bound: &mut Bound) {
-        let next = |alias: &str| -> Vec<&Ident> {
+    fn refuse_key_cycles(&self, from: &[FromItem], reads: &KeyReads, bound: &mut Bound) {
+        let next = |alias: &str| -> Vec<String> {
             let item = from
                 .iter()
                 .find(|item| item.alias.as_ref().unwrap_or(&item.view).value == alias);
             let clauses = item.map(|item| item.keys.as_slice()).unwrap_or_default();
-            clauses
-                .iter()
-                .filter_map(|clause| match &clause.source {
-                    KeyExpression::Feature { alias, .. } => Some(alias),
-                    _ => None,
-                })
-                .collect()
+            let features = clauses.iter().filter_map(|clause| match &clause.source {
+                KeyExpression::Feature { alias, .. } => Some(alias.value.clone()),
+                _ => None,
+            });
+            let computed = reads.get(alias).into_iter().flatten();
+            features.chain(computed.cloned()).collect()
         };
         for item in from {
             let start = item.alias.as_ref().unwrap_or(&item.view);
             let mut seen = BTreeSet::new();
             let mut open = next(&start.value);
             while let Some(alias) = open.pop() {
-                if alias.value == start.value {
+                if alias == start.value {
                     let message = format!("the key of {:?} depends on itself", start.value);
                     bound.errors.push(
                         Diagnostic::new(&start.span, message)
@@ -307,8 +328,8 @@ impl Check<'_> {
                     );
                     return;
                 }
-                if seen.insert(alias.value.clone()) {
-                    open.extend(next(&alias.value));
+                if seen.insert(alias.clone()) {
+                    open.extend(next(&alias));
                 }
             }
         }
@@ -446,7 +467,7 @@ impl Check<'_> {
     }
 
     /// The keys of a view; of an on-demand view none.
-    fn view_keys(&self, view: &str) -> Option<Vec<Column>> {
+    pub(super) fn view_keys(&self, view: &str) -> Option<Vec<Column>> {
         if self.definitions.on_demand_views.contains_key(view) {
             return Some(Vec::new());
         }

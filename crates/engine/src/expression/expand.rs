@@ -3,7 +3,8 @@
 //!
 //! Each on-demand view brings a FROM of its own. Views of it that are read by
 //! the same keys as others are read once, whoever names them; features that
-//! nobody wants are not computed, and what only they need is not read.
+//! nobody wants are not computed, and what only they need is not read. A key
+//! that is an expression becomes a feature of expressions by themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,8 +37,9 @@ pub struct Expanded {
 #[derive(Debug)]
 pub struct Computed {
     pub alias: String,
-    /// The on-demand view.
+    /// The on-demand view, or for what keys it is.
     pub view: String,
+    /// 0 where it is no view.
     pub version: u32,
     pub expressions: Arc<CompiledExpressions>,
 }
@@ -78,18 +80,35 @@ impl Engine {
     }
 }
 
-/// An on-demand view in the selection.
+/// The feature that a computed key is.
+const KEY: &str = "key";
+
+/// An on-demand view in the selection, or a computed key.
 #[derive(Debug)]
 struct Node<'a> {
     alias: String,
-    view: &'a OnDemandView,
+    view: &'a str,
+    /// Of an on-demand view.
+    version: Option<u32>,
     select: PlannedSelect,
     /// What the aliases of its FROM are called in the selection.
-    names: BTreeMap<&'a str, String>,
+    names: Names<'a>,
     wanted: BTreeSet<String>,
 }
 
-impl Node<'_> {
+impl<'a> Node<'a> {
+    /// A computed key, by what the aliases that it reads are called.
+    fn key(alias: String, of: &'a str, select: PlannedSelect, names: &Names<'a>) -> Self {
+        Self {
+            alias,
+            view: of,
+            version: None,
+            select,
+            names: names.clone(),
+            wanted: BTreeSet::new(),
+        }
+    }
+
     fn wanted(&self) -> impl Iterator<Item = &PlannedOutput> {
         let outputs = self.select.outputs.iter();
         outputs.filter(|output| self.wanted.contains(&output.column.name))
@@ -106,6 +125,12 @@ impl Node<'_> {
     }
 }
 
+/// What the aliases of a FROM are called in the selection.
+type Names<'a> = BTreeMap<&'a str, String>;
+
+/// The computed keys of a FROM, by alias and key.
+type Keys<'a> = BTreeMap<(&'a str, &'a str), PlannedSelect>;
+
 struct Expander<'a> {
     engine: &'a Engine,
     definitions: &'a Definitions,
@@ -119,12 +144,81 @@ impl<'a> Expander<'a> {
     /// Takes the FROM of the selection, whose aliases stay as they are.
     async fn outermost(&mut self, from: &'a [BoundView]) -> Result<(), EngineError> {
         for bound in from {
-            match self.definitions.on_demand_views.get(&bound.view) {
-                Some(view) => self.on_demand(view, bound.alias.clone()).await?,
-                None => self.from.push(bound.clone()),
+            if let Some(view) = self.definitions.on_demand_views.get(&bound.view) {
+                self.on_demand(view, bound.alias.clone()).await?;
+            }
+        }
+        let inputs = self.inputs.iter().map(|input| input.column.clone());
+        let mut keys = self.keys(from, inputs.collect()).await?;
+        let names = from.iter().map(|b| (b.alias.as_str(), b.alias.clone()));
+        let names: Names<'a> = names.collect();
+        for bound in from {
+            if !self.definitions.on_demand_views.contains_key(&bound.view) {
+                let resolved = self.resolved(bound, "", &names, &mut keys);
+                self.from.push(resolved);
             }
         }
         Ok(())
+    }
+
+    /// Plans the keys of a FROM that are expressions.
+    async fn keys(
+        &self,
+        from: &'a [BoundView],
+        inputs: Vec<Column>,
+    ) -> Result<Keys<'a>, EngineError> {
+        let mut keys = Keys::new();
+        for bound in from {
+            for binding in &bound.keys {
+                let KeySource::Expression(sql) = &binding.source else {
+                    continue;
+                };
+                let shapes = self.shapes(from, inputs.clone())?;
+                let select = format!("({sql}) AS \"{KEY}\"");
+                let key = &binding.key.name;
+                let planned = PlannedSelect::of(self.engine, key, &shapes, &select).await?;
+                keys.insert((&bound.alias, key), planned);
+            }
+        }
+        Ok(keys)
+    }
+
+    /// A view whose keys come from what the selection has. `scope`: before the
+    /// names of computed keys; a key that is computed already is taken from there.
+    fn resolved(
+        &mut self,
+        bound: &'a BoundView,
+        scope: &str,
+        names: &Names<'a>,
+        keys: &mut Keys<'a>,
+    ) -> BoundView {
+        let mut resolved = bound.clone();
+        for (binding, given) in resolved.keys.iter_mut().zip(&bound.keys) {
+            let key = given.key.name.as_str();
+            match &mut binding.source {
+                KeySource::Feature { alias, .. } => {
+                    if let Some(name) = names.get(alias.as_str()) {
+                        alias.clone_from(name);
+                    }
+                }
+                KeySource::Expression(sql) => {
+                    let alias = format!("{scope}({sql})");
+                    let planned = keys.remove(&(bound.alias.as_str(), key));
+                    if let Some(planned) = planned
+                        && self.nodes.iter().all(|node| node.alias != alias)
+                    {
+                        let key = Node::key(alias.clone(), &bound.alias, planned, names);
+                        self.nodes.push(key);
+                    }
+                    binding.source = KeySource::Feature {
+                        alias,
+                        feature: KEY.to_owned(),
+                    };
+                }
+                KeySource::Request(_) | KeySource::Each(_) => {}
+            }
+        }
+        resolved
     }
 
     /// Adds an on-demand view under an alias, after what it reads.
@@ -139,7 +233,8 @@ impl<'a> Expander<'a> {
             let select = self.plan(view).await?;
             self.nodes.push(Node {
                 alias,
-                view,
+                view: &view.name,
+                version: Some(view.version),
                 select,
                 names,
                 wanted: BTreeSet::new(),
@@ -150,21 +245,14 @@ impl<'a> Expander<'a> {
     }
 
     /// Takes the FROM of an on-demand view: what its aliases are called here.
-    async fn inner(
-        &mut self,
-        view: &'a OnDemandView,
-    ) -> Result<BTreeMap<&'a str, String>, EngineError> {
-        let mut names: BTreeMap<&str, String> = BTreeMap::new();
+    async fn inner(&mut self, view: &'a OnDemandView) -> Result<Names<'a>, EngineError> {
+        let mut keys = self.keys(&view.from, view.inputs.clone()).await?;
+        let mut names = Names::new();
         let mut waiting: Vec<&BoundView> = view.from.iter().collect();
         while !waiting.is_empty() {
-            let known = |bound: &BoundView| {
-                let mut sources = bound.keys.iter().map(|binding| &binding.source);
-                sources.all(|source| match source {
-                    KeySource::Feature { alias, .. } => names.contains_key(alias.as_str()),
-                    _ => true,
-                })
-            };
-            let (ready, later): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|b| known(b));
+            let (ready, later): (Vec<_>, Vec<_>) = waiting
+                .into_iter()
+                .partition(|bound| is_known(bound, &names, &keys));
             if ready.is_empty() {
                 return Err(EngineError::Refused(format!(
                     "{}: its keys depend on each other",
@@ -172,7 +260,7 @@ impl<'a> Expander<'a> {
                 )));
             }
             for bound in ready {
-                let name = self.inner_view(view, bound, &names).await?;
+                let name = self.inner_view(view, bound, &names, &mut keys).await?;
                 names.insert(&bound.alias, name);
             }
             waiting = later;
@@ -184,33 +272,27 @@ impl<'a> Expander<'a> {
     /// with the same keys is already, or by a name of its own.
     async fn inner_view(
         &mut self,
-        of: &OnDemandView,
+        of: &'a OnDemandView,
         bound: &'a BoundView,
-        names: &BTreeMap<&str, String>,
+        names: &Names<'a>,
+        keys: &mut Keys<'a>,
     ) -> Result<String, EngineError> {
         let own = format!("{}.{}", of.name, bound.alias);
         if let Some(view) = self.definitions.on_demand_views.get(&bound.view) {
-            let known = self.nodes.iter().find(|node| node.view.name == view.name);
-            if let Some(known) = known {
+            let mut views = self.nodes.iter().filter(|node| node.version.is_some());
+            if let Some(known) = views.find(|node| node.view == view.name) {
                 return Ok(known.alias.clone());
             }
             self.on_demand(view, own.clone()).await?;
             return Ok(own);
         }
-        let mut renamed = bound.clone();
-        for binding in &mut renamed.keys {
-            if let KeySource::Feature { alias, .. } = &mut binding.source
-                && let Some(name) = names.get(alias.as_str())
-            {
-                alias.clone_from(name);
-            }
-        }
-        let same = |other: &&BoundView| other.view == renamed.view && other.keys == renamed.keys;
+        let mut resolved = self.resolved(bound, &of.name, names, keys);
+        let same = |other: &&BoundView| other.view == resolved.view && other.keys == resolved.keys;
         if let Some(same) = self.from.iter().find(same) {
             return Ok(same.alias.clone());
         }
-        renamed.alias.clone_from(&own);
-        self.from.push(renamed);
+        resolved.alias.clone_from(&own);
+        self.from.push(resolved);
         Ok(own)
     }
 
@@ -235,15 +317,20 @@ impl<'a> Expander<'a> {
     }
 
     async fn plan(&self, view: &OnDemandView) -> Result<PlannedSelect, EngineError> {
-        let mut shapes = Shapes {
-            inputs: view.inputs.clone(),
-            ..Shapes::default()
-        };
-        for bound in &view.from {
-            let columns = self.features(&bound.view)?.to_vec();
-            shapes.views.push((bound.alias.clone(), columns));
-        }
+        let shapes = self.shapes(&view.from, view.inputs.clone())?;
         PlannedSelect::of(self.engine, &view.name, &shapes, &view.select).await
+    }
+
+    /// What expressions over a FROM may read.
+    fn shapes(&self, from: &[BoundView], inputs: Vec<Column>) -> Result<Shapes, EngineError> {
+        let views = from.iter().map(|bound| {
+            let features = self.features(&bound.view)?.to_vec();
+            Ok((bound.alias.clone(), features))
+        });
+        Ok(Shapes {
+            views: views.collect::<Result<_, EngineError>>()?,
+            inputs,
+        })
     }
 
     fn features(&self, view: &str) -> Result<&'a [Column], EngineError> {
@@ -313,7 +400,7 @@ impl<'a> Expander<'a> {
             let known = outputs.iter().map(|output| output.column.name.as_str());
             return Err(EngineError::Refused(format!(
                 "{} has no feature {feature:?}{}",
-                node.view.name,
+                node.view,
                 did_you_mean(feature, known)
             )));
         };
@@ -337,17 +424,33 @@ impl<'a> Expander<'a> {
     }
 }
 
+/// Whether all that the keys of a view come from has a name.
+fn is_known(bound: &BoundView, names: &Names<'_>, keys: &Keys<'_>) -> bool {
+    bound.keys.iter().all(|binding| match &binding.source {
+        KeySource::Feature { alias, .. } => names.contains_key(alias.as_str()),
+        KeySource::Expression(_) => {
+            let planned = keys.get(&(bound.alias.as_str(), binding.key.name.as_str()));
+            let outputs = planned.into_iter().flat_map(|planned| &planned.outputs);
+            let mut read = outputs.flat_map(PlannedOutput::arguments);
+            read.all(|argument| match argument {
+                Argument::Feature { alias, .. } => names.contains_key(alias.as_str()),
+                Argument::Input(_) | Argument::AsOf => true,
+            })
+        }
+        KeySource::Request(_) | KeySource::Each(_) => true,
+    })
+}
+
 fn compiled(node: &Node<'_>) -> Result<Computed, EngineError> {
     let outputs: Vec<_> = node.wanted().collect();
-    let name = &node.view.name;
-    let mut expressions = CompiledExpressions::new(&node.select.state, name, &outputs)?;
+    let mut expressions = CompiledExpressions::new(&node.select.state, node.view, &outputs)?;
     for argument in &mut expressions.arguments {
         *argument = node.outer(argument);
     }
     Ok(Computed {
         alias: node.alias.clone(),
-        view: name.clone(),
-        version: node.view.version,
+        view: node.view.to_owned(),
+        version: node.version.unwrap_or_default(),
         expressions: Arc::new(expressions),
     })
 }

@@ -97,13 +97,13 @@ impl PlannedSelect {
         let sql = format!("SELECT\n{select}\nFROM {from}");
         let failed = |error| EngineError::from_query(object, error);
         let plan = plan_sql(&state, &sql).await.map_err(failed)?;
-        let outputs = outputs(&plan).map_err(failed)?;
+        let outputs = planned_outputs(&plan).map_err(failed)?;
         Ok(Self { state, outputs })
     }
 }
 
 /// The expressions of a plan that [`is_scalar`].
-fn outputs(plan: &LogicalPlan) -> Result<Vec<PlannedOutput>> {
+pub(crate) fn planned_outputs(plan: &LogicalPlan) -> Result<Vec<PlannedOutput>> {
     let LogicalPlan::Projection(select) = plan else {
         return plan_err!("no SELECT of expressions");
     };
