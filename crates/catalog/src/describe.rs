@@ -456,9 +456,15 @@ fn describe_service(d: &Definitions, service: &FeatureService) -> ObjectDescript
         described.columns.push(ColumnDescription {
             name: feature.name.clone(),
             role: ColumnRole::Feature,
-            data_type: defined.map_or_else(String::new, |c| c.data_type.to_string()),
+            data_type: match &feature.aggregate {
+                Some(aggregate) => aggregate.data_type.to_string(),
+                None => defined.map_or_else(String::new, |c| c.data_type.to_string()),
+            },
             comment: defined.and_then(|c| c.comment.clone()),
-            source: view.map(|view| format!("{view}.{}", feature.feature)),
+            source: match &feature.aggregate {
+                Some(aggregate) => Some(aggregate.sql.clone()),
+                None => view.map(|view| format!("{view}.{}", feature.feature)),
+            },
         });
     }
     described.properties = bindings_in_words(&service.from);

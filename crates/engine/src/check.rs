@@ -8,6 +8,7 @@
 
 mod annotations;
 mod blame;
+mod each;
 mod entities;
 mod feature_view;
 mod fingerprints;

@@ -54,6 +54,8 @@ pub struct EngineSettings {
     pub target_partitions: usize,
     /// Rows in a batch between operators.
     pub batch_rows: usize,
+    /// Elements of a list that views are read for EACH of, in one row.
+    pub each_elements_max: usize,
     /// Where to spill; `None`: the system's temporary folder.
     pub spill_folder: Option<PathBuf>,
 }
@@ -64,6 +66,7 @@ impl Default for EngineSettings {
             memory_bytes_max: 2 << 30,
             target_partitions: 0,
             batch_rows: 8192,
+            each_elements_max: 1_000,
             spill_folder: None,
         }
     }

@@ -7,6 +7,7 @@
 //! plan. No type of DataFusion leaves this crate by them.
 
 mod expand;
+mod fold;
 mod select;
 
 use std::sync::Arc;
@@ -25,7 +26,8 @@ use crate::asof::AS_OF_COLUMN;
 use crate::engine::physical_expr;
 use crate::error::EngineError;
 
-pub use expand::{Computed, Expanded, InputColumn};
+pub(crate) use expand::KEY;
+pub use expand::{Computed, Expanded, InputColumn, source_of};
 pub(crate) use select::{INPUT, Shapes, is_scalar, planned_outputs};
 use select::{PlannedOutput, PlannedSelect};
 

@@ -23,7 +23,7 @@ mod windowed;
 pub use check::Checked;
 pub use engine::{Engine, EngineSettings, Joins, StoreFactory, Stores};
 pub use error::EngineError;
-pub use expression::{Argument, CompiledExpressions, Computed, Expanded, InputColumn};
+pub use expression::{Argument, CompiledExpressions, Computed, Expanded, InputColumn, source_of};
 pub use lookup::QueryLookup;
 pub use offline::{ColumnStatistics, OfflineTable, RunMode, RunRecord};
 pub use run::{RunScope, RunSummary};

@@ -15,6 +15,7 @@ mod availability;
 mod chain;
 mod computed;
 mod each_time;
+mod elements;
 pub mod explain;
 mod latest;
 mod location;

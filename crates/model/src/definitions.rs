@@ -378,6 +378,14 @@ pub struct FeatureService {
     pub annotations: Annotations,
 }
 
+impl BoundView {
+    /// Whether it is read for each element of a list.
+    pub fn is_each(&self) -> bool {
+        let mut keys = self.keys.iter();
+        keys.any(|binding| matches!(binding.source, KeySource::Each(_)))
+    }
+}
+
 impl FeatureService {
     pub fn bound(&self, alias: &str) -> Option<&BoundView> {
         self.from.iter().find(|b| b.alias == alias)
@@ -390,7 +398,19 @@ pub struct ServiceFeature {
     pub name: String,
     /// Which entry of `from`.
     pub view_alias: String,
+    /// Of an aggregate its name.
     pub feature: String,
+    /// Over a view that is read for each element of a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aggregate: Option<ServiceAggregate>,
+}
+
+/// `sum(contact.applied_14d)`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceAggregate {
+    pub sql: String,
+    #[serde(rename = "type")]
+    pub data_type: FeatureType,
 }
 
 /// `GRANT READ ON .. TO ROLE ..`.

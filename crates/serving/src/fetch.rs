@@ -11,6 +11,7 @@ use granary_model::{FeatureStatus, UtcMicros, ViewKind};
 use granary_store::codec::DecodedRows;
 use granary_store::{EntityKeys, OnlineStore, RowReader, RowSink, StoreError};
 
+use crate::elements::Elements;
 use crate::error::ServingError;
 use crate::keys::RequestRows;
 use crate::plan::{
@@ -51,7 +52,7 @@ pub(crate) struct Sources<'a> {
 }
 
 /// What each fetch of a plan found, by its number; `None` until its turn.
-type Found = Vec<Option<Fetched>>;
+pub(crate) type Found = Vec<Option<Fetched>>;
 
 /// Fetches and computes everything that a plan needs, a level after the other.
 /// Gives what each fetch of the plan found.
@@ -110,7 +111,11 @@ fn compute(
 }
 
 /// The values of a feature that was fetched or computed before.
-fn earlier(found: &Found, fetch: usize, position: usize) -> Result<ArrayRef, ServingError> {
+pub(crate) fn earlier(
+    found: &Found,
+    fetch: usize,
+    position: usize,
+) -> Result<ArrayRef, ServingError> {
     let earlier = found[fetch].as_ref().ok_or_else(|| {
         StoreError::Codec("a value comes from what is fetched after it".to_owned())
     })?;
@@ -126,8 +131,11 @@ async fn fetch_level(
     found: &mut Found,
 ) -> Result<(), ServingError> {
     let mut looked_up = Vec::new();
+    let mut lists = Vec::new();
     for group in &level.groups {
-        let arrays = key_arrays(group, keys, found)?;
+        let elements = Elements::of(group, found, sources.engine.settings().each_elements_max)?;
+        let arrays = key_arrays(group, keys, found, elements.as_ref())?;
+        lists.extend(elements.map(|elements| (group, elements)));
         let encoded = EntityKeys::encode(&group.columns, &arrays)?;
         if !group.online.is_empty() {
             read_online(sources.store, group, &encoded, time, found).await?;
@@ -145,19 +153,39 @@ async fn fetch_level(
     for (fetch, fetched) in try_join_all(queries).await? {
         found[fetch] = Some(fetched);
     }
+    for (group, elements) in lists {
+        let online = group.online.iter().map(|read| read.fetch);
+        for fetch in online.chain(group.queries.iter().map(|read| read.fetch)) {
+            if let Some(fetched) = &mut found[fetch] {
+                elements.gather(fetched, time)?;
+            }
+        }
+    }
     Ok(())
 }
 
 /// The key columns of a group. Those from features are NULL where the feature
-/// is not PRESENT, and may be narrower than the key: encoding widens them.
+/// is not PRESENT, and may be narrower than the key: encoding widens them. With
+/// a key from elements there is a row an element.
 fn key_arrays(
     group: &KeyGroup,
     keys: &[ArrayRef],
     found: &Found,
+    elements: Option<&Elements>,
 ) -> Result<Vec<ArrayRef>, ServingError> {
-    let column = |source: &KeyColumn| match *source {
-        KeyColumn::Request(at) => Ok(Arc::clone(&keys[at])),
-        KeyColumn::Feature { fetch, position } => earlier(found, fetch, position),
+    let column = |source: &KeyColumn| {
+        let of_entities = match *source {
+            KeyColumn::Request(at) => Arc::clone(&keys[at]),
+            KeyColumn::Feature { fetch, position } => earlier(found, fetch, position)?,
+            KeyColumn::Each { fetch, position } => match elements {
+                Some(elements) => return Ok(Arc::clone(&elements.values)),
+                None => earlier(found, fetch, position)?,
+            },
+        };
+        match elements {
+            Some(elements) => elements.spread(&of_entities),
+            None => Ok(of_entities),
+        }
     };
     group.sources.iter().map(column).collect()
 }

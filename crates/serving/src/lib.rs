@@ -10,6 +10,7 @@
 //! This crate never writes; it knows nothing of gRPC.
 
 mod assemble;
+mod elements;
 pub mod error;
 mod fetch;
 mod keys;

@@ -10,7 +10,9 @@
 //! keys are encoded once and read together. A plan pins the generations that it
 //! reads.
 //!
-//! Keys from lists are refused as not served here.
+//! A group that takes a key from each element of a list is read for all elements
+//! of all entities at once. Its features are lists then, one element for each of
+//! the keys, and only expressions take them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -107,6 +109,8 @@ pub enum KeyColumn {
     /// A feature that was fetched or computed before: which fetch, and where in
     /// its projection. What is not PRESENT there is a NULL key.
     Feature { fetch: usize, position: usize },
+    /// Each element of a list that was computed before.
+    Each { fetch: usize, position: usize },
 }
 
 /// A view that a run wrote to the online store.
@@ -196,6 +200,7 @@ pub fn list_as_service(
                 name: name.to_owned(),
                 view_alias: view_name.to_owned(),
                 feature: name.to_owned(),
+                aggregate: None,
             };
             if features.contains(&feature) {
                 let message = format!("{view_name}.{name} is asked for twice");

@@ -146,6 +146,7 @@ pub fn service(
         name: (*name).into(),
         view_alias: (*alias).into(),
         feature: (*feature).into(),
+        aggregate: None,
     };
     FeatureService {
         name: name.into(),

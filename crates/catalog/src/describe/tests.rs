@@ -68,6 +68,7 @@ fn definitions() -> Definitions {
                 name: "guarantor_balance".into(),
                 view_alias: "guarantor".into(),
                 feature: "balance".into(),
+                aggregate: None,
             }],
             annotations: Annotations::default(),
         },

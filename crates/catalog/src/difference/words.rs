@@ -137,7 +137,10 @@ impl Words {
     }
 
     pub(super) fn service_features(&mut self, old: &[ServiceFeature], new: &[ServiceFeature]) {
-        let source = |f: &ServiceFeature| format!("{}.{}", f.view_alias, f.feature);
+        let source = |f: &ServiceFeature| match &f.aggregate {
+            Some(aggregate) => aggregate.sql.clone(),
+            None => format!("{}.{}", f.view_alias, f.feature),
+        };
         for f in new {
             match old.iter().find(|o| o.name == f.name) {
                 None => self.0.push(format!("feature {} added", f.name)),

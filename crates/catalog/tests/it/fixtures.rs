@@ -90,6 +90,7 @@ pub fn service(name: &str, features: &[&str]) -> FeatureService {
                 name: (*f).into(),
                 view_alias: "spend".into(),
                 feature: (*f).into(),
+                aggregate: None,
             })
             .collect(),
         annotations: Default::default(),

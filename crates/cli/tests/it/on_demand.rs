@@ -392,3 +392,112 @@ fn keys_are_computed_in_reads_and_in_training_sets() {
          9,2026-04-01T00:00:00Z,c7,,,\n"
     );
 }
+
+const CIRCLE: &str = "\
+CREATE FEATURE VIEW customer_contacts ENTITY customer
+AS SELECT DISTINCT customer_id,
+          CASE customer_id WHEN 1 THEN make_array(2, 3, 9) WHEN 3 THEN make_array(1) END AS contact_ids
+   FROM balances;
+
+CREATE ON DEMAND FEATURE VIEW relation INPUT (a BIGINT, b BIGINT)
+AS SELECT max(other.balance) FILTER (WHERE other.balance < customer_balance.balance) AS below,
+          sum(other.balance) / nullif(customer_balance.balance, 0) AS ratio
+   FROM customer_balance, customer_balance AS other KEY (customer_id => EACH make_array(input.a, input.b));
+
+CREATE FEATURE SERVICE circle
+AS SELECT customer_balance.balance, sum(contact.balance) AS contacts_balance, count(contact.balance) AS known,
+          count(*) AS contacts, count(contact.balance) FILTER (WHERE contact.balance < 0) AS below_zero,
+          sum(contact.balance) / count(*) AS per_contact, relation.*
+   FROM customer_balance, customer_contacts, relation,
+        customer_balance AS contact KEY (customer_id => EACH customer_contacts.contact_ids);
+";
+
+#[test]
+fn each_element_of_a_list_is_read_and_folded() {
+    let project = Project::small();
+    project.write("sql/circle.sql", CIRCLE);
+    let project = project.applied();
+    project
+        .granary(&["materialize", "--as-of", "2026-03-31"])
+        .succeeded();
+    let asked = ["--service", "circle", "--key", "customer_id=1,2,3,9"];
+    let asked = [&asked[..], &["--input", "a=1", "--input", "b=3"]].concat();
+    let run = get(&project, &asked);
+    // Nobody is 9: it counts as a contact, and not as a known one. 2 has no list.
+    assert_eq!(
+        values(&run),
+        named(&[
+            ("customer_id", json!([1, 2, 3, 9])),
+            ("balance", json!([20.5, -3.0, 0.25, null])),
+            ("contacts_balance", json!([-2.75, null, 20.5, null])),
+            ("known", json!([2, 0, 1, 0])),
+            ("contacts", json!([3, 0, 1, 0])),
+            ("below_zero", json!([1, 0, 0, 0])),
+            ("per_contact", json!([-2.75 / 3.0, null, 20.5, null])),
+            ("below", json!([0.25, null, null, null])),
+            ("ratio", json!([20.75 / 20.5, 20.75 / -3.0, 83.0, null])),
+        ]),
+        "{run:?}"
+    );
+    project.write(
+        "spine.csv",
+        "customer_id,event_time,a,b\n\
+         1,2026-04-01T00:00:00Z,1,3\n2,2026-04-01T00:00:00Z,1,3\n\
+         3,2026-04-01T00:00:00Z,1,3\n9,2026-04-01T00:00:00Z,1,3\n3,2026-03-31T00:00:00Z,3,\n",
+    );
+    let historical = || {
+        let fixed = [
+            "get-historical",
+            "--spine",
+            "spine.csv",
+            "--service",
+            "circle",
+            "--out",
+            "set.csv",
+        ];
+        let mut command = project.command(&fixed);
+        command.current_dir(project.folder());
+        Run::of(&mut command)
+    };
+    historical().succeeded();
+    assert_eq!(
+        fs::read_to_string(project.path("set.csv")).unwrap(),
+        format!(
+            "customer_id,event_time,a,b,balance,contacts_balance,known,contacts,below_zero,per_contact,below,ratio\n\
+             1,2026-04-01T00:00:00Z,1,3,20.5,-2.75,2,3,1,{},0.25,{}\n\
+             2,2026-04-01T00:00:00Z,1,3,-3.0,,0,0,0,,,{}\n\
+             3,2026-04-01T00:00:00Z,1,3,0.25,20.5,1,1,0,20.5,,83.0\n\
+             9,2026-04-01T00:00:00Z,1,3,,,0,0,0,,,\n\
+             3,2026-03-31T00:00:00Z,3,,0.25,20.5,1,1,0,20.5,,1.0\n",
+            -2.75 / 3.0,
+            20.75 / 20.5,
+            20.75 / -3.0
+        )
+    );
+
+    project.write("granary.toml", "[engine]\neach_elements_max = 2\n");
+    let told = [
+        "customer_balance: a list that it is read for EACH element of has 3 elements, over the bound of 2",
+    ];
+    get(&project, &asked).failed(1, &told);
+    fs::remove_file(project.path("set.csv")).unwrap();
+    historical().failed(1, &told);
+}
+
+#[test]
+fn a_list_is_shown_where_it_binds_a_key() {
+    let project = Project::small();
+    project.write("sql/circle.sql", CIRCLE);
+    let project = project.applied();
+    let service = project
+        .granary(&["describe", "circle", "--output", "json"])
+        .json();
+    assert_eq!(
+        service["properties"]["from customer_balance as contact"],
+        "KEY (customer_id => EACH customer_contacts.contact_ids)"
+    );
+    let columns = service["columns"].as_array().unwrap();
+    let known = columns.iter().find(|c| c["name"] == "known").unwrap();
+    assert_eq!(known["type"], "BIGINT");
+    assert_eq!(known["source"], "count(contact.balance)");
+}

@@ -150,8 +150,7 @@ fn what_is_not_served_fails_a_plan_and_an_apply() {
     let project = Project::small();
     project.write(
         "sql/chain.sql",
-        "CREATE FEATURE SERVICE chain AS SELECT other.balance FROM customer_rows,\n\
-         customer_balance AS other KEY (customer_id => EACH make_array(customer_rows.rows_seen));\n",
+        "CREATE STREAM taps (customer_id BIGINT, at TIMESTAMP) EVENT TIME at;\n",
     );
     let parts = ["sql/chain.sql:", "not served"];
     project.granary(&["plan"]).failed(1, &parts);

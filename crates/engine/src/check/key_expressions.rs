@@ -1,5 +1,6 @@
-//! Keys that are computed: `KEY (cell => h3_cell(input.lat, input.lon, 8))`. The
-//! expression reads other views of the same FROM and inputs of the request.
+//! Keys that are computed: `KEY (cell => h3_cell(input.lat, input.lon, 8))`, or
+//! each element of a list that is. The expression reads other views of the same
+//! FROM and inputs of the request.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +9,7 @@ use granary_model::statement::{FromItem, Ident, KeyClause, KeyExpression, SqlTex
 use granary_model::{Diagnostic, FeatureType};
 
 use super::Check;
+use super::on_demand::Scalars;
 use super::outputs::type_name;
 use super::service::Bound;
 use crate::expression::{Argument, INPUT, Shapes, is_scalar, planned_outputs};
@@ -23,12 +25,17 @@ pub(super) fn expression_of(clause: &KeyClause) -> Option<SqlText> {
             text: format!("{INPUT}.{}", quoted(feature)),
             span: alias.span.to(&feature.span),
         }),
+        // A list of the request is an input.
+        KeyExpression::Name(name) if clause.each => Some(SqlText {
+            text: quoted(name),
+            span: name.span.clone(),
+        }),
         KeyExpression::Feature { .. } | KeyExpression::Name(_) => None,
     }
 }
 
 /// A name as SQL takes it back.
-fn quoted(name: &Ident) -> String {
+pub(super) fn quoted(name: &Ident) -> String {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let starts = name.value.starts_with(|c: char| !c.is_ascii_digit());
     match starts && name.value.chars().all(plain) {
@@ -49,17 +56,20 @@ impl Check<'_> {
         if bound.broken {
             return reads;
         }
-        let shapes = self.shapes(bound, inputs);
+        let mut shapes = self.shapes(bound, inputs);
+        let each = std::mem::take(&mut shapes.each);
+        shapes.views.retain(|(alias, _)| !each.contains(alias));
         for item in from {
             let alias = item.alias.as_ref().unwrap_or(&item.view);
-            for clause in item.keys.iter().filter(|clause| !clause.each) {
+            for clause in &item.keys {
                 let Some(sql) = expression_of(clause) else {
                     continue;
                 };
                 let keys = self.view_keys(&item.view.value).unwrap_or_default();
                 let key = keys.into_iter().find(|key| key.name == clause.key.value);
                 let Some(key) = key else { continue };
-                let read = self.key_expression(&key, &sql, &shapes, bound).await;
+                let read = self.key_expression((&key, clause.each), &sql, &shapes, bound);
+                let read = read.await;
                 let of_alias = reads.entry(alias.value.clone()).or_default();
                 of_alias.extend(read.unwrap_or_default());
             }
@@ -73,8 +83,10 @@ impl Check<'_> {
             let features = self.view_features(&view.view).unwrap_or_default();
             (view.alias.clone(), features)
         });
+        let each = bound.views.iter().filter(|view| view.is_each());
         Shapes {
             views: views.collect(),
+            each: each.map(|view| view.alias.clone()).collect(),
             inputs,
         }
     }
@@ -82,13 +94,14 @@ impl Check<'_> {
     /// Checks one key; the aliases that it reads, or `None` where it is wrong.
     async fn key_expression(
         &self,
-        key: &Column,
+        (key, each): (&Column, bool),
         sql: &SqlText,
         shapes: &Shapes,
         bound: &mut Bound,
     ) -> Option<Vec<String>> {
-        let (_, plan) = self.plan_scalars(sql, shapes, &mut bound.errors).await?;
-        if !is_scalar(&plan) {
+        let planned = self.plan_scalars(sql, shapes, &mut bound.errors);
+        let Scalars { plan, state, .. } = planned.await?;
+        if !is_scalar(shapes, &plan) {
             let message = "a key is one scalar expression: no aggregate, no window, no subquery";
             bound.errors.push(
                 Diagnostic::new(&sql.span, message)
@@ -97,9 +110,22 @@ impl Check<'_> {
             return None;
         }
         let given = plan.schema().field(0).data_type();
-        let fits = FeatureType::from_arrow(given).is_some_and(|t| key.data_type.accepts_key(&t));
-        if !fits {
-            let given = type_name(given);
+        let typed = FeatureType::from_arrow(given);
+        let typed = match (typed, each) {
+            (Some(FeatureType::List(item)), true) => Some(*item),
+            (_, true) => {
+                let message = format!("EACH takes a list, and this is {}", type_name(given));
+                let error = Diagnostic::new(&sql.span, message);
+                bound.errors.push(error.help("leave EACH out"));
+                return None;
+            }
+            (typed, false) => typed,
+        };
+        if !typed.as_ref().is_some_and(|t| key.data_type.accepts_key(t)) {
+            let given = match typed {
+                Some(typed) => typed.to_string(),
+                None => type_name(given),
+            };
             let message = format!(
                 "key {:?} is {}, and this is {given}",
                 key.name, key.data_type
@@ -110,7 +136,7 @@ impl Check<'_> {
             );
             return None;
         }
-        let outputs = planned_outputs(&plan).ok()?;
+        let outputs = planned_outputs(&state, shapes, &plan).ok()?;
         let arguments = outputs.iter().flat_map(|output| output.arguments());
         let aliases = arguments.filter_map(|argument| match argument {
             Argument::Feature { alias, .. } => Some(alias.clone()),

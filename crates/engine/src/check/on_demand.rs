@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use granary_model::Diagnostic;
 use granary_model::definitions::{Column, OnDemandView};
@@ -16,7 +18,22 @@ use super::query::Query;
 use super::service::Bound;
 use super::translate::{syntax, translate};
 use crate::engine::plan_statement;
-use crate::expression::{Shapes, is_scalar};
+use crate::expression::{INPUT, Shapes, is_scalar, planned_outputs};
+
+/// What our own planning of expressions refused, as it was said.
+pub(super) fn said(error: &DataFusionError) -> String {
+    match error.find_root() {
+        DataFusionError::Plan(message) => message.clone(),
+        other => other.strip_backtrace(),
+    }
+}
+
+/// A SELECT of expressions, planned.
+pub(super) struct Scalars<'t> {
+    pub(super) query: Query<'t>,
+    pub(super) plan: LogicalPlan,
+    pub(super) state: SessionState,
+}
 
 impl<'a> Check<'a> {
     pub(super) async fn on_demand_views(&mut self) {
@@ -93,8 +110,8 @@ impl<'a> Check<'a> {
     ) -> Option<Vec<Column>> {
         let shapes = self.shapes(bound, columns(&create.inputs));
         let planned = self.plan_scalars(&create.select, &shapes, &mut bound.errors);
-        let (query, plan) = planned.await?;
-        if !is_scalar(&plan) {
+        let Scalars { query, plan, state } = planned.await?;
+        if !is_scalar(&shapes, &plan) {
             let message = "an on-demand view has scalar expressions only: no aggregate, no window, no subquery";
             let error = Diagnostic::new(&create.select.span, message);
             bound
@@ -108,6 +125,13 @@ impl<'a> Check<'a> {
         let (features, errors) = outputs.features(&std::collections::BTreeSet::new());
         let fine = errors.is_empty();
         bound.errors.extend(errors);
+        if fine && let Err(error) = planned_outputs(&state, &shapes, &plan) {
+            let message = said(&error);
+            bound
+                .errors
+                .push(Diagnostic::new(&create.select.span, message));
+            return None;
+        }
         fine.then_some(features)
     }
 
@@ -118,7 +142,7 @@ impl<'a> Check<'a> {
         text: &'t SqlText,
         shapes: &Shapes,
         errors: &mut Vec<Diagnostic>,
-    ) -> Option<(Query<'t>, LogicalPlan)> {
+    ) -> Option<Scalars<'t>> {
         let (context, from) = shapes.session(self.engine).ok()?;
         let sql = format!("SELECT\n{}\nFROM {from}", text.text);
         let state = context.state();
@@ -135,9 +159,15 @@ impl<'a> Check<'a> {
             return None;
         }
         match plan_statement(&state, query.statement()).await {
-            Ok(plan) => Some((query, plan)),
+            Ok(plan) => Some(Scalars { query, plan, state }),
             Err(error) => {
-                errors.extend(translate(&query, &error, &text.span));
+                match text.find_name(INPUT).filter(|_| shapes.inputs.is_empty()) {
+                    Some(span) => errors.push(
+                        Diagnostic::new(&span, "there are no inputs here")
+                            .help("an on-demand view declares them: INPUT (name type)"),
+                    ),
+                    None => errors.extend(translate(&query, &error, &text.span)),
+                }
                 None
             }
         }

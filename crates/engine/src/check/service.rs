@@ -13,8 +13,9 @@ use granary_model::statement::{
 use granary_model::{Diagnostic, FeatureType, Span};
 
 use super::Check;
+use super::each::of_each_element;
 use super::entities::{annotations, columns};
-use super::key_expressions::{KeyReads, expression_of};
+use super::key_expressions::{KeyReads, expression_of, quoted};
 use super::translate::instead;
 use crate::expression::INPUT;
 
@@ -92,7 +93,8 @@ impl Check<'_> {
         for item in &create.from {
             self.refuse_offline(item, &mut bound);
         }
-        let features = self.service_features(create, &mut bound);
+        let aggregates = self.service_aggregates(create, &mut bound).await;
+        let features = self.service_features(create, aggregates, &mut bound);
         self.unserved.append(&mut bound.unserved);
         let failed = bound.broken || !bound.errors.is_empty();
         self.tell(bound.errors);
@@ -216,7 +218,16 @@ impl Check<'_> {
                 Some(clause) => self.key_source(clause, key, from, bound),
             },
         };
-        keys.iter().map(binding).collect()
+        let bindings: Vec<KeyBinding> = keys.iter().map(binding).collect();
+        let mut each = item.keys.iter().filter(|clause| clause.each);
+        if let (Some(_), Some(second)) = (each.next(), each.next()) {
+            let message = format!("{} is read for EACH of two lists", alias.value);
+            let error = Diagnostic::new(&second.key.span, message);
+            bound
+                .errors
+                .push(error.help("one key at most is EACH of a list"));
+        }
+        bindings
     }
 
     fn key_source(
@@ -226,41 +237,29 @@ impl Check<'_> {
         from: &[FromItem],
         bound: &mut Bound,
     ) -> KeySource {
-        let mut unserved = |span: &Span, what: &str| {
-            let message = format!("keys from {what} are not served by this version");
-            bound.unserved.push(Diagnostic::new(span, message));
-        };
-        if let (false, Some(sql)) = (clause.each, expression_of(clause)) {
-            return KeySource::Expression(sql.text);
+        if let Some(sql) = expression_of(clause) {
+            return match clause.each {
+                true => KeySource::Each(sql.text),
+                false => KeySource::Expression(sql.text),
+            };
         }
         match &clause.source {
-            KeyExpression::Name(name) if clause.each => {
-                unserved(&name.span, "EACH of a list");
-                KeySource::Each(name.value.clone())
-            }
             KeyExpression::Name(name) => {
                 bound.add_request(&name.value, &key.data_type, &name.span);
                 KeySource::Request(name.value.clone())
             }
             KeyExpression::Feature { alias, feature } => {
-                if clause.each {
-                    unserved(&alias.span.to(&feature.span), "EACH of a list");
-                }
                 bound
                     .errors
                     .extend(self.wrong_key_feature(clause, key, alias, feature, from));
                 if clause.each {
-                    KeySource::Each(format!("{}.{}", alias.value, feature.value))
+                    KeySource::Each(format!("{}.{}", quoted(alias), quoted(feature)))
                 } else {
                     KeySource::Feature {
                         alias: alias.value.clone(),
                         feature: feature.value.clone(),
                     }
                 }
-            }
-            KeyExpression::Sql(sql) if clause.each => {
-                unserved(&sql.span, "EACH of a list");
-                KeySource::Each(sql.text.clone())
             }
             KeyExpression::Sql(sql) => KeySource::Expression(sql.text.clone()),
         }
@@ -279,6 +278,9 @@ impl Check<'_> {
             Ok(view) => view,
             Err(error) => return Some(error),
         };
+        if let Some(error) = of_each_element(alias, from) {
+            return Some(error.help("take the key from another view"));
+        }
         let column = match self.feature_of(view, feature)? {
             Ok(column) => column,
             Err(error) => return Some(error),
@@ -373,10 +375,18 @@ impl Check<'_> {
     fn service_features(
         &mut self,
         create: &CreateService,
+        mut aggregates: BTreeMap<usize, (ServiceFeature, Span)>,
         bound: &mut Bound,
     ) -> Vec<ServiceFeature> {
         let mut features: Vec<(ServiceFeature, Span)> = Vec::new();
-        for item in &create.items {
+        for (place, item) in create.items.iter().enumerate() {
+            if let ServiceItem::Feature { view, .. } | ServiceItem::All { view } = item
+                && let Some(error) = of_each_element(view, &create.from)
+            {
+                let help = format!("select an aggregate: sum({}.feature) AS name", view.value);
+                bound.errors.push(error.help(help));
+                continue;
+            }
             match item {
                 ServiceItem::Feature {
                     view,
@@ -389,6 +399,7 @@ impl Check<'_> {
                             name: named.value.clone(),
                             view_alias: view.value.clone(),
                             feature: column.name,
+                            aggregate: None,
                         };
                         features.push((selected, named.span.clone()));
                     }
@@ -403,16 +414,14 @@ impl Check<'_> {
                                 name: column.name.clone(),
                                 view_alias: view.value.clone(),
                                 feature: column.name,
+                                aggregate: None,
                             };
                             (selected, view.span.clone())
                         }));
                     }
                     Err(error) => bound.errors.push(error),
                 },
-                ServiceItem::Expression { sql, .. } => {
-                    let message = "aggregates over EACH are not served by this version";
-                    bound.unserved.push(Diagnostic::new(&sql.span, message));
-                }
+                ServiceItem::Expression { .. } => features.extend(aggregates.remove(&place)),
             }
         }
         bound.errors.extend(clashes(&features, &bound.request));

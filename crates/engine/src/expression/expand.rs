@@ -24,8 +24,10 @@ use crate::error::EngineError;
 /// What a selection needs read and computed. Aliases are unique in it.
 #[derive(Debug, Default)]
 pub struct Expanded {
-    /// Feature views. Their keys come from the request, and from features of
-    /// these and of `computed`.
+    /// Feature views. Their keys come from the request, from features of these
+    /// and of `computed`, and from each element of lists: `KeySource::Each` then
+    /// is the alias of what computes the list, its one output. What is read so
+    /// gives a list a feature.
     pub from: Vec<BoundView>,
     /// Each after those that it reads.
     pub computed: Vec<Computed>,
@@ -76,14 +78,23 @@ impl Engine {
             inputs: Vec::new(),
         };
         expander.outermost(from).await?;
+        expander.aggregates(from, features).await?;
         expander.finish(features, whole.then_some(from))
     }
 }
 
-/// The feature that a computed key is.
-const KEY: &str = "key";
+/// The feature that a computed key or an aggregate is.
+pub(crate) const KEY: &str = "key";
 
-/// An on-demand view in the selection, or a computed key.
+/// Which output of which view a selected feature is.
+pub fn source_of(feature: &ServiceFeature) -> (String, String) {
+    match &feature.aggregate {
+        Some(aggregate) => (format!("({})", aggregate.sql), KEY.to_owned()),
+        None => (feature.view_alias.clone(), feature.feature.clone()),
+    }
+}
+
+/// An on-demand view in the selection, a computed key or an aggregate.
 #[derive(Debug)]
 struct Node<'a> {
     alias: String,
@@ -97,7 +108,7 @@ struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    /// A computed key, by what the aliases that it reads are called.
+    /// A computed key or an aggregate, by what the aliases that it reads are called.
     fn key(alias: String, of: &'a str, select: PlannedSelect, names: &Names<'a>) -> Self {
         Self {
             alias,
@@ -161,7 +172,35 @@ impl<'a> Expander<'a> {
         Ok(())
     }
 
-    /// Plans the keys of a FROM that are expressions.
+    /// Takes what a service selects of views that are read for each element.
+    async fn aggregates(
+        &mut self,
+        from: &'a [BoundView],
+        features: &'a [ServiceFeature],
+    ) -> Result<(), EngineError> {
+        let inputs: Vec<_> = self.inputs.iter().map(|i| i.column.clone()).collect();
+        let names = from.iter().map(|b| (b.alias.as_str(), b.alias.clone()));
+        let names: Names<'a> = names.collect();
+        for feature in features {
+            let Some(aggregate) = &feature.aggregate else {
+                continue;
+            };
+            let (alias, _) = source_of(feature);
+            let bound = from.iter().find(|bound| bound.alias == feature.view_alias);
+            let of = bound.map_or(feature.name.as_str(), |bound| bound.view.as_str());
+            if self.nodes.iter().all(|node| node.alias != alias) {
+                let shapes = self.shapes(from, inputs.clone())?;
+                let select = format!("({}) AS \"{KEY}\"", aggregate.sql);
+                let name = &feature.name;
+                let planned = PlannedSelect::of(self.engine, name, &shapes, &select).await?;
+                self.nodes.push(Node::key(alias, of, planned, &names));
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans the keys of a FROM that are expressions. They read no view that is
+    /// itself read for each element of a list.
     async fn keys(
         &self,
         from: &'a [BoundView],
@@ -170,10 +209,12 @@ impl<'a> Expander<'a> {
         let mut keys = Keys::new();
         for bound in from {
             for binding in &bound.keys {
-                let KeySource::Expression(sql) = &binding.source else {
+                let (KeySource::Expression(sql) | KeySource::Each(sql)) = &binding.source else {
                     continue;
                 };
-                let shapes = self.shapes(from, inputs.clone())?;
+                let mut shapes = self.shapes(from, inputs.clone())?;
+                let each = std::mem::take(&mut shapes.each);
+                shapes.views.retain(|(alias, _)| !each.contains(alias));
                 let select = format!("({sql}) AS \"{KEY}\"");
                 let key = &binding.key.name;
                 let planned = PlannedSelect::of(self.engine, key, &shapes, &select).await?;
@@ -201,7 +242,7 @@ impl<'a> Expander<'a> {
                         alias.clone_from(name);
                     }
                 }
-                KeySource::Expression(sql) => {
+                KeySource::Expression(sql) | KeySource::Each(sql) => {
                     let alias = format!("{scope}({sql})");
                     let planned = keys.remove(&(bound.alias.as_str(), key));
                     if let Some(planned) = planned
@@ -210,12 +251,15 @@ impl<'a> Expander<'a> {
                         let key = Node::key(alias.clone(), &bound.alias, planned, names);
                         self.nodes.push(key);
                     }
-                    binding.source = KeySource::Feature {
-                        alias,
-                        feature: KEY.to_owned(),
+                    binding.source = match given.source {
+                        KeySource::Each(_) => KeySource::Each(alias),
+                        _ => KeySource::Feature {
+                            alias,
+                            feature: KEY.to_owned(),
+                        },
                     };
                 }
-                KeySource::Request(_) | KeySource::Each(_) => {}
+                KeySource::Request(_) => {}
             }
         }
         resolved
@@ -327,8 +371,10 @@ impl<'a> Expander<'a> {
             let features = self.features(&bound.view)?.to_vec();
             Ok((bound.alias.clone(), features))
         });
+        let each = from.iter().filter(|bound| bound.is_each());
         Ok(Shapes {
             views: views.collect::<Result<_, EngineError>>()?,
+            each: each.map(|bound| bound.alias.clone()).collect(),
             inputs,
         })
     }
@@ -351,9 +397,7 @@ impl<'a> Expander<'a> {
         features: &[ServiceFeature],
         whole: Option<&[BoundView]>,
     ) -> Result<Expanded, EngineError> {
-        let selected = features.iter().map(|f| (f.view_alias.as_str(), &f.feature));
-        let mut open: Vec<(String, String)> =
-            selected.map(|(a, f)| (a.to_owned(), f.clone())).collect();
+        let mut open: Vec<(String, String)> = features.iter().map(source_of).collect();
         let mut read: BTreeSet<String> = BTreeSet::new();
         let whole: Vec<String> = whole
             .into_iter()
@@ -388,7 +432,8 @@ impl<'a> Expander<'a> {
         };
         open.extend(bound.keys.iter().filter_map(|b| match &b.source {
             KeySource::Feature { alias, feature } => Some((alias.clone(), feature.clone())),
-            _ => None,
+            KeySource::Each(alias) => Some((alias.clone(), KEY.to_owned())),
+            KeySource::Request(_) | KeySource::Expression(_) => None,
         }));
     }
 
@@ -428,7 +473,7 @@ impl<'a> Expander<'a> {
 fn is_known(bound: &BoundView, names: &Names<'_>, keys: &Keys<'_>) -> bool {
     bound.keys.iter().all(|binding| match &binding.source {
         KeySource::Feature { alias, .. } => names.contains_key(alias.as_str()),
-        KeySource::Expression(_) => {
+        KeySource::Expression(_) | KeySource::Each(_) => {
             let planned = keys.get(&(bound.alias.as_str(), binding.key.name.as_str()));
             let outputs = planned.into_iter().flat_map(|planned| &planned.outputs);
             let mut read = outputs.flat_map(PlannedOutput::arguments);
@@ -437,7 +482,7 @@ fn is_known(bound: &BoundView, names: &Names<'_>, keys: &Keys<'_>) -> bool {
                 Argument::Input(_) | Argument::AsOf => true,
             })
         }
-        KeySource::Request(_) | KeySource::Each(_) => true,
+        KeySource::Request(_) => true,
     })
 }
 

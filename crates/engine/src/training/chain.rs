@@ -20,6 +20,7 @@ use datafusion::prelude::SessionContext;
 use granary_model::definitions::{BoundView, Column as Typed, KeySource, ServiceFeature};
 use granary_model::{Definitions, FeatureStatus, FeatureView, Interval, did_you_mean};
 
+use super::elements::element_column;
 use super::report::Counters;
 use super::spine::{SpineColumns, open_spine};
 use super::time::SpineTime;
@@ -27,7 +28,7 @@ use super::unchanged::ScannedFiles;
 use super::{TrainingRequest, TrainingSet};
 use crate::engine::{Engine, Joins, physical_expr};
 use crate::error::EngineError;
-use crate::expression::{Argument, Computed, Expanded};
+use crate::expression::{Argument, Computed, Expanded, source_of};
 
 /// Begins the names of working columns.
 pub(super) const WORKING: &str = "__granary ";
@@ -158,6 +159,12 @@ impl<'a> Chain<'a> {
         self.found.contains_key(alias)
     }
 
+    /// The columns with what a view gave.
+    pub(super) fn found_values(&self, alias: &str) -> impl Iterator<Item = &String> {
+        let found = self.found.get(alias).into_iter();
+        found.flat_map(|found| found.values.values())
+    }
+
     /// The column with the values of a feature, where it is there.
     pub(super) fn found_value(&self, alias: &str, feature: &str) -> Option<&str> {
         let found = self.found.get(alias)?;
@@ -234,8 +241,10 @@ impl<'a> Chain<'a> {
             let (ready, blocked): (Vec<_>, Vec<_>) = open.into_iter().partition(|bound| {
                 let sources = bound.keys.iter().map(|binding| &binding.source);
                 sources.into_iter().all(|source| match source {
-                    KeySource::Feature { alias, .. } => self.found.contains_key(alias.as_str()),
-                    _ => true,
+                    KeySource::Feature { alias, .. } | KeySource::Each(alias) => {
+                        self.found.contains_key(alias.as_str())
+                    }
+                    KeySource::Request(_) | KeySource::Expression(_) => true,
                 })
             });
             if ready.is_empty() {
@@ -250,6 +259,11 @@ impl<'a> Chain<'a> {
                     ))),
                 };
             }
+            let (each, ready): (Vec<_>, Vec<_>) =
+                ready.into_iter().partition(|bound| bound.is_each());
+            for bound in each {
+                self.join_each(bound).await?;
+            }
             let wanted = ready.into_iter().map(|bound| self.wanted(bound));
             let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
             self.join_level(wanted).await?;
@@ -257,13 +271,13 @@ impl<'a> Chain<'a> {
         }
     }
 
-    fn wanted(&self, bound: &'a BoundView) -> Result<Wanted<'a>, EngineError> {
+    pub(super) fn wanted(&self, bound: &'a BoundView) -> Result<Wanted<'a>, EngineError> {
         let view = view_of(self.definitions, bound)?;
         let mut features = BTreeSet::new();
         let selected = self.request.features.iter();
         features.extend(
             selected
-                .filter(|f| f.view_alias == bound.alias)
+                .filter(|f| f.view_alias == bound.alias && f.aggregate.is_none())
                 .map(|f| f.feature.as_str()),
         );
         for computed in &self.expanded.computed {
@@ -330,8 +344,13 @@ impl<'a> Chain<'a> {
                     .ok_or_else(|| EngineError::Refused(format!("{alias} has no {feature}")))?;
                 Ok((column.to_owned(), self.column(column)?))
             }
-            KeySource::Expression(_) | KeySource::Each(_) => Err(EngineError::Refused(format!(
-                "{}: the key {} comes from an expression, which this version does not serve",
+            KeySource::Each(_) => {
+                let column = element_column(bound);
+                let element = self.column(&column)?;
+                Ok((column, element))
+            }
+            KeySource::Expression(_) => Err(EngineError::Refused(format!(
+                "{}: the expression of the key {} was not compiled",
                 bound.alias, key.name
             ))),
         }
@@ -383,8 +402,9 @@ impl<'a> Chain<'a> {
 
     /// The column of a feature, and of its status where that is asked for.
     fn feature(&self, feature: &ServiceFeature) -> Result<Vec<(String, Expr)>, EngineError> {
-        let found = self.found.get(feature.view_alias.as_str());
-        let found = found.and_then(|f| Some((f.values.get(&feature.feature)?, &f.status)));
+        let (alias, output) = source_of(feature);
+        let found = self.found.get(alias.as_str());
+        let found = found.and_then(|f| Some((f.values.get(&output)?, &f.status)));
         let (value, status) = found.ok_or_else(|| {
             EngineError::Refused(format!(
                 "{}.{} is not in FROM",

@@ -62,7 +62,7 @@ fn own(memory_bytes_max: u64, batch_rows: usize) -> (tempfile::TempDir, Engine) 
         memory_bytes_max,
         target_partitions: 2,
         batch_rows,
-        spill_folder: None,
+        ..EngineSettings::default()
     };
     let clock = Arc::new(ManualClock::new(at("2026-01-01")));
     let engine = Project::engine(folder.path(), settings, clock);

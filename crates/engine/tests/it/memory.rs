@@ -10,7 +10,7 @@ fn small() -> EngineSettings {
         memory_bytes_max: 24 << 20,
         target_partitions: 2,
         batch_rows: 1024,
-        spill_folder: None,
+        ..EngineSettings::default()
     }
 }
 

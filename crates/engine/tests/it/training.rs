@@ -55,6 +55,7 @@ pub(crate) fn listed(
             name: feature.into(),
             view_alias: view.into(),
             feature: feature.into(),
+            aggregate: None,
         });
     }
     (from, features)

@@ -175,7 +175,8 @@ fn expressions(cursor: &mut Cursor<'_>) -> Parsed<SqlText> {
     Ok(cursor.text(start..end))
 }
 
-/// `view.feature [[AS] alias]`, `view.*` or `aggregate(..) [[AS] alias]`.
+/// `view.feature [[AS] alias]`, `view.*` or an expression that begins with an
+/// aggregate: `aggregate(..) .. [[AS] alias]`.
 fn service_item(cursor: &mut Cursor<'_>) -> Parsed<ServiceItem> {
     const SHAPES: &str = "a service selects view.feature, view.feature AS name or view.*";
     let start = cursor.mark();
@@ -197,6 +198,19 @@ fn service_item(cursor: &mut Cursor<'_>) -> Parsed<ServiceItem> {
             return Err(cursor.never_closed(start + 1));
         }
         cursor.next();
+        // FILTER, or an operator: it is a longer expression, up to its name.
+        let filtered = cursor.is_words(&["FILTER"])
+            && cursor.peek_at(1).is_some_and(|l| l.token == Token::LParen);
+        let operator = !cursor.at_end()
+            && !matches!(
+                cursor.peek().map(|l| &l.token),
+                Some(Token::Word(_) | Token::Comma)
+            );
+        if filtered || operator {
+            cursor.skip_until(|c| {
+                c.is_token(&Token::Comma) || c.is_words(&["AS"]) || at_from(c) || beyond(c)
+            })?;
+        }
         let sql = cursor.text(start..cursor.mark());
         let alias = alias(cursor)?;
         item_ends(cursor, start)?;

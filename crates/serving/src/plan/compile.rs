@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use granary_catalog::Snapshot;
-use granary_engine::{Argument, Computed, Expanded};
+use granary_engine::{Argument, Computed, Expanded, source_of};
 use granary_model::definitions::{
     BoundView, Column, FeatureView, KeyBinding, KeySource, ServeMode, ServiceFeature,
 };
@@ -99,9 +99,8 @@ impl<'a> Compiler<'a> {
                     self.request_key(bound, &binding.key, name)?;
                 }
                 KeySource::Feature { .. } => {}
-                KeySource::Expression(_) | KeySource::Each(_) => {
-                    return Err(unserved_key(bound, binding));
-                }
+                KeySource::Each(_) => {}
+                KeySource::Expression(_) => return Err(unexpanded_key(bound, binding)),
             }
         }
         Ok(view)
@@ -200,8 +199,10 @@ impl<'a> Compiler<'a> {
 
     fn has_keys_of(&self, bound: &BoundView, expanded: &Expanded) -> bool {
         bound.keys.iter().all(|binding| match &binding.source {
-            KeySource::Feature { alias, .. } => self.is_placed(alias, expanded),
-            _ => true,
+            KeySource::Feature { alias, .. } | KeySource::Each(alias) => {
+                self.is_placed(alias, expanded)
+            }
+            KeySource::Request(_) | KeySource::Expression(_) => true,
         })
     }
 
@@ -284,9 +285,8 @@ impl<'a> Compiler<'a> {
                 return self.request_key(bound, key, name).map(KeyColumn::Request);
             }
             KeySource::Feature { alias, feature } => (alias, feature),
-            KeySource::Expression(_) | KeySource::Each(_) => {
-                return Err(unserved_key(bound, binding));
-            }
+            KeySource::Each(alias) => return self.each_element(bound, key, alias),
+            KeySource::Expression(_) => return Err(unexpanded_key(bound, binding)),
         };
         let taken = self.project(alias, feature)?;
         if !key.data_type.accepts_key(taken.data_type) {
@@ -299,6 +299,31 @@ impl<'a> Compiler<'a> {
             fetch: taken.fetch,
             position: taken.position,
         })
+    }
+
+    fn each_element(
+        &mut self,
+        bound: &BoundView,
+        key: &Column,
+        alias: &str,
+    ) -> Result<KeyColumn, ServingError> {
+        let list = match self.bound.get(alias) {
+            Some(Place::Computed { computed, fetch }) => computed
+                .expressions
+                .outputs()
+                .first()
+                .map(|output| (*fetch, &output.data_type)),
+            _ => None,
+        };
+        match list {
+            Some((fetch, FeatureType::List(item))) if key.data_type.accepts_key(item) => {
+                Ok(KeyColumn::Each { fetch, position: 0 })
+            }
+            _ => Err(ServingError::Invalid(format!(
+                "{}: the key {} is {}, and {alias} is no list of such",
+                bound.alias, key.name, key.data_type
+            ))),
+        }
     }
 
     fn group(&mut self, level: usize, sources: Vec<KeyColumn>, bound: &BoundView) -> usize {
@@ -416,7 +441,8 @@ impl<'a> Compiler<'a> {
 
     /// Adds one column of the answer.
     fn select(&mut self, feature: &ServiceFeature) -> Result<(), ServingError> {
-        let from = self.project(&feature.view_alias, &feature.feature)?;
+        let (alias, output) = source_of(feature);
+        let from = self.project(&alias, &output)?;
         self.plan.columns.push(PlannedColumn {
             name: feature.name.as_str().into(),
             full_name: format!("{}__{}", feature.view_alias, feature.feature).into(),
@@ -455,9 +481,9 @@ impl<'a> Projected<'a> {
     }
 }
 
-fn unserved_key(bound: &BoundView, binding: &KeyBinding) -> ServingError {
-    ServingError::Unserved(format!(
-        "{}: the key {} is bound to an expression or a list, which this version does not serve",
+fn unexpanded_key(bound: &BoundView, binding: &KeyBinding) -> ServingError {
+    ServingError::Invalid(format!(
+        "{}: the expression of the key {} was not compiled",
         bound.alias, binding.key.name
     ))
 }

@@ -184,14 +184,17 @@ async fn reserved_forms_are_kept_and_named_unserved() {
         CREATE FEATURE VIEW runs ENTITY customer EVENT TIME at AS SELECT customer_id, at, s FROM daily;
         CREATE ON DEMAND FEATURE VIEW affordable INPUT (asked DOUBLE) AS
           SELECT asked / nullif(customer_profile.income, 0) AS share, input.asked > 5 AS much FROM customer_profile;
-        CREATE FEATURE SERVICE s AS SELECT affordable.*, customer_spend.amount
-          FROM affordable, customer_spend KEY (customer_id => EACH customer_spend.payments);";
+        CREATE FEATURE SERVICE s AS SELECT affordable.*, sum(customer_spend.amount) AS amount
+          FROM affordable, customer_profile, customer_spend KEY (customer_id => EACH customer_profile.income);";
     let engine = engine(&folder());
     let error = check(&engine, &[("base", &base()), ("more", more)])
         .await
         .unwrap_err();
     assert!(error.to_string().contains("EACH takes a list"), "{error}");
-    let more = more.replace(" KEY (customer_id => EACH customer_spend.payments)", "");
+    let more = more.replace(
+        "EACH customer_profile.income",
+        "EACH make_array(1, asked::BIGINT)",
+    );
     let checked = check(&engine, &[("base", &base()), ("more", &more)]).await;
     let checked = checked.unwrap_or_else(|errors| panic!("{errors}"));
     let definitions = checked.definitions;

@@ -281,6 +281,7 @@ fn request(definitions: &Definitions, names: &[String]) -> (BoundView, Vec<Servi
         name: name.clone(),
         view_alias: "asked".into(),
         feature: name.clone(),
+        aggregate: None,
     });
     (bound, features.collect())
 }
