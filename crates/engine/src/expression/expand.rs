@@ -154,21 +154,29 @@ struct Expander<'a> {
 impl<'a> Expander<'a> {
     /// Takes the FROM of the selection, whose aliases stay as they are.
     async fn outermost(&mut self, from: &'a [BoundView]) -> Result<(), EngineError> {
+        let d = self.definitions;
+        let is_view = |bound: &&BoundView| !d.on_demand_views.contains_key(&bound.view);
+        let (plain, computed): (Vec<_>, Vec<_>) =
+            from.iter().filter(is_view).partition(|b| has_given_keys(b));
+        // On-demand views read what is there already.
+        self.from.extend(plain.into_iter().cloned());
         for bound in from {
-            if let Some(view) = self.definitions.on_demand_views.get(&bound.view) {
+            if let Some(view) = d.on_demand_views.get(&bound.view) {
                 self.on_demand(view, bound.alias.clone()).await?;
             }
         }
         let inputs = self.inputs.iter().map(|input| input.column.clone());
-        let mut keys = self.keys(from, inputs.collect()).await?;
+        let inputs: Vec<Column> = inputs.collect();
+        let mut keys = self.keys(from, &inputs).await?;
         let names = from.iter().map(|b| (b.alias.as_str(), b.alias.clone()));
         let names: Names<'a> = names.collect();
-        for bound in from {
-            if !self.definitions.on_demand_views.contains_key(&bound.view) {
-                let resolved = self.resolved(bound, "", &names, &mut keys);
-                self.from.push(resolved);
-            }
+        for bound in computed {
+            let resolved = self.resolved(bound, "", &names, &mut keys);
+            self.from.push(resolved);
         }
+        // In the order of FROM, in which a request's keys are told.
+        let place = |bound: &BoundView| from.iter().position(|b| b.alias == bound.alias);
+        self.from.sort_by_key(|b| place(b).unwrap_or(usize::MAX));
         Ok(())
     }
 
@@ -204,7 +212,7 @@ impl<'a> Expander<'a> {
     async fn keys(
         &self,
         from: &'a [BoundView],
-        inputs: Vec<Column>,
+        inputs: &[Column],
     ) -> Result<Keys<'a>, EngineError> {
         let mut keys = Keys::new();
         for bound in from {
@@ -212,7 +220,7 @@ impl<'a> Expander<'a> {
                 let (KeySource::Expression(sql) | KeySource::Each(sql)) = &binding.source else {
                     continue;
                 };
-                let mut shapes = self.shapes(from, inputs.clone())?;
+                let mut shapes = self.shapes(from, inputs.to_vec())?;
                 let each = std::mem::take(&mut shapes.each);
                 shapes.views.retain(|(alias, _)| !each.contains(alias));
                 let select = format!("({sql}) AS \"{KEY}\"");
@@ -290,7 +298,7 @@ impl<'a> Expander<'a> {
 
     /// Takes the FROM of an on-demand view: what its aliases are called here.
     async fn inner(&mut self, view: &'a OnDemandView) -> Result<Names<'a>, EngineError> {
-        let mut keys = self.keys(&view.from, view.inputs.clone()).await?;
+        let mut keys = self.keys(&view.from, &view.inputs).await?;
         let mut names = Names::new();
         let mut waiting: Vec<&BoundView> = view.from.iter().collect();
         while !waiting.is_empty() {
@@ -467,6 +475,17 @@ impl<'a> Expander<'a> {
         }
         Ok(read)
     }
+}
+
+/// Whether the keys of a view come from the request or from features.
+fn has_given_keys(bound: &BoundView) -> bool {
+    let mut keys = bound.keys.iter();
+    keys.all(|binding| {
+        matches!(
+            binding.source,
+            KeySource::Request(_) | KeySource::Feature { .. }
+        )
+    })
 }
 
 /// Whether all that the keys of a view come from has a name.
