@@ -16,6 +16,11 @@ pub fn log_filter() -> Option<String> {
     variable("GRANARY_LOG")
 }
 
+/// `GRANARY_SALT`: what `keyed_hash` is keyed with.
+pub fn salt() -> Option<String> {
+    variable("GRANARY_SALT")
+}
+
 /// Who runs this, as the system tells: the name that commits are signed with.
 pub fn user() -> String {
     variable("USER")

@@ -21,6 +21,7 @@ use object_store::path::Path as ObjectPath;
 use url::Url;
 
 use crate::config::{self, Config};
+use crate::environment;
 
 pub struct Project {
     /// Absolute.
@@ -104,13 +105,14 @@ impl Project {
         if let Some(folder) = &mut settings.spill_folder {
             *folder = self.folder.join(&folder);
         }
-        Ok(Engine::new(
+        let engine = Engine::new(
             settings,
             self.root.clone(),
             self.folder.clone(),
             store_factory(),
             Arc::clone(&self.clock),
-        )?)
+        )?;
+        Ok(engine.with_salt(environment::salt()))
     }
 
     pub fn online_store(&self) -> anyhow::Result<Arc<dyn OnlineStore>> {

@@ -13,7 +13,7 @@ mod stores;
 
 use std::num::NonZeroUsize;
 use std::path::{Path as FolderPath, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
@@ -27,6 +27,7 @@ use url::Url;
 
 use crate::error::EngineError;
 use crate::source::VerifiedSources;
+use functions::Salt;
 
 pub use cut::{event_time_type, no_later_than};
 pub use functions::AS_OF_FUNCTION;
@@ -95,6 +96,7 @@ struct Inner {
     runtime: Arc<RuntimeEnv>,
     clock: Arc<dyn Clock>,
     verified: Arc<VerifiedSources>,
+    salt: OnceLock<Salt>,
 }
 
 impl Engine {
@@ -126,8 +128,22 @@ impl Engine {
                 runtime,
                 clock,
                 verified: Arc::new(VerifiedSources::default()),
+                salt: OnceLock::new(),
             }),
         })
+    }
+
+    /// With what `keyed_hash` is keyed; the first that is given stays.
+    #[must_use]
+    pub fn with_salt(self, salt: Option<String>) -> Self {
+        if let Some(salt) = salt {
+            let _ = self.inner.salt.set(Salt(salt.into_bytes().into()));
+        }
+        self
+    }
+
+    fn salt(&self) -> Option<Salt> {
+        self.inner.salt.get().cloned()
     }
 
     pub fn settings(&self) -> &EngineSettings {

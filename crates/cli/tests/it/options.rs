@@ -221,3 +221,26 @@ fn the_status_shows_the_version_that_answers() {
         "{status:?}"
     );
 }
+
+#[test]
+fn hashes_are_keyed_by_the_environment() {
+    let project = Project::small();
+    let query = [
+        "sql",
+        "SELECT keyed_hash('+49301234567') AS h",
+        "--output",
+        "json",
+    ];
+    project
+        .granary(&query)
+        .failed(1, &["keyed_hash needs a salt: set GRANARY_SALT"]);
+    let hashed = |salt: &str| {
+        let mut command = project.command(&query);
+        Run::of(command.env("GRANARY_SALT", salt))
+            .succeeded()
+            .stdout
+            .clone()
+    };
+    assert_eq!(hashed("a"), hashed("a"));
+    assert_ne!(hashed("a"), hashed("b"));
+}

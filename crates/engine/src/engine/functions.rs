@@ -1,5 +1,5 @@
-//! Functions of our own, known in every session: `as_of()`, and aggregates where
-//! SQL has none.
+//! Functions of our own, known in every session: `as_of()`, what a lender needs
+//! (a file a family), and aggregates where SQL has none.
 //!
 //! | function | is |
 //! |---|---|
@@ -14,12 +14,18 @@
 
 mod arguments;
 mod as_of;
+mod credit;
 mod decayed;
 mod entropy;
 mod frequencies;
+mod geo;
+mod h3;
+mod keyed_hash;
 mod only_row;
+mod phone;
 mod planner;
 mod ranked;
+mod similarity;
 mod top_k;
 mod top_share;
 mod utc_micros;
@@ -30,12 +36,19 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use granary_model::UtcMicros;
 
 use as_of::AsOf;
+use credit::{Binned, DaysPastDue};
 use decayed::{Decay, DecayedLatest, DecayedSum};
 use entropy::Entropy;
+use geo::GreatCircleDistance;
+use h3::H3;
+use keyed_hash::KeyedHash;
+use phone::PhoneE164;
+use similarity::JaroWinkler;
 use top_k::TopK;
 use top_share::TopShare;
 
 pub use as_of::AS_OF_FUNCTION;
+pub(super) use keyed_hash::Salt;
 pub(crate) use only_row::OnlyRow;
 pub(super) use planner::CallPlanner;
 pub(crate) use ranked::ranked;
@@ -46,11 +59,19 @@ pub(super) fn as_of(t: UtcMicros) -> Arc<ScalarUDF> {
     Arc::new(ScalarUDF::from(AsOf::new(t)))
 }
 
-pub(super) fn scalars() -> Vec<Arc<ScalarUDF>> {
-    vec![
-        Arc::new(ScalarUDF::from(Decay::new())),
-        utc_micros_function(),
-    ]
+pub(super) fn scalars(salt: Option<Salt>) -> Vec<Arc<ScalarUDF>> {
+    let mut scalars: Vec<ScalarUDF> = vec![
+        Decay::new().into(),
+        GreatCircleDistance::new().into(),
+        PhoneE164::new().into(),
+        JaroWinkler::new().into(),
+        DaysPastDue::new().into(),
+        Binned::new().into(),
+        KeyedHash::new(salt).into(),
+    ];
+    scalars.extend(H3::all().map(ScalarUDF::from));
+    let scalars = scalars.into_iter().map(Arc::new);
+    scalars.chain([utc_micros_function()]).collect()
 }
 
 pub(super) fn aggregates() -> Vec<Arc<AggregateUDF>> {

@@ -193,7 +193,7 @@ impl Engine {
             .with_query_planner(Arc::new(GranaryPlanner))
             .build();
         let context = SessionContext::new_with_state(state);
-        for scalar in functions::scalars().into_iter().chain([as_of]) {
+        for scalar in functions::scalars(self.salt()).into_iter().chain([as_of]) {
             context.register_udf(Arc::unwrap_or_clone(scalar));
         }
         for aggregate in functions::aggregates() {

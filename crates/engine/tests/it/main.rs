@@ -7,6 +7,7 @@ mod check;
 mod copy;
 mod cuts;
 mod distinct;
+mod lender_functions;
 mod lookups;
 mod memory;
 mod outputs;
