@@ -127,6 +127,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const CONFINED: &[(&str, &[&str])] = &[
     ("datafusion", &["engine"]),
     ("deltalake-core", &["engine"]),
+    ("fjall", &["store"]),
     ("heed", &["store"]),
     ("anyhow", &["cli"]),
     ("clap", &["cli"]),
