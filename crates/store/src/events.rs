@@ -281,11 +281,14 @@ pub trait EventStream: Debug + Send + Sync {
     /// returns the batch is durable and in every later snapshot. Waits while
     /// the queue is full.
     ///
-    /// `StoreError::EventTooLarge` for a batch or key beyond the store's bounds,
-    /// `StoreError::OffsetMoved` see [`ConsumerOffset`]: nothing is stored then.
-    /// After any other error the batch is stored as a whole or not at all, and
-    /// which shows after reopening; appending it again is safe where events
-    /// have dedup keys or the batch an offset.
+    /// `StoreError::EventTooLarge` for a batch beyond the store's bounds,
+    /// `StoreError::EventKeys`, `StoreError::OffsetMoved` (see
+    /// [`ConsumerOffset`]), `StoreError::StreamReopened`, `StoreError::Full`:
+    /// nothing is stored then, unless a write failed half-way. After any other
+    /// error, and when the call is dropped before it returns, the batch is
+    /// stored as a whole or not at all, and which may show only when the store
+    /// is opened again; appending it again is safe where events have dedup keys
+    /// or the batch an offset.
     async fn append(&self, batch: EventBatch) -> Result<Vec<Appended>, StoreError>;
 
     /// Pins what is stored now. Short-lived: what it pins cannot be freed.

@@ -180,8 +180,10 @@ fn finish(
         state,
         removals,
         reaches: reaches.map(|r| r.unwrap_or(UtcMicros::MIN)).collect(),
-        // Sets on new indexes have no tiles that its keys could miss in.
-        recent: old.map_or_else(Recent::default, |old| old.recent),
+        // It knows nothing of the keys of new indexes.
+        recent: old
+            .filter(|_| change.fill.is_empty())
+            .map_or_else(Recent::default, |old| old.recent),
         described: Arc::clone(&described),
     };
     core.streams.insert(name.clone(), held);
