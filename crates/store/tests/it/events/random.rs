@@ -179,6 +179,8 @@ impl Side {
                 let store = self.store.as_ref().unwrap();
                 let reopened = store.open_stream(spec.clone(), &FromPayload).await.unwrap();
                 self.stream = Some(reopened);
+                // A store need not know what came before that.
+                self.look().await;
                 String::new()
             }
             Work::Look => {
