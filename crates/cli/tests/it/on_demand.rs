@@ -501,3 +501,40 @@ fn a_list_is_shown_where_it_binds_a_key() {
     assert_eq!(known["type"], "BIGINT");
     assert_eq!(known["source"], "count(contact.balance)");
 }
+
+#[test]
+fn a_neighbourhood_is_read_by_its_cells() {
+    let project = Project::small();
+    project.write(
+        "data/places.csv",
+        "lat,lon,at\n52.5,13.4,2026-01-01T00:00:00Z\n52.5001,13.4001,2026-01-02T00:00:00Z\n\
+         52.505,13.41,2026-01-03T00:00:00Z\n48.1,11.6,2026-01-04T00:00:00Z\n",
+    );
+    project.write(
+        "sql/places.sql",
+        "CREATE ENTITY place KEY (cell BIGINT);\n\
+         CREATE EXTERNAL TABLE places (lat DOUBLE, lon DOUBLE, at TIMESTAMP)\n\
+           STORED AS CSV LOCATION 'data/places.csv' OPTIONS ('format.has_header' 'true');\n\
+         EVENT TIME OF places IS at;\n\
+         CREATE FEATURE VIEW cell_heat ENTITY place\n\
+         AS SELECT h3_cell(lat, lon, 8) AS cell, count(*) AS applications FROM places GROUP BY 1;\n\
+         CREATE ON DEMAND FEATURE VIEW neighbourhood INPUT (lat DOUBLE, lon DOUBLE)\n\
+         AS SELECT here.applications AS here, sum(near.applications) AS near\n\
+            FROM cell_heat AS here KEY (cell => h3_cell(input.lat, input.lon, 8)),\n\
+                 cell_heat AS near KEY (cell => EACH h3_ring(h3_cell(input.lat, input.lon, 8), 2));\n",
+    );
+    let project = project.applied();
+    project
+        .granary(&["materialize", "--as-of", "2026-03-31"])
+        .succeeded();
+    let inputs = ["--input", "lat=52.5,48.1,0", "--input", "lon=13.4,11.6,0"];
+    let run = get(
+        &project,
+        &[&["--features", "neighbourhood.*"][..], &inputs].concat(),
+    );
+    assert_eq!(
+        values(&run),
+        named(&[("here", json!([2, 1, null])), ("near", json!([3, 1, null])),]),
+        "{run:?}"
+    );
+}
