@@ -39,9 +39,9 @@ pub struct Expanded {
 #[derive(Debug)]
 pub struct Computed {
     pub alias: String,
-    /// The on-demand view, or for what keys it is.
+    /// The on-demand view, the view that is aggregated, or that which has the key.
     pub view: String,
-    /// 0 where it is no view.
+    /// 0 of a key.
     pub version: u32,
     pub expressions: Arc<CompiledExpressions>,
 }
@@ -99,7 +99,7 @@ pub fn source_of(feature: &ServiceFeature) -> (String, String) {
 struct Node<'a> {
     alias: String,
     view: &'a str,
-    /// Of an on-demand view.
+    /// Of the view, unless it is a key.
     version: Option<u32>,
     select: PlannedSelect,
     /// What the aliases of its FROM are called in the selection.
@@ -201,7 +201,10 @@ impl<'a> Expander<'a> {
                 let select = format!("({}) AS \"{KEY}\"", aggregate.sql);
                 let name = &feature.name;
                 let planned = PlannedSelect::of(self.engine, name, &shapes, &select).await?;
-                self.nodes.push(Node::key(alias, of, planned, &names));
+                let view = self.definitions.feature_views.get(of);
+                let mut node = Node::key(alias, of, planned, &names);
+                node.version = view.map(|view| view.version);
+                self.nodes.push(node);
             }
         }
         Ok(())
