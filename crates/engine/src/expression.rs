@@ -28,8 +28,9 @@ use crate::error::EngineError;
 
 pub(crate) use expand::KEY;
 pub use expand::{Computed, Expanded, InputColumn, source_of};
+pub(crate) use select::PlannedOutput;
+use select::PlannedSelect;
 pub(crate) use select::{INPUT, Shapes, is_scalar, planned_outputs};
-use select::{PlannedOutput, PlannedSelect};
 
 /// What an expression reads.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -88,8 +88,14 @@ fn a_read_computes_of_features_and_inputs() {
         json!(["PRESENT", "PRESENT", "NULL_VALUE"]),
         "{run:?}"
     );
+}
 
-    // A list needs the inputs of what it asks for alone; others do no harm.
+#[test]
+fn a_list_needs_the_inputs_of_what_it_asks_for_alone() {
+    let project = project();
+    project
+        .granary(&["materialize", "--as-of", "2026-03-31"])
+        .succeeded();
     let list = [
         "--features",
         "affordability.phone,affordability.days_of_2026",
@@ -103,6 +109,7 @@ fn a_read_computes_of_features_and_inputs() {
             ("days_of_2026", json!([90.0])),
         ])
     );
+    // Others do no harm.
     get(
         &project,
         &[

@@ -12,7 +12,7 @@ use super::Check;
 use super::on_demand::Scalars;
 use super::outputs::type_name;
 use super::service::Bound;
-use crate::expression::{Argument, INPUT, Shapes, is_scalar, planned_outputs};
+use crate::expression::{Argument, INPUT, PlannedOutput, Shapes, is_scalar, planned_outputs};
 
 /// The aliases that the computed keys of an alias read.
 pub(super) type KeyReads = BTreeMap<String, Vec<String>>;
@@ -137,7 +137,7 @@ impl Check<'_> {
             return None;
         }
         let outputs = planned_outputs(&state, shapes, &plan).ok()?;
-        let arguments = outputs.iter().flat_map(|output| output.arguments());
+        let arguments = outputs.iter().flat_map(PlannedOutput::arguments);
         let aliases = arguments.filter_map(|argument| match argument {
             Argument::Feature { alias, .. } => Some(alias.clone()),
             Argument::Input(_) | Argument::AsOf => None,

@@ -173,7 +173,7 @@ impl ScalarUDFImpl for Fold {
         let arguments = self.aggregate.expressions();
         let arguments = arguments.iter().map(evaluate).collect::<Result<Vec<_>>>()?;
         let counted = self.filter.as_ref().map(evaluate).transpose()?;
-        let counted = counted.as_ref().map(|counted| counted.as_boolean());
+        let counted = counted.as_ref().map(AsArray::as_boolean);
         let mut values = Vec::with_capacity(rows);
         let mut start = 0;
         for count in counts {

@@ -239,12 +239,15 @@ fn key(spine: &str, schema: &Schema, key: &Column) -> Result<Arc<dyn PhysicalExp
     }
 }
 
+/// A column of the spine under a name.
+type NamedColumn = (String, Arc<dyn PhysicalExpr>);
+
 /// A column that is an input, if it is there or has to be.
 fn input(
     spine: &str,
     schema: &Schema,
     input: &InputColumn,
-) -> Result<Option<(String, Arc<dyn PhysicalExpr>)>, EngineError> {
+) -> Result<Option<NamedColumn>, EngineError> {
     let Column {
         name, data_type, ..
     } = &input.column;

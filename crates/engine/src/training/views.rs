@@ -85,9 +85,8 @@ impl<'a> Chain<'a> {
         let known = self.request.options.known_at_the_time;
         let times = availability(&query.events, self.definitions, known).and_then(|times| {
             // Elsewhere `apply` allows no subqueries.
-            let filter = query.filter.iter();
-            let adds_none = |filter| adds_no_time(filter, self.definitions);
-            filter.map(adds_none).collect::<Result<(), _>>()?;
+            let mut filter = query.filter.iter();
+            filter.try_for_each(|filter| adds_no_time(filter, self.definitions))?;
             Ok(times)
         });
         let mut also_from = match times {

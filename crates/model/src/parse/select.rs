@@ -191,30 +191,7 @@ fn service_item(cursor: &mut Cursor<'_>) -> Parsed<ServiceItem> {
     }
     let is_call = cursor.peek_at(1).is_some_and(|l| l.token == Token::LParen);
     if is_call {
-        cursor.next();
-        cursor.next();
-        cursor.skip_until(|c| c.is_token(&Token::RParen))?;
-        if cursor.at_end() {
-            return Err(cursor.never_closed(start + 1));
-        }
-        cursor.next();
-        // FILTER, or an operator: it is a longer expression, up to its name.
-        let filtered = cursor.is_words(&["FILTER"])
-            && cursor.peek_at(1).is_some_and(|l| l.token == Token::LParen);
-        let operator = !cursor.at_end()
-            && !matches!(
-                cursor.peek().map(|l| &l.token),
-                Some(Token::Word(_) | Token::Comma)
-            );
-        if filtered || operator {
-            cursor.skip_until(|c| {
-                c.is_token(&Token::Comma) || c.is_words(&["AS"]) || at_from(c) || beyond(c)
-            })?;
-        }
-        let sql = cursor.text(start..cursor.mark());
-        let alias = alias(cursor)?;
-        item_ends(cursor, start)?;
-        return Ok(ServiceItem::Expression { sql, alias });
+        return aggregate_item(cursor, start);
     }
     if !matches!(cursor.peek().map(|l| &l.token), Some(Token::Word(_))) {
         return Err(cursor.expected("a feature").help(SHAPES));
@@ -250,6 +227,34 @@ fn service_item(cursor: &mut Cursor<'_>) -> Parsed<ServiceItem> {
         feature,
         alias,
     })
+}
+
+/// `aggregate(..) .. [[AS] alias]`, the cursor at its name.
+fn aggregate_item(cursor: &mut Cursor<'_>, start: usize) -> Parsed<ServiceItem> {
+    cursor.next();
+    cursor.next();
+    cursor.skip_until(|c| c.is_token(&Token::RParen))?;
+    if cursor.at_end() {
+        return Err(cursor.never_closed(start + 1));
+    }
+    cursor.next();
+    // FILTER, or an operator: it is a longer expression, up to its name.
+    let filtered =
+        cursor.is_words(&["FILTER"]) && cursor.peek_at(1).is_some_and(|l| l.token == Token::LParen);
+    let operator = !cursor.at_end()
+        && !matches!(
+            cursor.peek().map(|l| &l.token),
+            Some(Token::Word(_) | Token::Comma)
+        );
+    if filtered || operator {
+        cursor.skip_until(|c| {
+            c.is_token(&Token::Comma) || c.is_words(&["AS"]) || at_from(c) || beyond(c)
+        })?;
+    }
+    let sql = cursor.text(start..cursor.mark());
+    let alias = alias(cursor)?;
+    item_ends(cursor, start)?;
+    Ok(ServiceItem::Expression { sql, alias })
 }
 
 /// An item of a service ends here, or it is an expression.

@@ -55,7 +55,7 @@ impl ScalarUDFImpl for DaysPastDue {
             Ok(cast(&value.to_array(args.number_rows)?, &DataType::Date32)?)
         };
         let (due, paid, t) = (days(due)?, days(paid)?, days(t)?);
-        let [due, paid, t] = [&due, &paid, &t].map(|a| a.as_primitive::<Date32Type>());
+        let [due, paid, t] = [&due, &paid, &t].map(AsArray::as_primitive::<Date32Type>);
         let all = due.iter().zip(paid.iter().zip(t));
         let late = all.map(|(due, (paid, t))| {
             let until = match (paid, t) {

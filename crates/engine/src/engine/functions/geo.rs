@@ -58,7 +58,7 @@ impl ScalarUDFImpl for GreatCircleDistance {
         let [lat1, lon1, lat2, lon2] = take_function_args(self.name(), &args.args)?;
         let array = |value: &ColumnarValue| -> Result<ArrayRef> { value.to_array(rows) };
         let given = [array(lat1)?, array(lon1)?, array(lat2)?, array(lon2)?];
-        let [lat1, lon1, lat2, lon2] = given.each_ref().map(|a| a.as_primitive::<Float64Type>());
+        let [lat1, lon1, lat2, lon2] = given.each_ref().map(AsArray::as_primitive::<Float64Type>);
         let both = lat1.iter().zip(lon1).zip(lat2.iter().zip(lon2));
         let distances = both.map(|((lat1, lon1), (lat2, lon2))| {
             let (from, to) = ((lat1?, lon1?), (lat2?, lon2?));
