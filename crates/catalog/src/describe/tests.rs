@@ -17,40 +17,8 @@ fn definitions() -> Definitions {
             annotations: Annotations::default(),
         },
     );
-    let mut balance = Column::new("balance", FeatureType::Double);
-    balance.comment = Some("end of day".into());
-    d.feature_views.insert(
-        "account".into(),
-        FeatureView {
-            name: "account".into(),
-            version: 3,
-            fingerprint: Fingerprint::of(["account"]),
-            kind: ViewKind::Timestamped,
-            entities: vec!["customer".into()],
-            keys: vec![customer_id.clone()],
-            event_time: Some("at".into()),
-            created_time: None,
-            then_by: Vec::new(),
-            ttl: Some(Interval {
-                days: 30,
-                ..Interval::ZERO
-            }),
-            max_events: None,
-            refresh_every: None,
-            serve: ServeMode::Online,
-            query: "SELECT customer_id, at, balance FROM accounts".into(),
-            features: vec![balance],
-            depends_on: vec!["accounts".into()],
-            current_state: Vec::new(),
-            calls_as_of: false,
-            live: false,
-            windows: Vec::new(),
-            annotations: Annotations {
-                owner: Some("risk".into()),
-                ..Annotations::default()
-            },
-        },
-    );
+    d.feature_views
+        .insert("account".into(), account(customer_id.clone()));
     let renamed = KeyBinding {
         key: customer_id,
         source: KeySource::Request("guarantor_id".into()),
@@ -78,6 +46,40 @@ fn definitions() -> Definitions {
         role: "risk".into(),
     });
     d
+}
+
+fn account(customer_id: Column) -> FeatureView {
+    let mut balance = Column::new("balance", FeatureType::Double);
+    balance.comment = Some("end of day".into());
+    FeatureView {
+        name: "account".into(),
+        version: 3,
+        fingerprint: Fingerprint::of(["account"]),
+        kind: ViewKind::Timestamped,
+        entities: vec!["customer".into()],
+        keys: vec![customer_id],
+        event_time: Some("at".into()),
+        created_time: None,
+        then_by: Vec::new(),
+        ttl: Some(Interval {
+            days: 30,
+            ..Interval::ZERO
+        }),
+        max_events: None,
+        refresh_every: None,
+        serve: ServeMode::Online,
+        query: "SELECT customer_id, at, balance FROM accounts".into(),
+        features: vec![balance],
+        depends_on: vec!["accounts".into()],
+        current_state: Vec::new(),
+        calls_as_of: false,
+        live: false,
+        windows: Vec::new(),
+        annotations: Annotations {
+            owner: Some("risk".into()),
+            ..Annotations::default()
+        },
+    }
 }
 
 #[test]
