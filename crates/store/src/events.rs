@@ -189,7 +189,7 @@ pub struct NewTile {
 pub struct StreamState {
     /// Events kept.
     pub events: u64,
-    /// Bytes of their payloads, dedup keys and keys.
+    /// Bytes of their payloads and dedup keys.
     pub bytes: u64,
     /// The greatest sequence given so far, 0 before the first.
     pub last_sequence: u64,

@@ -190,12 +190,12 @@ impl<'a> LogEvent<'a> {
     /// What the stream's count of bytes has of it.
     pub(super) fn bytes(&self) -> u64 {
         let dedup = self.dedup_key.as_ref().map_or(0, |key| key.len());
-        let keys: usize = self.keys.iter().map(|(_, key)| key.len()).sum();
-        (dedup + keys + self.payload.len()) as u64
+        (dedup + self.payload.len()) as u64
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut to = Vec::with_capacity(self.bytes() as usize + 32 + 8 * self.keys.len());
+        let keys: usize = self.keys.iter().map(|(_, key)| key.len() + 8).sum();
+        let mut to = Vec::with_capacity(self.bytes() as usize + 32 + keys);
         to.extend_from_slice(&self.event_time.0.to_le_bytes());
         to.extend_from_slice(&self.created_time.0.to_le_bytes());
         to.push(u8::from(self.dedup_key.is_some()));

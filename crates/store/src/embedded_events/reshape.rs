@@ -123,8 +123,7 @@ pub(super) fn open_stream(
         state = held.state;
         removals = held.removals;
         if !change.fill.is_empty() {
-            let rest = fill(shelf, &mut batch, &change, filled, usize::MAX, keys)?;
-            state.bytes += rest.bytes;
+            fill(shelf, &mut batch, &change, filled, usize::MAX, keys)?;
         }
     }
     finish(shelf, &mut core, batch, change, state, removals)
@@ -210,11 +209,6 @@ fn fill_beside_appends(
         }
         let mut core = shelf.core();
         shelf.check_room()?;
-        if let Some(held) = core.streams.get_mut(&change.to.spec.name) {
-            held.state.bytes += filled.bytes;
-            let state = format::encode_state(&held.state, held.removals);
-            batch.insert(&shelf.spaces.meta, format::state_key(change.to.id), state);
-        }
         shelf.commit(&mut core, batch)?;
         done = filled.last;
         if filled.events < step {
@@ -227,8 +221,6 @@ struct Filled {
     events: usize,
     /// The last sequence.
     last: u64,
-    /// By which the stream grew.
-    bytes: u64,
 }
 
 /// Puts the events after a sequence, at most `limit`, into the new indexes, and
@@ -248,12 +240,11 @@ fn fill(
     let mut filled = Filled {
         events: 0,
         last: after,
-        bytes: 0,
     };
     for entry in now.range(&spaces.log, range).take(limit) {
         let (log_key, value) = entry.into_inner().map_err(|e| shelf.failed(e))?;
         let mut event = LogEvent::decode(&value)?;
-        let before = event.bytes();
+        let before = event.keys.len();
         filled.events += 1;
         filled.last = format::log_key_sequence(&log_key)?;
         for (position, index) in &change.fill {
@@ -265,8 +256,7 @@ fn fill(
                 event.keys.push((*index, key.to_vec().into()));
             }
         }
-        if event.bytes() > before {
-            filled.bytes += event.bytes() - before;
+        if event.keys.len() > before {
             batch.insert(&spaces.log, log_key, event.encode());
         }
     }

@@ -41,8 +41,7 @@ pub(super) struct Event {
 impl Event {
     pub(super) fn bytes(&self) -> u64 {
         let dedup = self.dedup_key.as_ref().map_or(0, Bytes::len);
-        let keys: usize = self.keys.values().map(Bytes::len).sum();
-        (dedup + keys + self.payload.len()) as u64
+        (dedup + self.payload.len()) as u64
     }
 
     pub(super) fn lend(&self, sequence: u64) -> EventRef<'_> {
@@ -89,7 +88,6 @@ impl Content {
             }
             for (sequence, event) in &mut self.log {
                 if let Some(key) = keys.key_of(position, &event.payload)? {
-                    self.state.bytes += key.len() as u64;
                     let entry = (index.name.clone(), key.clone(), event.event_time, *sequence);
                     self.indexed.insert(entry, ());
                     event.keys.insert(index.name.clone(), key);
