@@ -1,5 +1,6 @@
 //! Every online write: runs, claims, progress and the sink that fills
-//! generations from committed offline rows.
+//! generations from committed offline rows; and the events that are pushed to
+//! streams.
 //!
 //! The offline commit comes first; online data is derived from committed
 //! offline rows and catches up after a crash. This crate knows nothing of gRPC
@@ -13,6 +14,7 @@ pub mod materialize;
 pub mod progress;
 pub mod sink;
 pub mod status;
+pub mod streams;
 pub mod sweep;
 
 pub use claim::{Claim, Claims, WhenClaimed};
@@ -25,4 +27,5 @@ pub use materialize::{
 pub use progress::{Progress, Silent, Stage};
 pub use sink::{Filled, Sink, SinkSettings};
 pub use status::{ViewStatus, view_statuses};
+pub use streams::{EventCodec, Pushed, StreamSettings, Streams};
 pub use sweep::sweep;

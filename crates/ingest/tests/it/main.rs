@@ -10,4 +10,5 @@ mod online;
 mod project;
 mod refresh;
 mod runs;
+mod streams;
 mod windowed;

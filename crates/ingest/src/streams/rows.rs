@@ -1,0 +1,218 @@
+//! Rows of a stream as events, and payloads as rows.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::error::ArrowError;
+use bytes::Bytes;
+use granary_model::definitions::{Column, Stream};
+use granary_model::{FeatureType, UtcMicros};
+use granary_store::codec::{RowLayout, RowReader};
+use granary_store::events::NewEvent;
+use granary_store::rows::EncodedRows;
+
+use crate::error::IngestError;
+
+/// What turns the rows of one stream into events and back.
+#[derive(Debug, Clone)]
+pub struct EventCodec {
+    stream: String,
+    layout: Arc<RowLayout>,
+    /// The DEDUPLICATE BY columns alone; none where there are none.
+    dedup: RowLayout,
+    event_time: String,
+    schema: SchemaRef,
+}
+
+/// A batch, row by row.
+pub(super) struct CheckedRows {
+    /// Of the rows that were not refused, in order.
+    pub events: Vec<NewEvent>,
+    /// Of every row why it was refused, if it was.
+    pub refused: Vec<Option<String>>,
+}
+
+impl EventCodec {
+    pub fn of(stream: &Stream) -> Self {
+        let plain = |column: &Column| Column::new(column.name.clone(), column.data_type.clone());
+        let dedup = stream.columns.iter();
+        let dedup = dedup.filter(|column| stream.deduplicate_by.contains(&column.name));
+        let field = |column: &Column| Field::new(&column.name, column.data_type.to_arrow(), true);
+        let fields: Vec<Field> = stream.columns.iter().map(field).collect();
+        Self {
+            stream: stream.name.clone(),
+            layout: Arc::new(layout(stream.columns.iter().map(plain).collect())),
+            dedup: layout(dedup.map(plain).collect()),
+            event_time: stream.event_time.clone(),
+            schema: Arc::new(Schema::new(fields)),
+        }
+    }
+
+    /// The stream's columns, as [`decode`](Self::decode) gives them.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Payloads as rows, in order.
+    pub fn decode(&self, payloads: &[&[u8]]) -> Result<RecordBatch, IngestError> {
+        let all = (0..self.layout.features.len()).collect();
+        let mut reader = RowReader::new(&self.layout, all, payloads.len(), None);
+        for (row, payload) in payloads.iter().enumerate() {
+            reader.push(row, payload)?;
+        }
+        let values = reader.finish()?.values;
+        RecordBatch::try_new(Arc::clone(&self.schema), values)
+            .map_err(|e| IngestError::Stopped(format!("events of {}: {e}", self.stream)))
+    }
+
+    /// Looks at every row of a batch; event times after `latest` are refused.
+    pub(super) fn check(
+        &self,
+        batch: &RecordBatch,
+        latest: UtcMicros,
+    ) -> Result<CheckedRows, IngestError> {
+        let given = batch;
+        let batch = self.plain(given)?;
+        let lost = self.lost(given, &batch);
+        let times = self.event_times(&batch)?;
+        let payloads = self.layout.encode(&batch, None, None)?;
+        let dedup = self.dedup_keys(&batch)?;
+        let mut rows = CheckedRows {
+            events: Vec::with_capacity(batch.num_rows()),
+            refused: Vec::with_capacity(batch.num_rows()),
+        };
+        for (row, time) in times.into_iter().enumerate() {
+            let time = match lost.get(row).cloned().flatten() {
+                Some(reason) => Err(reason),
+                None => self.event_time(time, latest),
+            };
+            rows.refused.push(time.as_ref().err().cloned());
+            if let Ok(event_time) = time {
+                rows.events.push(NewEvent {
+                    event_time,
+                    dedup_key: dedup.get(row).cloned().flatten(),
+                    keys: Vec::new(),
+                    payload: Bytes::copy_from_slice(payloads.get(row)),
+                });
+            }
+        }
+        Ok(rows)
+    }
+
+    fn event_time(&self, time: Option<i64>, latest: UtcMicros) -> Result<UtcMicros, String> {
+        let name = &self.event_time;
+        match time.map(UtcMicros) {
+            None => Err(format!("{name} is NULL: an event needs its event time")),
+            Some(time) if time > latest => Err(format!(
+                "{name} is {time}, {latest} is the latest taken now"
+            )),
+            Some(time) => Ok(time),
+        }
+    }
+
+    /// The batch in the stream's own columns and types.
+    fn plain(&self, batch: &RecordBatch) -> Result<RecordBatch, IngestError> {
+        let known = |name: &str| self.schema.column_with_name(name).is_some();
+        let fields = batch.schema_ref().fields();
+        if let Some(odd) = fields.iter().find(|field| !known(field.name())) {
+            return Err(self.refuse(format!("has no column {}", odd.name())));
+        }
+        let columns = self.layout.features.iter();
+        let columns: Result<Vec<_>, _> = columns.map(|c| self.column(batch, c)).collect();
+        RecordBatch::try_new(Arc::clone(&self.schema), columns?)
+            .map_err(|e| self.refuse(e.to_string()))
+    }
+
+    fn column(&self, batch: &RecordBatch, column: &Column) -> Result<ArrayRef, IngestError> {
+        let name = &column.name;
+        let mut fields = batch.schema_ref().fields().iter();
+        if fields.by_ref().filter(|field| field.name() == name).count() > 1 {
+            return Err(self.refuse(format!("column {name} is given twice")));
+        }
+        let Some(given) = batch.column_by_name(name) else {
+            return Err(self.refuse(format!("column {name} is missing")));
+        };
+        let found = FeatureType::from_arrow(given.data_type());
+        let fits = found.is_some_and(|found| column.data_type.accepts_input(&found));
+        if !fits && given.null_count() < given.len() {
+            let (wanted, got) = (&column.data_type, given.data_type());
+            return Err(self.refuse(format!("column {name} expects {wanted}, got {got}")));
+        }
+        cast(given, &column.data_type.to_arrow()).map_err(|e| self.cast_failed(name, &e))
+    }
+
+    /// Of every row the value that did not fit its column's type, if any: a
+    /// cast makes NULL of it. Empty where all fit.
+    fn lost(&self, given: &RecordBatch, plain: &RecordBatch) -> Vec<Option<String>> {
+        let mut lost = Vec::new();
+        for column in &self.layout.features {
+            let name = column.name.as_str();
+            let (Some(given), Some(plain)) =
+                (given.column_by_name(name), plain.column_by_name(name))
+            else {
+                continue;
+            };
+            let nulls = given.logical_nulls();
+            if plain.null_count() == nulls.as_ref().map_or(0, |nulls| nulls.null_count()) {
+                continue;
+            }
+            lost.resize(plain.len(), None);
+            for (row, reason) in lost.iter_mut().enumerate() {
+                if plain.is_null(row) && nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row)) {
+                    *reason = Some(format!("{name} is no {}", column.data_type));
+                }
+            }
+        }
+        lost
+    }
+
+    /// Of every row, in microseconds; a date is its midnight.
+    fn event_times(&self, batch: &RecordBatch) -> Result<Vec<Option<i64>>, IngestError> {
+        let name = &self.event_time;
+        let Some(column) = batch.column_by_name(name) else {
+            return Err(self.refuse(format!("column {name} is missing")));
+        };
+        let times = cast(column, &FeatureType::Timestamp.to_arrow());
+        let times = times.map_err(|e| self.cast_failed(name, &e))?;
+        Ok(times
+            .as_primitive::<TimestampMicrosecondType>()
+            .iter()
+            .collect())
+    }
+
+    /// Of every row; a row with a NULL among the columns is never a duplicate.
+    fn dedup_keys(&self, batch: &RecordBatch) -> Result<Vec<Option<Bytes>>, IngestError> {
+        if self.dedup.features.is_empty() {
+            return Ok(Vec::new());
+        }
+        let columns = self.dedup.features.iter();
+        let columns: Vec<&ArrayRef> = columns
+            .filter_map(|column| batch.column_by_name(&column.name))
+            .collect();
+        let keys: EncodedRows = self.dedup.encode(batch, None, None)?;
+        let key = |row: usize| {
+            let null = columns.iter().any(|column| column.is_null(row));
+            (!null).then(|| Bytes::copy_from_slice(keys.get(row)))
+        };
+        Ok((0..batch.num_rows()).map(key).collect())
+    }
+
+    fn refuse(&self, what: String) -> IngestError {
+        IngestError::Refused(format!("stream {}: {what}", self.stream))
+    }
+
+    fn cast_failed(&self, column: &str, error: &ArrowError) -> IngestError {
+        self.refuse(format!("column {column}: {error}"))
+    }
+}
+
+/// Rows of these columns and no times beside them.
+fn layout(features: Vec<Column>) -> RowLayout {
+    RowLayout {
+        event_time: false,
+        created_time: false,
+        features,
+    }
+}
