@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::cast;
+use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use bytes::Bytes;
@@ -140,7 +140,13 @@ impl EventCodec {
             let (wanted, got) = (&column.data_type, given.data_type());
             return Err(self.refuse(format!("column {name} expects {wanted}, got {got}")));
         }
-        cast(given, &column.data_type.to_arrow()).map_err(|e| self.cast_failed(name, &e))
+        // Of a list's items `lost` sees nothing, so there the cast itself must fail.
+        let options = CastOptions {
+            safe: !matches!(column.data_type, FeatureType::List(_)),
+            ..CastOptions::default()
+        };
+        cast_with_options(given, &column.data_type.to_arrow(), &options)
+            .map_err(|e| self.cast_failed(name, &e))
     }
 
     /// Of every row the value that did not fit its column's type, if any: a
