@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::buffer::NullBuffer;
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::error::ArrowError;
@@ -117,28 +118,28 @@ impl EventCodec {
         let known = |name: &str| self.schema.column_with_name(name).is_some();
         let fields = batch.schema_ref().fields();
         if let Some(odd) = fields.iter().find(|field| !known(field.name())) {
-            return Err(self.refuse(format!("has no column {}", odd.name())));
+            return Err(self.refuse(&format!("has no column {}", odd.name())));
         }
         let columns = self.layout.features.iter();
         let columns: Result<Vec<_>, _> = columns.map(|c| self.column(batch, c)).collect();
         RecordBatch::try_new(Arc::clone(&self.schema), columns?)
-            .map_err(|e| self.refuse(e.to_string()))
+            .map_err(|e| self.refuse(&e.to_string()))
     }
 
     fn column(&self, batch: &RecordBatch, column: &Column) -> Result<ArrayRef, IngestError> {
         let name = &column.name;
         let mut fields = batch.schema_ref().fields().iter();
         if fields.by_ref().filter(|field| field.name() == name).count() > 1 {
-            return Err(self.refuse(format!("column {name} is given twice")));
+            return Err(self.refuse(&format!("column {name} is given twice")));
         }
         let Some(given) = batch.column_by_name(name) else {
-            return Err(self.refuse(format!("column {name} is missing")));
+            return Err(self.refuse(&format!("column {name} is missing")));
         };
         let found = FeatureType::from_arrow(given.data_type());
         let fits = found.is_some_and(|found| column.data_type.accepts_input(&found));
         if !fits && given.null_count() < given.len() {
             let (wanted, got) = (&column.data_type, given.data_type());
-            return Err(self.refuse(format!("column {name} expects {wanted}, got {got}")));
+            return Err(self.refuse(&format!("column {name} expects {wanted}, got {got}")));
         }
         // Of a list's items `lost` sees nothing, so there the cast itself must fail.
         let options = CastOptions {
@@ -161,7 +162,7 @@ impl EventCodec {
                 continue;
             };
             let nulls = given.logical_nulls();
-            if plain.null_count() == nulls.as_ref().map_or(0, |nulls| nulls.null_count()) {
+            if plain.null_count() == nulls.as_ref().map_or(0, NullBuffer::null_count) {
                 continue;
             }
             lost.resize(plain.len(), None);
@@ -178,7 +179,7 @@ impl EventCodec {
     fn event_times(&self, batch: &RecordBatch) -> Result<Vec<Option<i64>>, IngestError> {
         let name = &self.event_time;
         let Some(column) = batch.column_by_name(name) else {
-            return Err(self.refuse(format!("column {name} is missing")));
+            return Err(self.refuse(&format!("column {name} is missing")));
         };
         let times = cast(column, &FeatureType::Timestamp.to_arrow());
         let times = times.map_err(|e| self.cast_failed(name, &e))?;
@@ -205,12 +206,12 @@ impl EventCodec {
         Ok((0..batch.num_rows()).map(key).collect())
     }
 
-    fn refuse(&self, what: String) -> IngestError {
+    fn refuse(&self, what: &str) -> IngestError {
         IngestError::Refused(format!("stream {}: {what}", self.stream))
     }
 
     fn cast_failed(&self, column: &str, error: &ArrowError) -> IngestError {
-        self.refuse(format!("column {column}: {error}"))
+        self.refuse(&format!("column {column}: {error}"))
     }
 }
 
