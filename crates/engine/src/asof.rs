@@ -26,7 +26,7 @@ pub use codec::AsOfCodec;
 pub use frame::{Frame, FrameBounds};
 pub use join::{AsOfJoinExec, AsOfJoinSpec, AsOfLookup, Match, Run, Value};
 pub use kernels::Call;
-pub(crate) use time::micros;
+pub(crate) use time::{micros, timestamps};
 pub use window::{
     AS_OF_COLUMN, AsOfWindowExec, AsOfWindowSpec, EventSet, WindowAggregate, event_schema,
 };

@@ -31,7 +31,7 @@ use functions::Salt;
 
 pub use cut::{event_time_type, no_later_than};
 pub use functions::AS_OF_FUNCTION;
-pub(crate) use functions::{OnlyRow, ranked, utc_micros, utc_micros_function};
+pub(crate) use functions::{OnlyRow, latest_of, ranked, utc_micros, utc_micros_function};
 pub(crate) use planner::physical_expr;
 pub use session::{AsOf, Joins};
 pub(crate) use session::{plan_sql, plan_statement, register, settle_types};

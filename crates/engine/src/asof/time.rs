@@ -1,10 +1,13 @@
 //! Event times of any type as UTC microseconds.
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, TimestampMicrosecondArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int32Type, Int64Type, TimeUnit};
 use datafusion::error::{DataFusionError, Result};
 use granary_model::interval::MICROS_PER_DAY;
+use granary_model::types::UTC;
 
 /// Microseconds of an array of times. A time without a zone is UTC, a date is
 /// its midnight, and finer values count as the microsecond that they lie in.
@@ -39,6 +42,12 @@ pub(crate) fn micros(array: &ArrayRef) -> Result<Int64Array> {
         }
         _ => raw.as_primitive::<Int64Type>().unary(scale),
     })
+}
+
+/// Microseconds as the TIMESTAMP of Granary.
+pub(crate) fn timestamps(micros: Int64Array) -> ArrayRef {
+    let (_, values, nulls) = micros.into_parts();
+    Arc::new(TimestampMicrosecondArray::new(values, nulls).with_timezone(UTC))
 }
 
 #[cfg(test)]

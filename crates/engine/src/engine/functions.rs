@@ -52,7 +52,7 @@ pub(super) use keyed_hash::Salt;
 pub(crate) use only_row::OnlyRow;
 pub(super) use planner::CallPlanner;
 pub(crate) use ranked::ranked;
-pub(crate) use utc_micros::{utc_micros, utc_micros_function};
+pub(crate) use utc_micros::{latest_of, utc_micros, utc_micros_function};
 
 /// `as_of()`, which is T.
 pub(super) fn as_of(t: UtcMicros) -> Arc<ScalarUDF> {

@@ -43,6 +43,9 @@ pub(super) struct Chain<'a> {
     context: SessionContext,
     pub(super) state: SessionState,
     pub(super) plan: Arc<dyn ExecutionPlan>,
+    /// The spine with t behind it, before anything was joined: its columns stand
+    /// at the same places in `plan`.
+    pub(super) spine: Arc<dyn ExecutionPlan>,
     spine_columns: usize,
     /// Key columns of the spine, and the keys as they are compared.
     spine_keys: Vec<(String, Arc<dyn PhysicalExpr>)>,
@@ -115,6 +118,7 @@ impl<'a> Chain<'a> {
             expanded,
             state: context.state(),
             context,
+            spine: Arc::clone(&spine.plan),
             plan: spine.plan,
             spine_columns,
             spine_keys: names.zip(spine.keys).collect(),
@@ -124,6 +128,7 @@ impl<'a> Chain<'a> {
             notes: BTreeSet::new(),
         };
         chain.add_t(spine.time)?;
+        chain.spine = Arc::clone(&chain.plan);
         Ok(chain)
     }
 

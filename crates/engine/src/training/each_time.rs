@@ -12,6 +12,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{ScalarUDF, lit};
+use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::execution_plan::{
@@ -83,7 +84,7 @@ impl Chain<'_> {
     /// than may be at most.
     async fn distinct_times(&self, wanted: &Wanted<'_>) -> Result<Vec<UtcMicros>, EngineError> {
         let failed = failed("the spine");
-        let spine = reset_plan_states(self.plan.clone()).map_err(&failed)?;
+        let spine = reset_plan_states(self.spine.clone()).map_err(&failed)?;
         let place = spine.schema().index_of(T).map_err(|e| failed(e.into()))?;
         let mut rows = spine
             .execute(0, self.context().task_ctx())
@@ -162,9 +163,16 @@ impl Chain<'_> {
             Some(every) => ScalarUDF::from(SpineTime::new(Some(every))).call(vec![name(T)]),
             None => name(T),
         };
-        let schema = DFSchema::try_from(self.plan.schema())?;
+        // What was joined is computed again only where a key comes from it.
+        let width = self.spine.schema().fields().len();
+        let columns = wanted.keys.iter().flat_map(collect_columns);
+        let rows = match columns.map(|column| column.index()).all(|at| at < width) {
+            true => &self.spine,
+            false => &self.plan,
+        };
+        let schema = DFSchema::try_from(rows.schema())?;
         let at_t = physical_expr(&self.state, asked.eq(lit(time_scalar(t))), &schema)?;
-        let spine = FilterExec::try_new(at_t, reset_plan_states(self.plan.clone())?)?;
+        let spine = FilterExec::try_new(at_t, reset_plan_states(rows.clone())?)?;
         let keys = wanted.keys.iter().enumerate();
         let keys = keys.map(|(number, key)| ProjectionExpr {
             expr: key.clone(),

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use datafusion::common::Column;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::{DataFusionError, Result as PlanResult};
-use datafusion::functions::expr_fn::greatest;
 use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column as Position;
@@ -19,7 +18,7 @@ use super::chain::{Chain, Found, WORKING, Wanted, failed};
 use super::each_time::COMPUTED_AS_OF;
 use crate::asof::{AsOfJoinExec, AsOfJoinSpec, AsOfLookup, Match, Value};
 use crate::check::has_subquery;
-use crate::engine::{physical_expr, utc_micros, utc_micros_function};
+use crate::engine::{latest_of, physical_expr, utc_micros_function};
 use crate::error::EngineError;
 use crate::run::row_columns;
 use crate::shared_scan::SharedScan;
@@ -133,12 +132,7 @@ impl TimestampedQuery {
 
     /// The greatest of the times before which the rows were not there.
     fn seen_from(&self) -> Option<Expr> {
-        let times = self.also_from.iter().cloned().map(Expr::Column);
-        let mut times: Vec<Expr> = times.map(utc_micros).collect();
-        match times.len() {
-            0 | 1 => times.pop(),
-            _ => Some(greatest(times)),
-        }
+        latest_of(self.also_from.iter().cloned().map(Expr::Column))
     }
 
     fn keys(&self, view: &FeatureView) -> &[(String, Expr)] {

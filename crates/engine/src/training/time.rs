@@ -1,8 +1,6 @@
 //! t of a row of the spine.
 
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, Int64Array};
 use arrow::compute::CastOptions;
 use arrow::compute::cast_with_options;
 use arrow::datatypes::{DataType, TimeUnit};
@@ -13,7 +11,7 @@ use datafusion::logical_expr::{
 use granary_model::types::UTC;
 use granary_model::{Interval, UtcMicros};
 
-use crate::asof::micros;
+use crate::asof::{micros, timestamps};
 
 /// Makes TIMESTAMP, UTC microseconds, of a time of any type, text among them;
 /// with an interval, the newest multiple of it up to then.
@@ -77,8 +75,6 @@ impl ScalarUDFImpl for SpineTime {
             ));
         };
         let given = given.to_array(args.number_rows)?;
-        let (_, values, nulls) = self.times(&given)?.into_parts();
-        let times = TimestampMicrosecondArray::new(values, nulls).with_timezone(UTC);
-        Ok(ColumnarValue::Array(Arc::new(times)))
+        Ok(ColumnarValue::Array(timestamps(self.times(&given)?)))
     }
 }

@@ -4,20 +4,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::{Column, DFSchema, TableReference};
 use datafusion::error::Result;
 use datafusion::execution::SessionState;
-use datafusion::functions::expr_fn::{coalesce, greatest};
-use datafusion::logical_expr::{Expr, cast};
+use datafusion::functions::expr_fn::coalesce;
+use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
-use granary_model::types::UTC;
 
 use super::{Aggregate, WindowedQuery};
 use crate::asof::{AsOfWindowExec, AsOfWindowSpec, Call, EventSet, WindowAggregate, event_schema};
 use crate::check::has_subquery;
-use crate::engine::physical_expr;
+use crate::engine::{latest_of, physical_expr, utc_micros};
 use crate::shared_scan::SharedScan;
 
 /// Which events a row of the spine sees.
@@ -184,23 +182,13 @@ fn windowed(
 
 /// When an event came to be there, where that is not its event time.
 fn created(query: &WindowedQuery, seen: Seen, also_from: &BTreeSet<Column>) -> Option<Expr> {
-    let time = |e: Expr| {
-        cast(
-            e,
-            DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into())),
-        )
-    };
-    let created = query
-        .created_time
-        .as_ref()
-        .filter(|_| seen.known_at_the_time);
-    let created = created.map(|c| coalesce(vec![time(c.clone()), time(query.event_time.clone())]));
-    let mut times: Vec<Expr> = created.into_iter().collect();
-    times.extend(also_from.iter().map(|c| time(Expr::Column(c.clone()))));
-    match times.len() {
-        0 | 1 => times.pop(),
-        _ => Some(greatest(times)),
-    }
+    let created = query.created_time.clone();
+    let created = created.filter(|_| seen.known_at_the_time).map(|created| {
+        let event_time = utc_micros(query.event_time.clone());
+        coalesce(vec![utc_micros(created), event_time])
+    });
+    let also_from = also_from.iter().cloned().map(Expr::Column);
+    latest_of(created.into_iter().chain(also_from))
 }
 
 /// The columns of events with the one that stands for t behind them.

@@ -5,17 +5,17 @@
 
 use std::sync::{Arc, LazyLock};
 
-use datafusion::arrow::array::TimestampMicrosecondArray;
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::utils::take_function_args;
 use datafusion::error::Result;
+use datafusion::functions::expr_fn::greatest;
 use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use granary_model::types::UTC;
 
-use crate::asof::micros;
+use crate::asof::{micros, timestamps};
 
 static FUNCTION: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| {
     Arc::new(ScalarUDF::from(UtcMicros {
@@ -30,6 +30,15 @@ pub(crate) fn utc_micros_function() -> Arc<ScalarUDF> {
 /// A TIMESTAMP of any unit and zone, or a DATE, as UTC microseconds.
 pub(crate) fn utc_micros(time: Expr) -> Expr {
     FUNCTION.call(vec![time])
+}
+
+/// The greatest of times, NULL aside.
+pub(crate) fn latest_of(times: impl Iterator<Item = Expr>) -> Option<Expr> {
+    let mut times: Vec<Expr> = times.map(utc_micros).collect();
+    match times.len() {
+        0 | 1 => times.pop(),
+        _ => Some(greatest(times)),
+    }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -52,9 +61,8 @@ impl ScalarUDFImpl for UtcMicros {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let [time] = take_function_args(self.name(), &args.args)?;
-        let (_, values, nulls) = micros(&time.to_array(args.number_rows)?)?.into_parts();
-        let times = TimestampMicrosecondArray::new(values, nulls).with_timezone(UTC);
-        Ok(ColumnarValue::Array(Arc::new(times)))
+        let times = micros(&time.to_array(args.number_rows)?)?;
+        Ok(ColumnarValue::Array(timestamps(times)))
     }
 
     fn output_ordering(&self, input: &[ExprProperties]) -> Result<SortProperties> {
