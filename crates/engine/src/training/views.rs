@@ -162,7 +162,7 @@ impl<'a> Chain<'a> {
         let view = wanted.view;
         let EachTime { rows, times } = self.each_time(wanted, reason).await?;
         self.note(format!(
-            "{} is computed for each of {} times by itself, since {reason}",
+            "{} is computed once for each distinct time of the spine ({}), since {reason}",
             view.name,
             times.len()
         ));

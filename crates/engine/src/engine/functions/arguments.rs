@@ -9,6 +9,7 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Literal;
 use datafusion::scalar::ScalarValue;
+use granary_model::Interval;
 use granary_model::interval::MICROS_PER_DAY;
 
 /// The type of intervals in SQL.
@@ -41,14 +42,26 @@ pub(super) fn half_life(function: &str, value: &ScalarValue) -> Result<i64> {
         DataType::Interval(_) => value.cast_to(&INTERVAL).ok(),
         _ => None,
     };
-    let micros = match interval {
-        Some(ScalarValue::IntervalMonthDayNano(Some(interval))) => interval_micros(interval),
+    let given = match interval {
+        Some(ScalarValue::IntervalMonthDayNano(given)) => given,
         _ => None,
     };
-    match micros {
+    match given.and_then(interval_micros) {
         Some(micros @ 1..) => Ok(micros),
-        _ => refused(function, "half_life", HALF_LIFE_RULE, &value.to_string()),
+        _ => {
+            let given = given.map_or_else(|| value.to_string(), in_words);
+            refused(function, "half_life", HALF_LIFE_RULE, &given)
+        }
     }
+}
+
+fn in_words(interval: IntervalMonthDayNano) -> String {
+    let interval = Interval {
+        months: interval.months,
+        days: interval.days,
+        micros: interval.nanoseconds / 1_000,
+    };
+    format!("INTERVAL '{interval}'")
 }
 
 fn interval_micros(interval: IntervalMonthDayNano) -> Option<i64> {
