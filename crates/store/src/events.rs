@@ -309,10 +309,10 @@ pub trait EventStream: Debug + Send + Sync {
         from: Option<TrimCursor>,
     ) -> Result<TrimStep, StoreError>;
 
-    /// Keeps tiles that were computed from the snapshot of this point. Those whose span saw an event come or go since
-    /// are left out, and others may be if much was appended since; gives the
-    /// number kept. Derived data: may be lost when the
-    /// machine fails, never wrong.
+    /// Keeps tiles that were computed from the snapshot of this point. Those
+    /// whose span saw an event come or go since are left out, and others may be
+    /// if much was appended since; gives the number kept. Derived data: may be
+    /// lost when the machine fails, never wrong.
     async fn put_tiles(
         &self,
         set: usize,

@@ -14,7 +14,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use granary_model::{Definitions, FeatureView, Interval, ViewKind};
 
 use super::availability::{Times, adds_no_time, availability, reads_as_of};
-use super::chain::{Chain, Found, WORKING, Wanted, failed};
+use super::chain::{Chain, Found, T, WORKING, Wanted, failed};
 use super::each_time::COMPUTED_AS_OF;
 use crate::asof::{AsOfJoinExec, AsOfJoinSpec, AsOfLookup, Match, Value};
 use crate::check::has_subquery;
@@ -260,7 +260,7 @@ impl<'a> Chain<'a> {
         let options = self.request.options;
         let spec = AsOfJoinSpec {
             on: wanted.keys.iter().cloned().zip(keys).collect(),
-            time: self.t()?,
+            time: self.column(T)?,
             refreshed_every: wanted.refreshed_every,
             // What is computed as of t has seen what it may.
             strictly_before: options.strictly_before && first.event_time != COMPUTED_AS_OF,

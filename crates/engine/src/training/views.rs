@@ -1,14 +1,10 @@
 //! One level of a chain: every view whose keys are there, each by the operator
 //! of its kind.
 
-use std::sync::Arc;
-
 use datafusion::common::Column as Name;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result as PlanResult;
 use datafusion::logical_expr::{Expr, ScalarUDF, cast, lit, when};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column;
 use datafusion::scalar::ScalarValue;
 use granary_model::definitions::ServeMode;
 use granary_model::{FeatureStatus, FeatureView, Interval, UtcMicros, ViewKind};
@@ -221,13 +217,6 @@ impl<'a> Chain<'a> {
         format!("{WORKING}{}.{feature}", wanted.alias)
     }
 
-    /// t as a column of the chain.
-    pub(super) fn t(&self) -> Result<Arc<dyn PhysicalExpr>, EngineError> {
-        let place = self.plan.schema().index_of(T);
-        let place = place.map_err(|e| failed("training set")(e.into()))?;
-        Ok(Arc::new(Column::new(T, place)))
-    }
-
     /// Puts the aggregates of a group behind the chain, and what the views
     /// select of them in their place.
     async fn join_windows(
@@ -245,11 +234,9 @@ impl<'a> Chain<'a> {
             self.add(vec![(t.clone(), refreshed)])?;
         }
         let before = self.plan.schema().fields().len();
-        let place = self.plan.schema().index_of(&t);
-        let place = place.map_err(|e| failed(&first.view.name)(e.into()))?;
         let spine_keys = SpineKeys {
             keys: first.keys.clone(),
-            time: Arc::new(Column::new(&t, place)),
+            time: self.column(&t)?,
         };
         let seen = Seen {
             strictly_before: self.request.options.strictly_before,
