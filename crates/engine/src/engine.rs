@@ -20,6 +20,7 @@ use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use deltalake_core::logstore::LogStoreRef;
 use granary_model::Clock;
+use granary_model::definitions::Stream;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,7 @@ use url::Url;
 
 use crate::error::EngineError;
 use crate::source::VerifiedSources;
+use crate::stream_table::{StreamSource, StreamTable};
 use functions::Salt;
 
 pub use cut::{event_time_type, no_later_than};
@@ -97,6 +99,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     verified: Arc<VerifiedSources>,
     salt: OnceLock<Salt>,
+    streams: OnceLock<Arc<dyn StreamSource>>,
 }
 
 impl Engine {
@@ -129,6 +132,7 @@ impl Engine {
                 clock,
                 verified: Arc::new(VerifiedSources::default()),
                 salt: OnceLock::new(),
+                streams: OnceLock::new(),
             }),
         })
     }
@@ -139,6 +143,13 @@ impl Engine {
         if let Some(salt) = salt {
             let _ = self.inner.salt.set(Salt(salt.into_bytes().into()));
         }
+        self
+    }
+
+    /// With where the events of streams are; the first that is given stays.
+    #[must_use]
+    pub fn with_streams(self, streams: Arc<dyn StreamSource>) -> Self {
+        let _ = self.inner.streams.set(streams);
         self
     }
 
@@ -198,6 +209,11 @@ impl Engine {
     /// The log store of the Delta table at `location`, over our own object store.
     pub fn log_store(&self, location: &Url) -> Result<LogStoreRef, EngineError> {
         Ok(self.inner.stores.log_store(location)?)
+    }
+
+    /// A stream as a relation.
+    pub(crate) fn stream_table(&self, stream: &Stream) -> Arc<StreamTable> {
+        Arc::new(StreamTable::new(stream, self.inner.streams.get().cloned()))
     }
 
     pub(crate) fn verified(&self) -> &Arc<VerifiedSources> {

@@ -67,6 +67,12 @@ pub enum EngineError {
         path: String,
         reason: String,
     },
+    #[error("{stream}: {reason}")]
+    Events {
+        stream: String,
+        kind: ErrorKind,
+        reason: String,
+    },
     #[error("storage: {0}")]
     Storage(#[from] object_store::Error),
     #[error("{0}")]
@@ -92,6 +98,15 @@ impl EngineError {
             }) => Self::Source {
                 object: if of.is_empty() { object } else { of }.to_owned(),
                 path: path.clone(),
+                reason: reason.clone(),
+            },
+            Some(Self::Events {
+                stream,
+                kind,
+                reason,
+            }) => Self::Events {
+                stream: stream.clone(),
+                kind: *kind,
                 reason: reason.clone(),
             },
             Some(Self::Refused(reason)) => Self::Refused(reason.clone()),
@@ -149,6 +164,7 @@ impl EngineError {
                 ErrorKind::InvalidArgument
             }
             Self::Conflict { .. } => ErrorKind::Conflict,
+            Self::Events { kind, .. } => *kind,
             Self::Memory { .. } => ErrorKind::ResourceExhausted,
             Self::Query { source, .. } => query_kind(source),
             Self::Delta { source, .. } => storage_kind(source),

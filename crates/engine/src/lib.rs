@@ -17,6 +17,7 @@ pub mod query;
 pub mod run;
 mod shared_scan;
 mod source;
+pub mod stream_table;
 pub mod training;
 mod windowed;
 
@@ -27,4 +28,5 @@ pub use expression::{Argument, CompiledExpressions, Computed, Expanded, InputCol
 pub use lookup::QueryLookup;
 pub use offline::{ColumnStatistics, OfflineTable, RunMode, RunRecord};
 pub use run::{RunScope, RunSummary};
+pub use stream_table::{EventBatches, StreamSource};
 pub use training::{Spine, TrainingOptions, TrainingReport, TrainingRequest, TrainingSet};

@@ -5,9 +5,8 @@
 //! is refused with its reason, the good rows beside it are appended as one
 //! durable batch. A batch of other columns or types is refused as a whole.
 //!
-//! An event's payload is its row in the store's row codec, all columns of the
-//! stream in their order, and reads back with [`EventCodec::decode`]. This
-//! module knows nothing of the wire or of who pushes.
+//! This module knows nothing of the wire, of who pushes or of who reads: reads
+//! find what is open in [`OpenStreams`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,19 +17,21 @@ use bytes::Bytes;
 use granary_model::definitions::{Definitions, Stream};
 use granary_model::{Clock, UtcMicros};
 use granary_store::events::{
-    Appended, EventBatch, EventId, EventSnapshot, EventStore, EventStream, KeyOf, StreamSpec,
-    StreamState,
+    Appended, EventBatch, EventId, EventStore, KeyOf, StreamSpec, StreamState,
 };
-use granary_store::{EmbeddedEventSettings, EmbeddedEventStore, StoreError};
+use granary_store::{
+    EmbeddedEventSettings, EmbeddedEventStore, OpenStream, OpenStreams, StoreError,
+};
 use serde::{Deserialize, Serialize};
 use tracing::instrument;
 
 use crate::error::IngestError;
 
 mod rows;
+mod source;
 
-use rows::CheckedRows;
-pub use rows::EventCodec;
+use rows::{CheckedRows, EventCodec};
+pub use source::OpenEvents;
 
 /// Settings of pushes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,14 +65,15 @@ pub struct Streams {
     store: Arc<dyn EventStore>,
     clock: Arc<dyn Clock>,
     settings: StreamSettings,
-    open: RwLock<BTreeMap<String, Arc<OpenStream>>>,
+    writers: RwLock<BTreeMap<String, Arc<Writer>>>,
+    open: Arc<OpenStreams>,
 }
 
-/// A stream with what turns its rows into events.
+/// An open stream with what turns its rows into events.
 #[derive(Debug)]
-struct OpenStream {
+struct Writer {
     codec: EventCodec,
-    events: Arc<dyn EventStream>,
+    stream: Arc<OpenStream>,
 }
 
 impl Streams {
@@ -97,22 +99,35 @@ impl Streams {
             store,
             clock,
             settings,
-            open: RwLock::default(),
+            writers: RwLock::default(),
+            open: Arc::default(),
         }
+    }
+
+    /// What is open, for those who read.
+    pub fn opened(&self) -> &Arc<OpenStreams> {
+        &self.open
     }
 
     /// Opens every stream of the definitions; those that left them take no more
     /// events, and keep what they have.
     #[instrument(skip_all, err)]
     pub async fn follow(&self, definitions: &Definitions) -> Result<(), IngestError> {
+        let mut writers = BTreeMap::new();
         let mut open = BTreeMap::new();
-        for stream in definitions.streams.values() {
-            let events = self.store.open_stream(spec_of(stream), &NoKeys).await?;
-            let codec = EventCodec::of(stream);
-            let opened = Arc::new(OpenStream { codec, events });
-            open.insert(stream.name.clone(), opened);
+        for (name, definition) in &definitions.streams {
+            let events = self.store.open_stream(spec_of(definition), &NoKeys).await?;
+            let codec = EventCodec::of(definition);
+            let stream = Arc::new(OpenStream {
+                definition: definition.clone(),
+                layout: codec.layout().clone(),
+                events,
+            });
+            open.insert(name.clone(), Arc::clone(&stream));
+            writers.insert(name.clone(), Arc::new(Writer { codec, stream }));
         }
-        *self.open.write().unwrap_or_else(PoisonError::into_inner) = open;
+        self.open.replace(open);
+        *self.writers.write().unwrap_or_else(PoisonError::into_inner) = writers;
         Ok(())
     }
 
@@ -126,13 +141,14 @@ impl Streams {
         stream: &str,
         batch: &RecordBatch,
     ) -> Result<Vec<Pushed>, IngestError> {
-        let open = self.stream(stream)?;
-        let CheckedRows { events, refused } = open.codec.check(batch, self.latest())?;
+        let writer = self.writer(stream)?;
+        let CheckedRows { events, refused } = writer.codec.check(batch, self.latest())?;
         let appended = match events.is_empty() {
             true => Vec::new(),
             false => {
                 let offsets = Vec::new();
-                open.events.append(EventBatch { events, offsets }).await?
+                let batch = EventBatch { events, offsets };
+                writer.stream.events.append(batch).await?
             }
         };
         let mut appended = appended.into_iter();
@@ -144,15 +160,6 @@ impl Streams {
             }),
         };
         Ok(refused.into_iter().filter_map(outcome).collect())
-    }
-
-    /// What a stream holds now, and how its payloads read back.
-    pub async fn snapshot(
-        &self,
-        stream: &str,
-    ) -> Result<(EventCodec, Arc<dyn EventSnapshot>), IngestError> {
-        let open = self.stream(stream)?;
-        Ok((open.codec.clone(), open.events.snapshot().await?))
     }
 
     /// What is known of each stored stream, by name.
@@ -168,9 +175,10 @@ impl Streams {
         UtcMicros(self.clock.now().0.saturating_add(future))
     }
 
-    fn stream(&self, name: &str) -> Result<Arc<OpenStream>, IngestError> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        open.get(name)
+    fn writer(&self, name: &str) -> Result<Arc<Writer>, IngestError> {
+        let writers = self.writers.read().unwrap_or_else(PoisonError::into_inner);
+        writers
+            .get(name)
             .cloned()
             .ok_or_else(|| IngestError::UnknownStream(name.to_owned()))
     }

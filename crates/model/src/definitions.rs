@@ -209,6 +209,33 @@ pub struct Stream {
     pub fingerprint: Fingerprint,
 }
 
+impl Stream {
+    /// The column that a stream's relation has behind the stream's own: when an
+    /// event was acknowledged. Strictly increasing, never NULL.
+    pub const CREATED_TIME: &str = "_created";
+    /// Of history tables, behind [`Self::CREATED_TIME`]: the event's number.
+    pub const SEQUENCE: &str = "_seq";
+
+    /// The columns of the stream as a relation.
+    pub fn row_schema(&self) -> SchemaRef {
+        let mut fields: Vec<Field> = self.columns.iter().map(Column::to_field).collect();
+        fields.push(Field::new(
+            Self::CREATED_TIME,
+            FeatureType::Timestamp.to_arrow(),
+            true,
+        ));
+        std::sync::Arc::new(Schema::new(fields))
+    }
+
+    /// When its events happened, and when they were acknowledged.
+    pub fn times(&self) -> EventTime {
+        EventTime {
+            event_time: self.event_time.clone(),
+            created_time: Some(Self::CREATED_TIME.to_owned()),
+        }
+    }
+}
+
 /// How a feature view's value as of t comes about; decided by its form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

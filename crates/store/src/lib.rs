@@ -18,6 +18,7 @@ pub mod memory;
 pub mod memory_events;
 pub mod online;
 pub mod rows;
+pub mod streams;
 
 pub use cache::{CachedStore, RowCacheCounts, RowCacheSettings};
 pub use codec::{DecodedRows, RowLayout, RowOrder, RowReader};
@@ -33,3 +34,4 @@ pub use online::{
     UpsertSummary, WriteMode,
 };
 pub use rows::EncodedRows;
+pub use streams::{EventRows, OpenStream, OpenStreams, ReadEvents, StreamLayout};

@@ -123,7 +123,8 @@ fn what_is_not_served_yet_is_planned_and_not_applied() {
     let project = Project::small();
     project.write(
         "sql/stream.sql",
-        "CREATE STREAM taps (customer_id BIGINT, at TIMESTAMP) EVENT TIME at;\n",
+        "CREATE STREAM taps (customer_id BIGINT, at TIMESTAMP, n INT) EVENT TIME at;\n\
+         CREATE FEATURE VIEW taps_live ENTITY customer EVENT TIME at AS SELECT customer_id, at, n FROM taps;\n",
     );
     let plan = project.granary(&["plan"]);
     plan.failed(1, &["taps", "not served"]);
@@ -150,7 +151,8 @@ fn what_is_not_served_fails_a_plan_and_an_apply() {
     let project = Project::small();
     project.write(
         "sql/chain.sql",
-        "CREATE STREAM taps (customer_id BIGINT, at TIMESTAMP) EVENT TIME at;\n",
+        "CREATE STREAM taps (customer_id BIGINT, at TIMESTAMP, n INT) EVENT TIME at;\n\
+         CREATE FEATURE VIEW taps_live ENTITY customer EVENT TIME at AS SELECT customer_id, at, n FROM taps;\n",
     );
     let parts = ["sql/chain.sql:", "not served"];
     project.granary(&["plan"]).failed(1, &parts);

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::Schema;
 use datafusion::datasource::empty::EmptyTable;
 use granary_model::definitions::{Annotations, Column, Entity, Stream};
 use granary_model::fingerprint::Fingerprint;
@@ -52,7 +51,6 @@ impl Check<'_> {
             .insert(entity.name.clone(), entity);
     }
 
-    /// Streams are checked, recorded and not served.
     pub(super) fn streams(&mut self) {
         for statement in self.statements {
             if let StatementKind::CreateStream(create) = &statement.kind
@@ -66,6 +64,7 @@ impl Check<'_> {
     fn stream(&mut self, create: &CreateStream) {
         let name = &create.name.value;
         let mut errors = duplicate_columns(&create.columns);
+        errors.extend(create.columns.iter().filter_map(reserved));
         let of_stream = |ident: &Ident| find(&create.columns, name, ident);
         match of_stream(&create.event_time) {
             Ok(column)
@@ -88,9 +87,6 @@ impl Check<'_> {
             self.breaks(name);
             self.tell(errors);
         }
-        let message = "streams are not served by this version";
-        self.unserved
-            .push(Diagnostic::new(&create.name.span, message));
         let stream = Stream {
             name: name.clone(),
             columns: columns(&create.columns),
@@ -101,11 +97,21 @@ impl Check<'_> {
             annotations: annotations(&create.annotations),
             fingerprint: Fingerprint::default(),
         };
-        let fields: Vec<_> = stream.columns.iter().map(Column::to_field).collect();
-        let table = Arc::new(EmptyTable::new(Arc::new(Schema::new(fields))));
+        let table = Arc::new(EmptyTable::new(stream.row_schema()));
         self.register(&create.name, table);
         self.definitions.streams.insert(name.clone(), stream);
     }
+}
+
+/// The error for a column that bears a name of Granary's own.
+fn reserved(column: &ColumnDef) -> Option<Diagnostic> {
+    let name = column.name.value.as_str();
+    [Stream::CREATED_TIME, Stream::SEQUENCE]
+        .contains(&name)
+        .then(|| {
+            let message = format!("a stream has a column {name:?} of its own");
+            Diagnostic::new(&column.name.span, message).help("give this one another name")
+        })
 }
 
 fn find<'c>(

@@ -49,7 +49,7 @@ impl Check<'_> {
         if self.diagnostics.len() > errors_before {
             self.breaks(&create.name.value);
         }
-        self.unserved_forms(reads);
+        self.unserved_forms(&view, reads);
         let table = Arc::new(EmptyTable::new(view.row_schema()));
         self.register(&create.name, table);
         self.definitions
@@ -323,16 +323,6 @@ impl Check<'_> {
                 .is_some_and(|plan| is_row_wise(&plan))
     }
 
-    /// Whether a relation reads a stream in any way.
-    fn reads_stream(&self, name: &str) -> bool {
-        self.definitions.streams.contains_key(name)
-            || self
-                .definitions
-                .views
-                .get(name)
-                .is_some_and(|view| view.depends_on.iter().any(|read| self.reads_stream(read)))
-    }
-
     /// Tables without an event time that a run would read as they are now.
     ///
     /// What the view's own event time cuts is none: the relation that it is a
@@ -378,9 +368,10 @@ impl Check<'_> {
         }
     }
 
-    fn unserved_forms(&mut self, reads: &[Read]) {
-        if let Some(read) = reads.iter().find(|read| self.reads_stream(&read.name)) {
-            let message = "feature views over streams are not served by this version";
+    fn unserved_forms(&mut self, view: &FeatureView, reads: &[Read]) {
+        let live = view.live && view.serve == ServeMode::Online;
+        if let Some(read) = reads.iter().find(|_| live) {
+            let message = "live views are not served by this version";
             self.unserved.push(Diagnostic::new(&read.span, message));
         }
     }

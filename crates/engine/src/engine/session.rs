@@ -6,11 +6,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::view::ViewTable;
 use datafusion::common::TableReference;
-use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SessionState, SessionStateBuilder};
@@ -19,7 +17,7 @@ use datafusion::optimizer::analyzer::Analyzer;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion::prelude::{SessionConfig, SessionContext, ident};
 use datafusion::sql::parser::Statement;
-use granary_model::definitions::{Column, EventTime, ExternalTable, PlainView, ServeMode, Stream};
+use granary_model::definitions::{EventTime, ExternalTable, PlainView, ServeMode};
 use granary_model::{Definitions, FeatureView, UtcMicros, ViewKind};
 use tracing::instrument;
 
@@ -105,7 +103,8 @@ impl Engine {
             cut(&context, &table.name, table.event_time.as_ref(), as_of)?;
         }
         for stream in definitions.streams.values() {
-            register(&context, &stream.name, empty(stream_schema(stream)))?;
+            register(&context, &stream.name, self.stream_table(stream))?;
+            cut(&context, &stream.name, Some(&stream.times()), as_of)?;
         }
         self.feature_views(&context, definitions, as_of, joins)?;
         for view in in_order(definitions) {
@@ -266,15 +265,6 @@ impl Engine {
             .map_err(|error| EngineError::from_query(&table.name, error))?;
         Ok(Arc::new(source.with_recorded(schema)))
     }
-}
-
-fn stream_schema(stream: &Stream) -> SchemaRef {
-    let fields: Vec<_> = stream.columns.iter().map(Column::to_field).collect();
-    Arc::new(Schema::new(fields))
-}
-
-fn empty(schema: SchemaRef) -> Arc<dyn TableProvider> {
-    Arc::new(EmptyTable::new(schema))
 }
 
 /// Makes `name` stand for `provider`, in place of what it stood for.

@@ -16,6 +16,7 @@ use datafusion::logical_expr::{
     WindowFunctionDefinition,
 };
 use granary_model::Definitions;
+use granary_model::definitions::Stream;
 
 use crate::engine::AS_OF_FUNCTION;
 
@@ -119,9 +120,9 @@ impl Walk<'_> {
         let d = self.definitions;
         let table = d.tables.get(name).and_then(|t| t.event_time.as_ref());
         let view = d.views.get(name).and_then(|v| v.event_time.as_ref());
-        let declared = table.or(view);
-        let stream = d.streams.get(name).map(|s| s.event_time.as_str());
-        let event_time = declared.map(|time| time.event_time.as_str()).or(stream);
+        let stream = d.streams.get(name).map(Stream::times);
+        let declared = table.or(view).or(stream.as_ref());
+        let event_time = declared.map(|time| time.event_time.as_str());
         let created_time = declared.and_then(|time| time.created_time.as_deref());
         let created_time = created_time.filter(|_| self.known_at_the_time);
         let times = [event_time, created_time];

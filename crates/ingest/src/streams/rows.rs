@@ -1,4 +1,4 @@
-//! Rows of a stream as events, and payloads as rows.
+//! Rows of a stream as events.
 
 use std::sync::Arc;
 
@@ -10,20 +10,21 @@ use arrow::error::ArrowError;
 use bytes::Bytes;
 use granary_model::definitions::{Column, Stream};
 use granary_model::{FeatureType, UtcMicros};
-use granary_store::codec::{RowLayout, RowReader};
 use granary_store::events::NewEvent;
 use granary_store::rows::EncodedRows;
+use granary_store::{RowLayout, StreamLayout};
 
 use crate::error::IngestError;
 
-/// What turns the rows of one stream into events and back.
+/// What turns the rows of one stream into events.
 #[derive(Debug, Clone)]
-pub struct EventCodec {
+pub(super) struct EventCodec {
     stream: String,
-    layout: Arc<RowLayout>,
+    layout: StreamLayout,
     /// The DEDUPLICATE BY columns alone; none where there are none.
     dedup: RowLayout,
     event_time: String,
+    /// The columns that are pushed.
     schema: SchemaRef,
 }
 
@@ -36,7 +37,7 @@ pub(super) struct CheckedRows {
 }
 
 impl EventCodec {
-    pub fn of(stream: &Stream) -> Self {
+    pub(super) fn of(stream: &Stream) -> Self {
         let plain = |column: &Column| Column::new(column.name.clone(), column.data_type.clone());
         let dedup = stream.columns.iter();
         let dedup = dedup.filter(|column| stream.deduplicate_by.contains(&column.name));
@@ -44,28 +45,19 @@ impl EventCodec {
         let fields: Vec<Field> = stream.columns.iter().map(field).collect();
         Self {
             stream: stream.name.clone(),
-            layout: Arc::new(layout(stream.columns.iter().map(plain).collect())),
-            dedup: layout(dedup.map(plain).collect()),
+            layout: StreamLayout::of(stream),
+            dedup: RowLayout {
+                event_time: false,
+                created_time: false,
+                features: dedup.map(plain).collect(),
+            },
             event_time: stream.event_time.clone(),
             schema: Arc::new(Schema::new(fields)),
         }
     }
 
-    /// The stream's columns, as [`decode`](Self::decode) gives them.
-    pub fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    /// Payloads as rows, in order.
-    pub fn decode(&self, payloads: &[&[u8]]) -> Result<RecordBatch, IngestError> {
-        let all = (0..self.layout.features.len()).collect();
-        let mut reader = RowReader::new(&self.layout, all, payloads.len(), None);
-        for (row, payload) in payloads.iter().enumerate() {
-            reader.push(row, payload)?;
-        }
-        let values = reader.finish()?.values;
-        RecordBatch::try_new(Arc::clone(&self.schema), values)
-            .map_err(|e| IngestError::Stopped(format!("events of {}: {e}", self.stream)))
+    pub(super) fn layout(&self) -> &StreamLayout {
+        &self.layout
     }
 
     /// Looks at every row of a batch; event times after `latest` are refused.
@@ -78,7 +70,7 @@ impl EventCodec {
         let batch = self.plain(given)?;
         let lost = self.lost(given, &batch);
         let times = self.event_times(&batch)?;
-        let payloads = self.layout.encode(&batch, None, None)?;
+        let payloads = self.layout.encode(&batch)?;
         let dedup = self.dedup_keys(&batch)?;
         let mut rows = CheckedRows {
             events: Vec::with_capacity(batch.num_rows()),
@@ -120,7 +112,7 @@ impl EventCodec {
         if let Some(odd) = fields.iter().find(|field| !known(field.name())) {
             return Err(self.refuse(&format!("has no column {}", odd.name())));
         }
-        let columns = self.layout.features.iter();
+        let columns = self.layout.columns().iter();
         let columns: Result<Vec<_>, _> = columns.map(|c| self.column(batch, c)).collect();
         RecordBatch::try_new(Arc::clone(&self.schema), columns?)
             .map_err(|e| self.refuse(&e.to_string()))
@@ -154,7 +146,7 @@ impl EventCodec {
     /// cast makes NULL of it. Empty where all fit.
     fn lost(&self, given: &RecordBatch, plain: &RecordBatch) -> Vec<Option<String>> {
         let mut lost = Vec::new();
-        for column in &self.layout.features {
+        for column in self.layout.columns() {
             let name = column.name.as_str();
             let (Some(given), Some(plain)) =
                 (given.column_by_name(name), plain.column_by_name(name))
@@ -212,14 +204,5 @@ impl EventCodec {
 
     fn cast_failed(&self, column: &str, error: &ArrowError) -> IngestError {
         self.refuse(&format!("column {column}: {error}"))
-    }
-}
-
-/// Rows of these columns and no times beside them.
-fn layout(features: Vec<Column>) -> RowLayout {
-    RowLayout {
-        event_time: false,
-        created_time: false,
-        features,
     }
 }

@@ -1,6 +1,5 @@
 //! Pushes to streams: what is taken, what is refused, what a restart keeps.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,11 +7,13 @@ use arrow::array::{
     ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray,
     TimestampMicrosecondArray, TimestampSecondArray,
 };
-use granary_ingest::{IngestError, Pushed, StreamSettings, Streams};
+use arrow::compute::concat_batches;
+use futures::TryStreamExt;
+use granary_engine::StreamSource;
+use granary_ingest::{IngestError, OpenEvents, Pushed, StreamSettings, Streams};
 use granary_model::definitions::{Annotations, Column, Definitions, Stream};
 use granary_model::fingerprint::Fingerprint;
 use granary_model::{ErrorKind, FeatureType, ManualClock, UtcMicros};
-use granary_store::events::{EventRef, EventSink};
 use granary_store::{EmbeddedEventSettings, StoreError};
 
 const NOW: i64 = 1_700_000_000_000_000;
@@ -71,23 +72,14 @@ fn words(pushed: &[Pushed]) -> Vec<&str> {
     words.map(|word| word as &str).collect()
 }
 
-/// Copies the payloads of a scan.
-#[derive(Default)]
-struct Payloads(Vec<Vec<u8>>);
-
-impl EventSink for Payloads {
-    fn event(&mut self, _range: usize, event: EventRef<'_>) -> ControlFlow<()> {
-        self.0.push(event.payload.to_vec());
-        ControlFlow::Continue(())
-    }
-}
-
 async fn kept(streams: &Streams) -> RecordBatch {
-    let (codec, snapshot) = streams.snapshot("card_event").await.unwrap();
-    let mut payloads = Payloads::default();
-    snapshot.scan_log(0, 100, &mut payloads).await.unwrap();
-    let payloads: Vec<&[u8]> = payloads.0.iter().map(Vec::as_slice).collect();
-    codec.decode(&payloads).unwrap()
+    let source = OpenEvents(Arc::clone(streams.opened()));
+    let stream = &definitions().streams["card_event"];
+    let columns: Vec<usize> = (0..stream.columns.len()).collect();
+    let batches = source.scan(stream, &columns).await.unwrap();
+    let batches: Vec<RecordBatch> = batches.try_collect().await.unwrap();
+    let schema = stream.row_schema().project(&columns).unwrap();
+    concat_batches(&Arc::new(schema), &batches).unwrap()
 }
 
 #[tokio::test]

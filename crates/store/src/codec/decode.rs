@@ -75,6 +75,33 @@ impl RowReader {
         }
     }
 
+    /// For rows one after another, however many come: see [`Self::push_next`].
+    pub fn growing(layout: &Arc<RowLayout>, projection: Vec<usize>) -> Self {
+        Self::new(layout, projection, 0, None)
+    }
+
+    /// One more row behind those before; of a damaged one nothing is kept.
+    pub fn push_next(&mut self, row: &[u8]) -> Result<(), StoreError> {
+        self.shape.check(row)?;
+        let start = self.arena.len();
+        self.arena.extend_from_slice(row);
+        self.spans.push((start, self.arena.len()));
+        Ok(())
+    }
+
+    /// The columns alone, of rows that were pushed one after another.
+    pub fn finish_values(self) -> Result<Vec<ArrayRef>, StoreError> {
+        let columns = self.projection.iter().map(|index| {
+            let column = ColumnOfRows {
+                reader: &self,
+                slot: &self.shape.slots[*index],
+            };
+            let (values, _) = column.decode(&self.layout.features[*index].data_type)?;
+            Ok(values)
+        });
+        columns.collect()
+    }
+
     /// The row of an entity. A damaged row is an error, and the entity stays
     /// NOT_FOUND.
     pub fn push(&mut self, entity: usize, row: &[u8]) -> Result<(), StoreError> {

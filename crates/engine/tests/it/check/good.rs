@@ -211,14 +211,7 @@ async fn reserved_forms_are_kept_and_named_unserved() {
         .iter()
         .map(|d| d.message.as_str())
         .collect();
-    assert_eq!(
-        told,
-        [
-            "streams are not served by this version",
-            "feature views over streams are not served by this version",
-            "feature views over streams are not served by this version",
-        ]
-    );
+    assert_eq!(told, ["live views are not served by this version"]);
 }
 
 #[tokio::test]
