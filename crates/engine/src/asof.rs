@@ -28,5 +28,6 @@ pub use join::{AsOfJoinExec, AsOfJoinSpec, AsOfLookup, Match, Run, Value};
 pub use kernels::Call;
 pub(crate) use time::{micros, timestamps};
 pub use window::{
-    AS_OF_COLUMN, AsOfWindowExec, AsOfWindowSpec, EventSet, WindowAggregate, event_schema,
+    AS_OF_COLUMN, AsOfWindowExec, AsOfWindowSpec, AsOfWindows, EventSet, GroupedEvents,
+    WindowAggregate, event_schema,
 };

@@ -9,6 +9,7 @@ pub mod check;
 pub mod engine;
 pub mod error;
 pub mod expression;
+pub mod live;
 pub mod lookup;
 pub mod memory;
 pub mod offline;
@@ -25,6 +26,10 @@ pub use check::Checked;
 pub use engine::{Engine, EngineSettings, Joins, StoreFactory, Stores};
 pub use error::EngineError;
 pub use expression::{Argument, CompiledExpressions, Computed, Expanded, InputColumn, source_of};
+pub use live::{
+    EventIndex, FoundEvents, LiveRead, LiveRows, LiveSource, LiveTime, LiveView, NeededEvents,
+    is_live,
+};
 pub use lookup::QueryLookup;
 pub use offline::{ColumnStatistics, OfflineTable, RunMode, RunRecord};
 pub use run::{RunScope, RunSummary};

@@ -153,7 +153,7 @@ fn literals(column: &ArrayRef) -> Result<Vec<datafusion::prelude::Expr>, DataFus
 }
 
 /// The definitions that a view's query reads, directly or through others.
-fn needed(definitions: &Definitions, view: &FeatureView) -> Definitions {
+pub(crate) fn needed(definitions: &Definitions, view: &FeatureView) -> Definitions {
     let mut names: Vec<&String> = view.depends_on.iter().collect();
     let mut needed = Definitions::default();
     while let Some(name) = names.pop() {

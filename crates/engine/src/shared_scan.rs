@@ -12,18 +12,18 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use crate::asof::AS_OF_COLUMN;
 
+/// The rows and columns of a relation that several queries need together.
 pub(crate) struct SharedScan {
-    pub(crate) plan: Arc<dyn ExecutionPlan>,
-    /// Of the plan, with the relation's qualifiers.
-    pub(crate) schema: DFSchemaRef,
-    /// Whether the rows that came pass every query's filter.
-    pub(crate) filtered: bool,
+    /// Optimised.
+    pub(crate) rows: LogicalPlan,
+    /// Whether the rows that come pass every query's filter.
+    filtered: bool,
 }
 
 impl SharedScan {
     /// Plans the scan of those columns that a query reads, and of those rows
     /// that one may take. `filters`: of each query, if it has one.
-    pub(crate) async fn plan(
+    pub(crate) fn plan(
         state: &SessionState,
         relation: &LogicalPlan,
         filters: &[Option<&Expr>],
@@ -41,13 +41,20 @@ impl SharedScan {
         let columns = relation.schema().columns();
         let columns = columns.into_iter().filter(|c| read.contains(c));
         let rows = rows.project(columns.map(Expr::Column))?.build()?;
-        let rows = state.optimize(&rows)?;
-        let planner = state.query_planner();
         Ok(Self {
-            plan: planner.create_physical_plan(&rows, state).await?,
-            schema: rows.schema().clone(),
+            rows: state.optimize(&rows)?,
             filtered: pushed.is_some_and(|filters| filters.len() == 1),
         })
+    }
+
+    /// Of the rows, with the relation's qualifiers.
+    pub(crate) fn schema(&self) -> &DFSchemaRef {
+        self.rows.schema()
+    }
+
+    pub(crate) async fn physical(&self, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
+        let planner = state.query_planner();
+        planner.create_physical_plan(&self.rows, state).await
     }
 
     /// What of a query's filter is left to do.

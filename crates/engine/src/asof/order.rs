@@ -12,13 +12,13 @@ use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use datafusion::error::Result;
 
 /// Compares rows of one set of columns with rows of another, column by column.
-pub(super) struct RowOrder {
+pub(crate) struct RowOrder {
     columns: Vec<DynComparator>,
 }
 
 impl RowOrder {
     /// Both sides have the same types.
-    pub(super) fn new(left: &[ArrayRef], right: &[ArrayRef]) -> Result<Self> {
+    pub(crate) fn new(left: &[ArrayRef], right: &[ArrayRef]) -> Result<Self> {
         let options = SortOptions {
             descending: false,
             nulls_first: true,
@@ -30,7 +30,7 @@ impl RowOrder {
         Ok(Self { columns })
     }
 
-    pub(super) fn compare(&self, left: usize, right: usize) -> Ordering {
+    pub(crate) fn compare(&self, left: usize, right: usize) -> Ordering {
         let mut ordered = self.columns.iter().map(|compare| compare(left, right));
         ordered
             .find(|ordering| ordering.is_ne())

@@ -10,6 +10,7 @@ mod answers;
 mod bucket;
 mod calls;
 mod dealer;
+mod memory;
 mod program;
 mod sorted;
 mod store;
@@ -39,6 +40,7 @@ use granary_model::types::UTC;
 use super::frame::Frame;
 use super::kernels::Call;
 use super::keys::compared_as;
+pub use memory::{AsOfWindows, GroupedEvents};
 use program::Program;
 use work::{Metrics, Work};
 

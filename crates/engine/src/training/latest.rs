@@ -218,9 +218,9 @@ impl<'a> Chain<'a> {
             .flat_map(TimestampedQuery::reads)
             .cloned()
             .collect();
-        let scan = SharedScan::plan(&self.state, &of_first.relation, &filters, &read).await;
+        let scan = SharedScan::plan(&self.state, &of_first.relation, &filters, &read);
         let scan = scan.map_err(&failed)?;
-        let physical = |e: &Expr| physical_expr(&self.state, e.clone(), &scan.schema);
+        let physical = |e: &Expr| physical_expr(&self.state, e.clone(), scan.schema());
         let newest = shared.views.iter().map(|(wanted, query)| {
             let columns = query.columns.iter();
             let columns = columns.map(|(name, column)| Ok((name.clone(), physical(column)?)));
@@ -237,7 +237,7 @@ impl<'a> Chain<'a> {
         });
         let newest: Vec<_> = newest.collect::<PlanResult<_>>().map_err(&failed)?;
         let rows = Rows {
-            plan: scan.plan,
+            plan: scan.physical(&self.state).await.map_err(&failed)?,
             matching: Match::Latest,
         };
         self.join_latest(rows, &newest)

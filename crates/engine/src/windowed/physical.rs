@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::{Column, DFSchema, TableReference};
 use datafusion::error::Result;
 use datafusion::execution::SessionState;
@@ -84,16 +85,19 @@ impl SharedWindows {
         seen: Seen,
         prefix: &str,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        let scan = self.scan(state)?;
+        let events = scan.physical(state).await?;
+        let schema = events.schema();
+        let spec = self.spec(state, (&scan, &schema), spine_keys, seen, prefix)?;
+        let joined = AsOfWindowExec::try_new(spine, events, Arc::new(spec))?;
+        Ok(Arc::new(joined))
+    }
+
+    /// The events that the views are over.
+    pub(crate) fn scan(&self, state: &SessionState) -> Result<SharedScan> {
         let views = self.views.iter();
         let filters: Vec<_> = views.map(|view| view.query.filter.as_ref()).collect();
-        let columns = self.columns();
-        let scan = SharedScan::plan(state, &self.first().events, &filters, &columns).await?;
-        let spec = self.spec(state, &scan, spine_keys, seen, prefix)?;
-        Ok(Arc::new(AsOfWindowExec::try_new(
-            spine,
-            scan.plan,
-            Arc::new(spec),
-        )?))
+        SharedScan::plan(state, &self.first().events, &filters, &self.columns())
     }
 
     fn first(&self) -> &WindowedQuery {
@@ -110,15 +114,16 @@ impl SharedWindows {
         read
     }
 
-    fn spec(
+    /// What the operator computes over events of that schema.
+    pub(crate) fn spec(
         &self,
         state: &SessionState,
-        scan: &SharedScan,
+        (scan, events): (&SharedScan, &Schema),
         spine_keys: SpineKeys,
         seen: Seen,
         prefix: &str,
     ) -> Result<AsOfWindowSpec> {
-        let schema = with_as_of(&scan.schema)?;
+        let schema = with_as_of(scan.schema())?;
         let physical = |e: &Expr| physical_expr(state, e.clone(), &schema);
         let first = self.first();
         let keys = first
@@ -130,7 +135,7 @@ impl SharedWindows {
         let sets = self.views.iter().enumerate().map(|(number, view)| {
             let filter = scan.rest(view.query.filter.as_ref());
             let aggregates = view.query.aggregates.iter();
-            let event_schema = event_schema(&scan.plan.schema());
+            let event_schema = event_schema(events);
             let aggregates = aggregates.map(|aggregate| {
                 let name = aggregate_name(prefix, number, &aggregate.name);
                 windowed(aggregate, name, &physical, event_schema.clone())
@@ -162,7 +167,7 @@ fn windowed(
     aggregate: &Aggregate,
     name: String,
     physical: &dyn Fn(&Expr) -> Result<Arc<dyn PhysicalExpr>>,
-    schema: datafusion::arrow::datatypes::SchemaRef,
+    schema: SchemaRef,
 ) -> Result<WindowAggregate> {
     let arguments = aggregate.arguments.iter().map(physical);
     let call = Call::try_new(

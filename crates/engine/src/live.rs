@@ -1,0 +1,347 @@
+//! Live views: what they read of streams, and their values from the events that
+//! a read found.
+//!
+//! A view is compiled once a catalog snapshot. Whoever has the events files them
+//! under the keys that [`EventIndex`] gives, finds those of a read's keys, and
+//! has [`LiveRead`] make values of them: the aggregates and the order of rows
+//! are those of runs and training sets. No IO here.
+
+mod latest;
+mod rows;
+mod sources;
+mod windows;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use datafusion::common::plan_err;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
+use granary_model::definitions::{Column, ServeMode};
+use granary_model::{Definitions, FeatureStatus, FeatureView, UtcMicros, ViewKind};
+use tracing::instrument;
+
+use crate::asof::spine::Spine;
+use crate::engine::{Engine, Joins};
+use crate::error::EngineError;
+use crate::lookup::needed;
+use latest::LiveLatest;
+pub use sources::EventIndex;
+pub(crate) use sources::StreamRows;
+use windows::LiveWindows;
+
+/// A view whose online value is as of the read.
+#[derive(Debug)]
+pub struct LiveView {
+    name: String,
+    version: u32,
+    keys: Vec<Column>,
+    sources: Vec<LiveSource>,
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    Windowed(LiveWindows),
+    Timestamped(LiveLatest),
+}
+
+/// What a live view reads of one stream.
+#[derive(Debug)]
+pub struct LiveSource {
+    pub(crate) rows: StreamRows,
+    index: Arc<EventIndex>,
+}
+
+impl LiveSource {
+    pub fn stream(&self) -> &str {
+        self.rows.stream()
+    }
+
+    /// How the stream's events are found by the view's keys.
+    pub fn index(&self) -> &Arc<EventIndex> {
+        &self.index
+    }
+
+    /// The columns of the stream's relation that are read, by place.
+    pub fn projection(&self) -> &[usize] {
+        self.rows.projection()
+    }
+}
+
+/// Events that a read found in one source.
+#[derive(Debug, Clone)]
+pub struct FoundEvents {
+    /// Place in [`LiveView::sources`].
+    pub source: usize,
+    /// The columns of [`LiveSource::projection`].
+    pub events: RecordBatch,
+    /// Of each event which of the read's distinct keys found it; `None`: the
+    /// events were not looked for by key, and may belong to any.
+    pub keys: Option<Vec<u32>>,
+}
+
+/// A live view's values, a row of the read each.
+#[derive(Debug, Clone)]
+pub struct LiveRows {
+    /// An array a feature that was asked for; NULL where the status is not PRESENT.
+    pub values: Vec<ArrayRef>,
+    /// Of the row as a whole; NULLs apart.
+    pub statuses: Vec<FeatureStatus>,
+    /// Of timestamped views.
+    pub event_times: Option<Vec<Option<UtcMicros>>>,
+}
+
+/// The time of a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LiveTime {
+    pub as_of: UtcMicros,
+    /// Only events before that time, not at it.
+    pub strictly_before: bool,
+}
+
+impl LiveTime {
+    /// The last event time that is seen.
+    fn last(self) -> UtcMicros {
+        UtcMicros(self.as_of.0.saturating_sub(i64::from(self.strictly_before)))
+    }
+}
+
+/// One read of a live view.
+#[derive(Debug)]
+pub struct LiveRead<'v> {
+    view: &'v LiveView,
+    spine: Spine,
+    time: LiveTime,
+}
+
+/// Which events of each key a read needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NeededEvents {
+    /// First event time; `None`: as old as there are.
+    pub from: Option<UtcMicros>,
+    /// Last event time, inclusive.
+    pub to: UtcMicros,
+    /// Whether the newest few may do: see [`LiveRead::decided`].
+    pub newest_first: bool,
+}
+
+impl Engine {
+    /// Compiles a live view. Reads no events.
+    #[instrument(skip_all, fields(view = view.name), err)]
+    pub async fn live_view(
+        &self,
+        definitions: &Definitions,
+        view: &FeatureView,
+    ) -> Result<LiveView, EngineError> {
+        let failed = |e| EngineError::from_query(&view.name, e);
+        let definitions = needed(definitions, view);
+        let session = self.session_with(&definitions, None, Joins::default());
+        let state = session.await?.state();
+        LiveView::compile(&state, view).await.map_err(failed)
+    }
+
+    /// The indexes that the live views of the definitions need, by stream; each
+    /// once.
+    pub async fn event_indexes(
+        &self,
+        definitions: &Definitions,
+    ) -> Result<BTreeMap<String, Vec<Arc<EventIndex>>>, EngineError> {
+        let mut indexes: BTreeMap<String, Vec<Arc<EventIndex>>> = BTreeMap::new();
+        for view in definitions.feature_views.values().filter(|v| is_live(v)) {
+            let compiled = self.live_view(definitions, view).await?;
+            for source in compiled.sources {
+                let of_stream = indexes.entry(source.stream().to_owned()).or_default();
+                if of_stream
+                    .iter()
+                    .all(|known| known.name != source.index.name)
+                {
+                    of_stream.push(source.index);
+                }
+            }
+        }
+        Ok(indexes)
+    }
+}
+
+/// Whether a view is answered from events when it is read.
+pub fn is_live(view: &FeatureView) -> bool {
+    view.live && view.serve == ServeMode::Online
+}
+
+impl LiveView {
+    async fn compile(state: &SessionState, view: &FeatureView) -> Result<Self> {
+        let (form, rows, keyed) = match view.kind {
+            ViewKind::Windowed => {
+                let (windows, plan, keyed) = LiveWindows::compile(state, view).await?;
+                (Form::Windowed(windows), plan, keyed)
+            }
+            ViewKind::Timestamped => {
+                let (latest, plan) = LiveLatest::compile(state, view).await?;
+                let keys = view.keys.iter().map(|key| named(&plan, &key.name));
+                let keyed = keys_of(&plan, keys.collect::<Result<_>>()?, &view.keys)?;
+                (Form::Timestamped(latest), plan, keyed)
+            }
+            ViewKind::Snapshot => return plan_err!("{} has no event time", view.name),
+        };
+        let keyed = state.optimize(&keyed)?;
+        let indexes = EventIndex::compile(state, &keyed, &view.keys)?;
+        let sources = StreamRows::compile(state, &rows)?.into_iter().map(|rows| {
+            let index = indexes.iter().find(|index| index.stream() == rows.stream());
+            let index = index.cloned().ok_or_else(|| {
+                DataFusionError::Internal(format!("{} has no index of its keys", rows.stream()))
+            })?;
+            Ok(LiveSource { rows, index })
+        });
+        Ok(Self {
+            name: view.name.clone(),
+            version: view.version,
+            keys: view.keys.clone(),
+            sources: sources.collect::<Result<_>>()?,
+            form,
+        })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    pub fn keys(&self) -> &[Column] {
+        &self.keys
+    }
+
+    pub fn sources(&self) -> &[LiveSource] {
+        &self.sources
+    }
+
+    /// Begins a read. `keys`: a column a key, a row an entity.
+    pub fn begin(&self, keys: &[ArrayRef], time: LiveTime) -> Result<LiveRead<'_>, EngineError> {
+        let rows = keys.first().map_or(0, |column| column.len());
+        let times = Int64Array::from_value(time.as_of.0, rows);
+        let spine = Spine::new(keys, &times).map_err(|e| self.failed(e))?;
+        Ok(LiveRead {
+            view: self,
+            spine,
+            time,
+        })
+    }
+
+    fn failed(&self, error: DataFusionError) -> EngineError {
+        EngineError::from_query(&self.name, error)
+    }
+}
+
+impl LiveRead<'_> {
+    /// The distinct keys, a row of the read that has each; NULL keys aside.
+    pub fn key_rows(&self) -> Vec<u32> {
+        let groups = 0..self.spine.group_count() as u32;
+        let rows = self.spine.rows();
+        groups
+            .filter_map(|group| rows.get(self.spine.positions(group).start).copied())
+            .collect()
+    }
+
+    pub fn needs(&self) -> NeededEvents {
+        let (from, newest_first) = match &self.view.form {
+            Form::Windowed(windows) => (windows.first_seen(self.time), false),
+            Form::Timestamped(_) => (None, true),
+        };
+        NeededEvents {
+            from,
+            to: self.time.last(),
+            newest_first,
+        }
+    }
+
+    /// Of a read of the newest events first: the distinct keys whose value may
+    /// depend on older events than those that were found. `oldest`: of each key
+    /// the event time of the oldest event found, where there may be older ones.
+    pub fn undecided(
+        &self,
+        found: &[FoundEvents],
+        oldest: &[Option<UtcMicros>],
+    ) -> Result<Vec<u32>, EngineError> {
+        let Form::Timestamped(latest) = &self.view.form else {
+            return Ok(Vec::new());
+        };
+        let best = latest.best(self, found).map_err(|e| self.view.failed(e))?;
+        let open = oldest.iter().zip(best.times()).enumerate();
+        let open = open.filter(|(_, (oldest, best))| match (oldest, best) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            // Another of the same time may decide.
+            (Some(oldest), Some(best)) => oldest.0 >= *best,
+        });
+        Ok(open.map(|(key, _)| key as u32).collect())
+    }
+
+    /// The values of the features at `projection` in the view's order.
+    pub fn finish(
+        self,
+        found: &[FoundEvents],
+        projection: &[usize],
+    ) -> Result<LiveRows, EngineError> {
+        let rows = match &self.view.form {
+            Form::Windowed(windows) => windows.values(&self, found, projection),
+            Form::Timestamped(latest) => latest.values(&self, found, projection),
+        };
+        rows.map_err(|e| self.view.failed(e))
+    }
+
+    /// The rows that events give, each with its distinct key; `u32::MAX` for
+    /// rows of other keys.
+    fn rows_of(
+        &self,
+        found: &FoundEvents,
+        keys: impl Fn(&RecordBatch) -> Result<Vec<ArrayRef>>,
+    ) -> Result<Vec<(RecordBatch, Vec<u32>)>> {
+        let source = &self.view.sources[found.source].rows;
+        let mut all = Vec::new();
+        for made in source.rows(&found.events)? {
+            let of_event = |event: &u32| found.keys.as_ref().map(|keys| keys[*event as usize]);
+            let looked_for: Option<Vec<u32>> = made.events.iter().map(of_event).collect();
+            // An event that gives one row at most gives it to the key it was found by.
+            let groups = match (looked_for, source.is_one_to_one()) {
+                (Some(looked_for), true) => looked_for,
+                (looked_for, _) => {
+                    let mut groups = Vec::new();
+                    self.spine.find(&keys(&made.rows)?, &mut groups)?;
+                    for (row, group) in groups.iter_mut().enumerate() {
+                        // It is found again by each other key that it has.
+                        if looked_for.as_ref().is_some_and(|keys| keys[row] != *group) {
+                            *group = u32::MAX;
+                        }
+                    }
+                    groups
+                }
+            };
+            all.push((made.rows, groups));
+        }
+        Ok(all)
+    }
+}
+
+/// The key columns alone, in the types of the view's keys.
+fn keys_of(plan: &LogicalPlan, keys: Vec<Expr>, columns: &[Column]) -> Result<LogicalPlan> {
+    let keys = keys.into_iter().zip(columns);
+    let keys = keys.map(|(key, column)| {
+        cast(key.unalias(), column.data_type.to_arrow()).alias(column.name.as_str())
+    });
+    LogicalPlanBuilder::from(plan.clone())
+        .project(keys)?
+        .build()
+}
+
+fn named(plan: &LogicalPlan, name: &str) -> Result<Expr> {
+    let columns = plan.schema().columns();
+    let found = columns.into_iter().find(|column| column.name == name);
+    found
+        .map(Expr::Column)
+        .ok_or_else(|| DataFusionError::Plan(format!("there is no column {name:?}")))
+}

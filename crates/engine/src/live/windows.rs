@@ -1,0 +1,149 @@
+//! A windowed view as of a read: its query's aggregates over the events found.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::DFSchema;
+use datafusion::error::Result;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{LogicalPlan, cast};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{Column, Literal};
+use granary_model::types::UTC;
+use granary_model::{FeatureStatus, FeatureView, UtcMicros};
+
+use super::{FoundEvents, LiveRead, LiveRows, LiveTime, keys_of};
+use crate::asof::{AsOfWindows, GroupedEvents, event_schema};
+use crate::engine::physical_expr;
+use crate::offline::read::time_scalar;
+use crate::run::key_name;
+use crate::windowed::{Seen, SharedWindows, SpineKeys, WindowedQuery, WindowedView};
+
+/// The compiled query.
+#[derive(Debug)]
+pub(super) struct LiveWindows {
+    /// As of t, and of what happened strictly before t.
+    windows: [AsOfWindows; 2],
+    /// The key columns of events.
+    keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// The features, over the aggregates and t.
+    outputs: Vec<Arc<dyn PhysicalExpr>>,
+    /// Of the aggregates and t.
+    aggregated: SchemaRef,
+}
+
+impl LiveWindows {
+    /// Gives the plans of the events and of their keys as well.
+    pub(super) async fn compile(
+        state: &SessionState,
+        view: &FeatureView,
+    ) -> Result<(Self, LogicalPlan, LogicalPlan)> {
+        let query = WindowedQuery::of(state, view).await?;
+        let keyed = keys_of(&query.events, query.keys.clone(), &view.keys)?;
+        let outputs = query.outputs.clone();
+        let names: Vec<String> = query.aggregates.iter().map(|a| a.name.clone()).collect();
+        let shared = SharedWindows::new(WindowedView {
+            query,
+            also_from: Default::default(),
+        });
+        let scan = shared.scan(state)?;
+        let events = scan.schema().as_arrow().clone();
+        let spine_keys = || SpineKeys {
+            keys: (0..view.keys.len())
+                .map(|n| Arc::new(Column::new(&key_name(n), n)) as Arc<dyn PhysicalExpr>)
+                .collect(),
+            time: Arc::new(Literal::new(time_scalar(UtcMicros(0)))),
+        };
+        let compile = |strictly_before| {
+            let seen = Seen {
+                strictly_before,
+                known_at_the_time: false,
+            };
+            let spec = shared.spec(state, (&scan, &events), spine_keys(), seen, "")?;
+            AsOfWindows::try_new(spec, &events)
+        };
+        let windows = [compile(false)?, compile(true)?];
+        let spec = windows[0].spec();
+        let aggregates = spec.sets.iter().flat_map(|set| &set.aggregates);
+        let fields = aggregates.zip(&names).map(|(a, name)| a.call.field(name));
+        let aggregated = event_schema(&Schema::new(fields.collect::<Vec<Field>>()));
+        let schema = DFSchema::try_from(aggregated.clone())?;
+        let outputs = outputs
+            .into_iter()
+            .zip(&view.features)
+            .map(|(output, feature)| {
+                let output = cast(output, feature.data_type.to_arrow());
+                physical_expr(state, output, &schema)
+            });
+        let this = Self {
+            keys: spec.on.iter().map(|(_, event)| event.clone()).collect(),
+            outputs: outputs.collect::<Result<_>>()?,
+            windows,
+            aggregated,
+        };
+        Ok((this, scan.rows, keyed))
+    }
+
+    /// The first event time that a frame can reach.
+    pub(super) fn first_seen(&self, time: LiveTime) -> Option<UtcMicros> {
+        self.windows[0].first_seen(time.as_of.0).map(UtcMicros)
+    }
+
+    pub(super) fn values(
+        &self,
+        read: &LiveRead<'_>,
+        found: &[FoundEvents],
+        projection: &[usize],
+    ) -> Result<LiveRows> {
+        let keys = |rows: &RecordBatch| {
+            let keys = self.keys.iter();
+            keys.map(|key| key.evaluate(rows)?.into_array(rows.num_rows()))
+                .collect()
+        };
+        let mut grouped = Vec::new();
+        for found in found {
+            let rows = read.rows_of(found, keys)?;
+            grouped.extend(
+                rows.into_iter()
+                    .map(|(events, groups)| GroupedEvents { events, groups }),
+            );
+        }
+        let windows = &self.windows[usize::from(read.time.strictly_before)];
+        let mut columns = windows.evaluate(&read.spine, &grouped)?;
+        let rows = read.spine.row_count();
+        let t = TimestampMicrosecondArray::from_value(read.time.as_of.0, rows).with_timezone(UTC);
+        columns.push(Arc::new(t));
+        let aggregated = RecordBatch::try_new(self.aggregated.clone(), columns)?;
+        let mut statuses = vec![FeatureStatus::NotFound; rows];
+        for row in read.spine.rows() {
+            statuses[*row as usize] = FeatureStatus::Present;
+        }
+        let values = projection.iter().map(|feature| {
+            let values = self.outputs[*feature]
+                .evaluate(&aggregated)?
+                .into_array(rows)?;
+            only_present(values, &statuses)
+        });
+        Ok(LiveRows {
+            values: values.collect::<Result<_>>()?,
+            statuses,
+            event_times: None,
+        })
+    }
+}
+
+/// What an expression makes of no aggregates, as `coalesce(.., 0)` may, is not
+/// the value of a NULL key.
+fn only_present(values: ArrayRef, statuses: &[FeatureStatus]) -> Result<ArrayRef> {
+    if statuses
+        .iter()
+        .all(|status| *status == FeatureStatus::Present)
+    {
+        return Ok(values);
+    }
+    let absent = statuses
+        .iter()
+        .map(|status| Some(*status != FeatureStatus::Present));
+    Ok(arrow::compute::nullif(&values, &absent.collect())?)
+}
