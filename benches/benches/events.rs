@@ -35,8 +35,8 @@ const EVENT_BYTES: usize = PAYLOAD_BYTES + 16 + 8 + 8;
 struct NoKeys;
 
 impl KeyOf for NoKeys {
-    fn key_of(&self, _: usize, _: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        Ok(None)
+    fn keys_of(&self, _: usize, _: EventRef<'_>) -> Result<Vec<Bytes>, StoreError> {
+        Ok(Vec::new())
     }
 }
 
@@ -59,8 +59,8 @@ fn event(writer: u64, n: u64, customer: u64) -> NewEvent {
         event_time: UtcMicros(n as i64),
         dedup_key: Some(id.into()),
         keys: vec![
-            Some(Bytes::copy_from_slice(&customer.to_le_bytes())),
-            Some(Bytes::copy_from_slice(&(n % 10_007).to_le_bytes())),
+            vec![Bytes::copy_from_slice(&customer.to_le_bytes())],
+            vec![Bytes::copy_from_slice(&(n % 10_007).to_le_bytes())],
         ],
         payload: vec![7; PAYLOAD_BYTES].into(),
     }

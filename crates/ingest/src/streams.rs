@@ -17,7 +17,7 @@ use bytes::Bytes;
 use granary_model::definitions::{Definitions, Stream};
 use granary_model::{Clock, UtcMicros};
 use granary_store::events::{
-    Appended, EventBatch, EventId, EventStore, KeyOf, StreamSpec, StreamState,
+    Appended, EventBatch, EventId, EventRef, EventStore, KeyOf, StreamSpec, StreamState,
 };
 use granary_store::{
     EmbeddedEventSettings, EmbeddedEventStore, OpenStream, OpenStreams, StoreError,
@@ -210,7 +210,7 @@ fn spec_of(stream: &Stream) -> StreamSpec {
 struct NoKeys;
 
 impl KeyOf for NoKeys {
-    fn key_of(&self, _index: usize, _payload: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        Ok(None)
+    fn keys_of(&self, _index: usize, _event: EventRef<'_>) -> Result<Vec<Bytes>, StoreError> {
+        Ok(Vec::new())
     }
 }

@@ -40,7 +40,7 @@ use crate::embedded::blocking;
 use crate::error::StoreError;
 use crate::events::{
     Appended, EventBatch, EventSnapshot, EventStore, EventStream, KeyOf, NewTile, SnapshotPoint,
-    StreamSpec, StreamState, TrimCursor, TrimPolicy, TrimStep,
+    StreamSpec, StreamState, TrimCursor, TrimPolicy, TrimStep, make_distinct,
 };
 
 mod committer;
@@ -233,8 +233,11 @@ impl EventStream for EmbeddedStream {
         &self.described.spec
     }
 
-    async fn append(&self, batch: EventBatch) -> Result<Vec<Appended>, StoreError> {
+    async fn append(&self, mut batch: EventBatch) -> Result<Vec<Appended>, StoreError> {
         batch.check(self.spec())?;
+        for event in &mut batch.events {
+            event.keys.iter_mut().for_each(make_distinct);
+        }
         let bytes = batch_bytes(&batch);
         let (reply, answer) = oneshot::channel();
         self.queue(Work::Append(batch, reply), "a batch", bytes)

@@ -4,8 +4,8 @@
 //! in the order of their acknowledgement (*sequence*) and dates each with its
 //! acknowledgement time (*created time*, strictly increasing within a stream,
 //! over restarts too). An *index* files events under a key, by event time then
-//! sequence; a stream has any number of them, and an event is in those that it
-//! has a key for. Keys, payloads and tiles are opaque bytes here; equal keys
+//! sequence; a stream has any number of them, and an event is in an index under
+//! each key that it has there, none or many. Keys, payloads and tiles are opaque bytes here; equal keys
 //! must be equal bytes, their order means nothing.
 //!
 //! What holds for every implementation (`conformance::events`):
@@ -46,10 +46,19 @@ pub struct NewEvent {
     pub event_time: UtcMicros,
     /// Encoded DEDUPLICATE BY columns; `None` is never a duplicate.
     pub dedup_key: Option<Bytes>,
-    /// A key for each index of the stream's spec, in its order; `None`: the
-    /// event is not in that index.
-    pub keys: Vec<Option<Bytes>>,
+    /// For each index of the stream's spec, in its order, the keys that the
+    /// event is filed under; none: it is not in that index. A key that is
+    /// given twice counts once.
+    pub keys: Vec<Vec<Bytes>>,
     pub payload: Bytes,
+}
+
+/// Leaves each key once; their order means nothing.
+pub(crate) fn make_distinct(keys: &mut Vec<Bytes>) {
+    if keys.len() > 1 {
+        keys.sort_unstable();
+        keys.dedup();
+    }
 }
 
 /// Where a consumer of a message log is, kept with the events it brought.
@@ -72,7 +81,7 @@ pub struct EventBatch {
 }
 
 impl EventBatch {
-    /// What every store checks first: a key for each index, in every event.
+    /// What every store checks first: keys for each index, in every event.
     pub fn check(&self, spec: &StreamSpec) -> Result<(), StoreError> {
         let expected = spec.indexes.len();
         let mut events = self.events.iter().enumerate();
@@ -241,9 +250,9 @@ pub struct TrimStep {
 
 /// Gives the keys of stored events, for indexes that are added later.
 pub trait KeyOf: Send + Sync {
-    /// The key of an event in an index, by the index's position in the spec
-    /// that is being opened; `None` where it has none.
-    fn key_of(&self, index: usize, payload: &[u8]) -> Result<Option<Bytes>, StoreError>;
+    /// The keys of an event in an index, by the index's position in the spec
+    /// that is being opened; see [`NewEvent::keys`].
+    fn keys_of(&self, index: usize, event: EventRef<'_>) -> Result<Vec<Bytes>, StoreError>;
 }
 
 /// The events of many streams, owned by one process.

@@ -16,6 +16,7 @@ use crate::events::EventStore;
 
 mod appends;
 mod fixture;
+mod keys;
 mod lifecycle;
 mod reads;
 mod shapes;
@@ -79,6 +80,14 @@ properties! {
         the_log_is_read_by_sequence,
         a_snapshot_stays_as_it_was,
         stored_dedup_keys_are_found;
+    keys:
+        an_event_is_found_under_each_of_its_keys,
+        a_key_that_is_given_twice_counts_once,
+        an_event_of_several_keys_removes_the_tiles_of_each,
+        tiles_of_each_key_from_before_an_event_are_left_out,
+        a_trim_removes_every_key_of_an_event,
+        a_trim_keeps_what_is_new_to_one_key,
+        an_added_index_is_filled_under_each_key;
     lifecycle:
         a_restart_keeps_everything,
         the_flushed_mark_only_rises,

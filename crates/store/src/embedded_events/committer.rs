@@ -128,9 +128,12 @@ impl Request {
 /// What a batch takes of the queue.
 pub(super) fn batch_bytes(batch: &EventBatch) -> usize {
     let events = batch.events.iter().map(|event| {
+        // Each further key of an index is an entry of its own, payload and all.
+        let further = event.keys.iter().map(|keys| keys.len().saturating_sub(1));
+        let further = further.sum::<usize>() * (EVENT_BYTES + event.payload.len());
         let keys = event.keys.iter().flatten().map(bytes::Bytes::len);
         let dedup = event.dedup_key.as_ref().map_or(0, bytes::Bytes::len);
-        EVENT_BYTES + event.payload.len() + dedup + keys.sum::<usize>()
+        EVENT_BYTES + event.payload.len() + dedup + keys.sum::<usize>() + further
     });
     let offsets = batch.offsets.iter();
     let offsets = offsets.map(|at| EVENT_BYTES + at.consumer.len() + at.offset.len());

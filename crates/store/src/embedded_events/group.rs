@@ -205,7 +205,7 @@ impl<'a> Group<'a> {
             .indexes
             .iter()
             .zip(&event.keys)
-            .filter_map(|(index, key)| Some((*index, key.as_ref()?)))
+            .flat_map(|(index, keys)| keys.iter().map(|key| (*index, key)))
             .collect();
         let logged = LogEvent {
             event_time: event.event_time,

@@ -13,7 +13,7 @@ use granary_model::UtcMicros;
 use super::format::{self, Id, LogEvent};
 use super::shelf::{Core, Described, Held, Recent, Shelf, TileSet};
 use crate::error::StoreError;
-use crate::events::{KeyOf, StreamSpec, StreamState};
+use crate::events::{EventRef, KeyOf, StreamSpec, StreamState, make_distinct};
 
 /// What an id to remove was of.
 pub(super) const STREAM: &[u8] = b"stream";
@@ -247,8 +247,16 @@ fn fill(
         let before = event.keys.len();
         filled.events += 1;
         filled.last = format::log_key_sequence(&log_key)?;
+        let lent = EventRef {
+            event_time: event.event_time,
+            created_time: event.created_time,
+            sequence: filled.last,
+            payload: event.payload,
+        };
         for (position, index) in &change.fill {
-            if let Some(key) = keys.key_of(*position, event.payload)? {
+            let mut found = keys.keys_of(*position, lent)?;
+            make_distinct(&mut found);
+            for key in found {
                 let prefix = format::index_prefix(*index, &key);
                 let entry = format::index_key(&prefix, event.event_time, filled.last);
                 let value = format::index_value(event.created_time, event.payload);

@@ -109,6 +109,8 @@ pub(super) struct TileSet {
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     events: VecDeque<RecentEvent>,
+    /// Keys of all of them.
+    keys: usize,
 }
 
 #[derive(Debug)]
@@ -121,26 +123,28 @@ struct RecentEvent {
 /// More is rarely appended between a snapshot and the put of its tiles; tiles
 /// that come later than that are computed again.
 const RECENT_MAX: usize = 1 << 14;
+const RECENT_KEYS_MAX: usize = 1 << 17;
 
 impl Recent {
     pub(super) fn push(&mut self, sequence: u64, event_time: UtcMicros, keys: Vec<(Id, u64)>) {
-        if self.events.len() == RECENT_MAX {
-            self.events.pop_front();
-        }
+        self.keys += keys.len();
         self.events.push_back(RecentEvent {
             sequence,
             event_time,
             keys,
         });
+        while (self.events.len() > RECENT_MAX || self.keys > RECENT_KEYS_MAX)
+            && let Some(oldest) = self.events.pop_front()
+        {
+            self.keys -= oldest.keys.len();
+        }
     }
 
     /// Takes back what was not written after all.
     pub(super) fn forget_after(&mut self, sequence: u64) {
-        while self
-            .events
-            .pop_back_if(|event| event.sequence > sequence)
-            .is_some()
-        {}
+        while let Some(event) = self.events.pop_back_if(|e| e.sequence > sequence) {
+            self.keys -= event.keys.len();
+        }
     }
 
     /// Whether no event after `sequence` came to this key in [start, end).

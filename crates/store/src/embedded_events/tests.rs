@@ -36,8 +36,8 @@ fn settings(sync: bool, memtable_bytes_max: u64) -> EmbeddedEventSettings {
 struct NoKeys;
 
 impl KeyOf for NoKeys {
-    fn key_of(&self, _: usize, _: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        Ok(None)
+    fn keys_of(&self, _: usize, _: EventRef<'_>) -> Result<Vec<Bytes>, StoreError> {
+        Ok(Vec::new())
     }
 }
 
@@ -86,7 +86,7 @@ fn batch(n: u64, random: &mut Random) -> EventBatch {
         NewEvent {
             event_time: UtcMicros(n as i64),
             dedup_key: Some(id.clone().into()),
-            keys: vec![Some("ann".into())],
+            keys: vec![vec!["ann".into()]],
             payload: format!("{id} {}", "x".repeat(padding)).into(),
         }
     });

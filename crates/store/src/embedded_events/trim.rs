@@ -121,20 +121,19 @@ impl Kept<'_> {
     fn keeps(&mut self, event: &LogEvent<'_>) -> Result<bool, StoreError> {
         for (position, (index, newest)) in self.policy.keep_newest.iter().enumerate() {
             let id = self.described.indexes[*index];
-            let Some((_, key)) = event.keys.iter().find(|(index, _)| *index == id) else {
-                continue;
-            };
-            let place = (position, key.to_vec());
-            let since = match self.since.get(&place) {
-                Some(since) => *since,
-                None => {
-                    let since = self.nth_newest(id, key, *newest)?;
-                    self.since.insert(place, since);
-                    since
+            for (_, key) in event.keys.iter().filter(|(index, _)| *index == id) {
+                let place = (position, key.to_vec());
+                let since = match self.since.get(&place) {
+                    Some(since) => *since,
+                    None => {
+                        let since = self.nth_newest(id, key, *newest)?;
+                        self.since.insert(place, since);
+                        since
+                    }
+                };
+                if event.event_time >= since {
+                    return Ok(true);
                 }
-            };
-            if event.event_time >= since {
-                return Ok(true);
             }
         }
         Ok(false)

@@ -1,6 +1,6 @@
 //! What a stream holds, in sorted maps, and every change of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -34,7 +34,7 @@ pub(super) struct Event {
     pub(super) created_time: UtcMicros,
     pub(super) dedup_key: Option<Bytes>,
     /// By index.
-    pub(super) keys: BTreeMap<String, Bytes>,
+    pub(super) keys: BTreeMap<String, BTreeSet<Bytes>>,
     pub(super) payload: Bytes,
 }
 
@@ -42,6 +42,16 @@ impl Event {
     pub(super) fn bytes(&self) -> u64 {
         let dedup = self.dedup_key.as_ref().map_or(0, Bytes::len);
         (dedup + self.payload.len()) as u64
+    }
+
+    /// Every key with its index.
+    fn places(&self) -> impl Iterator<Item = (&String, &Bytes)> {
+        let keys = self.keys.iter();
+        keys.flat_map(|(index, keys)| keys.iter().map(move |key| (index, key)))
+    }
+
+    fn keys_in(&self, index: &str) -> impl Iterator<Item = &Bytes> {
+        self.keys.get(index).into_iter().flatten()
     }
 
     pub(super) fn lend(&self, sequence: u64) -> EventRef<'_> {
@@ -87,11 +97,13 @@ impl Content {
                 continue;
             }
             for (sequence, event) in &mut self.log {
-                if let Some(key) = keys.key_of(position, &event.payload)? {
+                let found = keys.keys_of(position, event.lend(*sequence))?;
+                for key in &found {
                     let entry = (index.name.clone(), key.clone(), event.event_time, *sequence);
                     self.indexed.insert(entry, ());
-                    event.keys.insert(index.name.clone(), key);
                 }
+                let found = found.into_iter().collect();
+                event.keys.insert(index.name.clone(), found);
             }
         }
         let old = Arc::clone(&self.spec);
@@ -140,7 +152,7 @@ impl Content {
             dedup_key: event.dedup_key,
             keys: names
                 .zip(event.keys)
-                .filter_map(|(name, key)| Some((name, key?)))
+                .map(|(name, keys)| (name, keys.into_iter().collect()))
                 .collect(),
             payload: event.payload,
         };
@@ -152,7 +164,7 @@ impl Content {
         if let Some(key) = &event.dedup_key {
             self.dedup.insert(key.clone(), sequence);
         }
-        for (index, key) in &event.keys {
+        for (index, key) in event.places() {
             let entry = (index.clone(), key.clone(), event.event_time, sequence);
             self.indexed.insert(entry, ());
         }
@@ -175,13 +187,12 @@ impl Content {
     fn forget_tiles(&mut self, event: &Event) {
         let spec = Arc::clone(&self.spec);
         for set in &spec.tile_sets {
-            let Some(key) = event.keys.get(&set.index) else {
-                continue;
-            };
-            for level in 0..set.spans.len() {
-                let start = set.start(level, event.event_time);
-                let name = (set.name.clone(), set.version);
-                self.tiles.remove(&(name, key.clone(), level, start));
+            for key in event.keys_in(&set.index) {
+                for level in 0..set.spans.len() {
+                    let start = set.start(level, event.event_time);
+                    let name = (set.name.clone(), set.version);
+                    self.tiles.remove(&(name, key.clone(), level, start));
+                }
             }
         }
     }
@@ -234,7 +245,7 @@ impl Content {
             if let Some(key) = &event.dedup_key {
                 self.dedup.remove(key);
             }
-            for (index, key) in &event.keys {
+            for (index, key) in event.places() {
                 let entry = (index.clone(), key.clone(), event.event_time, *sequence);
                 self.indexed.remove(&entry);
             }
@@ -247,15 +258,14 @@ impl Content {
     fn keeps(&self, policy: &TrimPolicy, event: &Event) -> bool {
         policy.keep_newest.iter().any(|(index, n)| {
             let index = &self.spec.indexes[*index].name;
-            let Some(key) = event.keys.get(index) else {
-                return false;
-            };
-            let place = |t, sequence| (index.clone(), key.clone(), t, sequence);
-            let entries = self
-                .indexed
-                .range(place(UtcMicros::MIN, 0)..=place(UtcMicros::MAX, u64::MAX));
-            let mut newest = entries.rev().take(*n);
-            newest.any(|((_, _, t, _), ())| *t == event.event_time)
+            event.keys_in(index).any(|key| {
+                let place = |t, sequence| (index.clone(), key.clone(), t, sequence);
+                let entries = self
+                    .indexed
+                    .range(place(UtcMicros::MIN, 0)..=place(UtcMicros::MAX, u64::MAX));
+                let mut newest = entries.rev().take(*n);
+                newest.any(|((_, _, t, _), ())| *t == event.event_time)
+            })
         })
     }
 }

@@ -57,8 +57,8 @@ pub(super) fn tile_set(name: &str, version: u32) -> TileSetSpec {
     }
 }
 
-/// An event; `customer` and `device` are empty where it has no such key. Its
-/// payload is `id|customer|device`.
+/// An event; `customer` and `device` are empty where it has no such key, and
+/// `a,b` where it has several. Its payload is `id|customer|device`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fact<'a> {
     pub(super) id: &'a str,
@@ -89,7 +89,7 @@ impl Fact<'_> {
             dedup_key: Some(bytes(self.id)),
             keys: indexes
                 .iter()
-                .map(|index| key_in(index, payload.as_bytes()))
+                .map(|index| keys_in(index, payload.as_bytes()))
                 .collect(),
             payload: payload.into(),
         }
@@ -100,23 +100,26 @@ pub(super) fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
-/// The key that a payload has in an index, by the index's name.
-fn key_in(index: &str, payload: &[u8]) -> Option<Bytes> {
+/// The keys that a payload has in an index, by the index's name.
+fn keys_in(index: &str, payload: &[u8]) -> Vec<Bytes> {
     let field = match index {
         "customer" => 1,
         "device" => 2,
         other => panic!("no index is named {other}"),
     };
-    let part = payload.split(|byte| *byte == b'|').nth(field)?;
-    (!part.is_empty()).then(|| Bytes::copy_from_slice(part))
+    let part = payload.split(|byte| *byte == b'|').nth(field);
+    let keys = part.unwrap_or_default().split(|byte| *byte == b',');
+    keys.filter(|key| !key.is_empty())
+        .map(Bytes::copy_from_slice)
+        .collect()
 }
 
 /// Reads the keys of the suite's payloads.
 pub(super) struct FromPayload(pub(super) Vec<IndexSpec>);
 
 impl KeyOf for FromPayload {
-    fn key_of(&self, index: usize, payload: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        Ok(key_in(&self.0[index].name, payload))
+    fn keys_of(&self, index: usize, event: EventRef<'_>) -> Result<Vec<Bytes>, StoreError> {
+        Ok(keys_in(&self.0[index].name, event.payload))
     }
 }
 

@@ -136,7 +136,7 @@ pub(super) async fn keys_that_begin_alike_stay_apart(home: Home) -> Outcome {
     ];
     for (n, key) in keys.iter().enumerate() {
         let mut event = fact(&format!("e{n}"), 10, "").event();
-        event.keys[CUSTOMER] = Some(bytes::Bytes::copy_from_slice(key));
+        event.keys[CUSTOMER] = vec![bytes::Bytes::copy_from_slice(key)];
         events.push(event);
     }
     let batch = crate::events::EventBatch {

@@ -47,7 +47,7 @@ fn events(writer: u64, n: u64) -> Vec<NewEvent> {
             1000 + n as i64
         }),
         dedup_key: Some(format!("{writer}/{n}/{part}").into()),
-        keys: vec![Some(format!("customer {}", n % 7).into())],
+        keys: vec![vec![format!("customer {}", n % 7).into()]],
         payload: format!(
             "{writer}/{n}/{part}/{}",
             "x".repeat((n * 97 % 3000) as usize)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use granary_model::{ErrorKind, SystemClock};
-use granary_store::events::{EventBatch, IndexSpec, KeyOf, NewEvent, StreamSpec};
+use granary_store::events::{EventBatch, EventRef, IndexSpec, KeyOf, NewEvent, StreamSpec};
 use granary_store::{EmbeddedEventSettings, EmbeddedEventStore, EventStore, StoreError};
 
 fn open(
@@ -16,8 +16,8 @@ fn open(
 pub struct NoKeys;
 
 impl KeyOf for NoKeys {
-    fn key_of(&self, _: usize, _: &[u8]) -> Result<Option<bytes::Bytes>, StoreError> {
-        Ok(None)
+    fn keys_of(&self, _: usize, _: EventRef<'_>) -> Result<Vec<bytes::Bytes>, StoreError> {
+        Ok(Vec::new())
     }
 }
 
@@ -37,7 +37,7 @@ pub fn event(id: &str, bytes: usize) -> NewEvent {
     NewEvent {
         event_time: granary_model::UtcMicros(0),
         dedup_key: Some(id.to_owned().into()),
-        keys: vec![Some("ann".into())],
+        keys: vec![vec!["ann".into()]],
         payload: vec![7; bytes].into(),
     }
 }

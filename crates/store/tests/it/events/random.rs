@@ -17,12 +17,14 @@ use proptest::prelude::*;
 use super::{Folder, Memory, small_bounds};
 
 const CUSTOMERS: u8 = 3;
+/// Sets of customers.
+const ALL_CUSTOMERS: u8 = (1 << CUSTOMERS) - 1;
 const DEVICES: u8 = 2;
 const SPANS: [i64; 2] = [4, 16];
 
 #[derive(Debug, Clone)]
 enum Work {
-    /// Ids, event times, keys (0: none).
+    /// Ids, event times, keys (0: none; of customers a set of bits).
     Append(Vec<(u8, i64, u8, u8)>),
     Trim(i64, Vec<(usize, usize)>),
     Flush(u64),
@@ -38,7 +40,7 @@ enum Work {
 }
 
 fn work() -> impl Strategy<Value = Work> {
-    let event = (0..60_u8, -5..40_i64, 0..=CUSTOMERS, 0..=DEVICES);
+    let event = (0..60_u8, -5..40_i64, 0..=ALL_CUSTOMERS, 0..=DEVICES);
     let keep = prop_oneof![
         Just(vec![]),
         (0..4_usize).prop_map(|n| vec![(0, n)]),
@@ -87,13 +89,27 @@ fn spec(history: bool, wide: bool) -> StreamSpec {
 struct FromPayload;
 
 impl KeyOf for FromPayload {
-    fn key_of(&self, index: usize, payload: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        Ok(key(payload[1 + index]))
+    fn keys_of(&self, index: usize, event: EventRef<'_>) -> Result<Vec<Bytes>, StoreError> {
+        let number = event.payload[1 + index];
+        Ok(match index {
+            0 => customers(number),
+            _ => devices(number),
+        })
     }
 }
 
-fn key(number: u8) -> Option<Bytes> {
-    (number > 0).then(|| Bytes::copy_from_slice(&[number]))
+/// The greatest first and last.
+fn customers(set: u8) -> Vec<Bytes> {
+    let among = (1..=CUSTOMERS).filter(|customer| set & (1 << (customer - 1)) != 0);
+    let mut keys: Vec<_> = among.map(|n| Bytes::copy_from_slice(&[n])).collect();
+    keys.reverse();
+    keys.extend(keys.first().cloned());
+    keys
+}
+
+fn devices(number: u8) -> Vec<Bytes> {
+    let key = (number > 0).then(|| Bytes::copy_from_slice(&[number]));
+    key.into_iter().collect()
 }
 
 /// One of the two stores.
@@ -245,7 +261,7 @@ impl Side {
 }
 
 fn new_event((id, at, customer, device): (u8, i64, u8, u8), spec: &StreamSpec) -> NewEvent {
-    let keys = [key(customer), key(device)];
+    let keys = [customers(customer), devices(device)];
     NewEvent {
         event_time: UtcMicros(at),
         dedup_key: (id > 0).then(|| Bytes::copy_from_slice(&[id])),
