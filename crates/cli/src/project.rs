@@ -151,7 +151,7 @@ impl Project {
         let reader = Reader::new(
             engine.clone(),
             self.catalog()?,
-            Arc::clone(store),
+            (Arc::clone(store), Arc::default()),
             Arc::clone(&self.clock),
             self.config.serve.limits.clone(),
         );

@@ -36,7 +36,7 @@ use tracing::instrument;
 use crate::engine::{Engine, Joins};
 use names::Names;
 
-pub(crate) use lineage::{event_time_origins, has_subquery, is_row_wise};
+pub(crate) use lineage::{calls_as_of, event_time_origins, has_subquery, is_row_wise};
 
 /// Definitions that hold together.
 #[derive(Debug, Clone)]

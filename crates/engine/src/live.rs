@@ -7,6 +7,7 @@
 //! are those of runs and training sets. No IO here.
 
 mod latest;
+mod limits;
 mod rows;
 mod sources;
 mod windows;
@@ -24,9 +25,10 @@ use granary_model::{Definitions, FeatureStatus, FeatureView, UtcMicros, ViewKind
 use tracing::instrument;
 
 use crate::asof::spine::Spine;
-use crate::engine::{Engine, Joins};
+use crate::engine::{Engine, Joins, plan_sql};
 use crate::error::EngineError;
 use crate::lookup::needed;
+use crate::windowed::WindowedQuery;
 use latest::LiveLatest;
 pub use sources::EventIndex;
 pub(crate) use sources::StreamRows;
@@ -140,7 +142,8 @@ impl Engine {
         let definitions = needed(definitions, view);
         let session = self.session_with(&definitions, None, Joins::default());
         let state = session.await?.state();
-        LiveView::compile(&state, view).await.map_err(failed)
+        let compiled = LiveView::compile(&state, &definitions, view).await;
+        compiled.map_err(failed)
     }
 
     /// The indexes that the live views of the definitions need, by stream; each
@@ -172,34 +175,54 @@ pub fn is_live(view: &FeatureView) -> bool {
 }
 
 impl LiveView {
-    async fn compile(state: &SessionState, view: &FeatureView) -> Result<Self> {
-        let (form, rows, keyed) = match view.kind {
+    /// Fails for what cannot be answered from events, with the reason.
+    ///
+    /// `state`: a session in which the names of the definitions stand.
+    pub(crate) async fn compile(
+        state: &SessionState,
+        definitions: &Definitions,
+        view: &FeatureView,
+    ) -> Result<Self> {
+        let (form, events, event_time, rows, keyed) = match view.kind {
             ViewKind::Windowed => {
-                let (windows, plan, keyed) = LiveWindows::compile(state, view).await?;
-                (Form::Windowed(windows), plan, keyed)
+                let query = WindowedQuery::of(state, view).await?;
+                let (events, event_time) = (query.events.clone(), query.event_time.clone());
+                let keyed = keys_of(&events, query.keys.clone(), &view.keys)?;
+                let (windows, rows) = LiveWindows::compile(state, view, query)?;
+                (Form::Windowed(windows), events, event_time, rows, keyed)
             }
             ViewKind::Timestamped => {
-                let (latest, plan) = LiveLatest::compile(state, view).await?;
-                let keys = view.keys.iter().map(|key| named(&plan, &key.name));
-                let keyed = keys_of(&plan, keys.collect::<Result<_>>()?, &view.keys)?;
-                (Form::Timestamped(latest), plan, keyed)
+                let plan = plan_sql(state, &view.query).await?;
+                let event_time = named(&plan, view.event_time.as_deref().unwrap_or_default())?;
+                let (latest, rows) = LiveLatest::compile(state, view, plan.clone())?;
+                let keys = view.keys.iter().map(|key| named(&rows, &key.name));
+                let keyed = keys_of(&rows, keys.collect::<Result<_>>()?, &view.keys)?;
+                (Form::Timestamped(latest), plan, event_time, rows, keyed)
             }
             ViewKind::Snapshot => return plan_err!("{} has no event time", view.name),
         };
+        limits::check_rows(&events)?;
         let keyed = state.optimize(&keyed)?;
         let indexes = EventIndex::compile(state, &keyed, &view.keys)?;
-        let sources = StreamRows::compile(state, &rows)?.into_iter().map(|rows| {
-            let index = indexes.iter().find(|index| index.stream() == rows.stream());
-            let index = index.cloned().ok_or_else(|| {
-                DataFusionError::Internal(format!("{} has no index of its keys", rows.stream()))
-            })?;
-            Ok(LiveSource { rows, index })
-        });
+        let indexes = indexes.into_iter();
+        let indexes: BTreeMap<String, Arc<EventIndex>> = indexes
+            .map(|index| (index.stream().to_owned(), index))
+            .collect();
+        let mut sources = Vec::new();
+        for rows in StreamRows::compile(state, &rows)? {
+            let Some(index) = indexes.get(rows.stream()).cloned() else {
+                // No event of this stream has a key: it gives no rows.
+                continue;
+            };
+            limits::check_keys(definitions, &index)?;
+            sources.push(LiveSource { rows, index });
+        }
+        limits::check_time(definitions, &events, &event_time, &sources)?;
         Ok(Self {
             name: view.name.clone(),
             version: view.version,
             keys: view.keys.clone(),
-            sources: sources.collect::<Result<_>>()?,
+            sources,
             form,
         })
     }

@@ -13,23 +13,21 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use arrow::array::RecordBatch;
-use bytes::Bytes;
+use granary_engine::Engine;
 use granary_model::definitions::{Definitions, Stream};
 use granary_model::{Clock, UtcMicros};
-use granary_store::events::{
-    Appended, EventBatch, EventId, EventRef, EventStore, KeyOf, StreamSpec, StreamState,
-};
-use granary_store::{
-    EmbeddedEventSettings, EmbeddedEventStore, OpenStream, OpenStreams, StoreError,
-};
+use granary_store::events::{Appended, EventBatch, EventId, EventStore, StreamSpec, StreamState};
+use granary_store::{EmbeddedEventSettings, EmbeddedEventStore, OpenStream, OpenStreams};
 use serde::{Deserialize, Serialize};
 use tracing::instrument;
 
 use crate::error::IngestError;
 
+mod keys;
 mod rows;
 mod source;
 
+use keys::IndexKeys;
 use rows::{CheckedRows, EventCodec};
 pub use source::OpenEvents;
 
@@ -109,15 +107,25 @@ impl Streams {
         &self.open
     }
 
-    /// Opens every stream of the definitions; those that left them take no more
-    /// events, and keep what they have.
+    /// Opens every stream of the definitions, with the indexes that their live
+    /// views need; what is stored already is filed in the new ones first, which
+    /// takes as long as reading it. Streams that left the definitions take no
+    /// more events, and keep what they have.
     #[instrument(skip_all, err)]
-    pub async fn follow(&self, definitions: &Definitions) -> Result<(), IngestError> {
+    pub async fn follow(
+        &self,
+        engine: &Engine,
+        definitions: &Definitions,
+    ) -> Result<(), IngestError> {
+        let indexes = engine.event_indexes(definitions).await?;
         let mut writers = BTreeMap::new();
         let mut open = BTreeMap::new();
         for (name, definition) in &definitions.streams {
-            let events = self.store.open_stream(spec_of(definition), &NoKeys).await?;
             let codec = EventCodec::of(definition);
+            let keys = IndexKeys::new(name, codec.layout().clone(), indexes.get(name));
+            let spec = spec_of(definition, &keys);
+            let events = self.store.open_stream(spec, &keys).await?;
+            let codec = codec.with_keys(keys);
             let stream = Arc::new(OpenStream {
                 definition: definition.clone(),
                 layout: codec.layout().clone(),
@@ -184,10 +192,10 @@ impl Streams {
     }
 }
 
-/// The stream as its definition says: no indexes yet, no view reads streams.
+/// The stream as its definition says, with the indexes that views need.
 /// Stored events have the times and dedup keys of the columns that they came by,
 /// so those are of the text that must not change under them.
-fn spec_of(stream: &Stream) -> StreamSpec {
+fn spec_of(stream: &Stream, keys: &IndexKeys) -> StreamSpec {
     let columns = stream.columns.iter();
     let columns: Vec<String> = columns
         .map(|column| format!("{:?} {}", column.name, column.data_type))
@@ -201,16 +209,7 @@ fn spec_of(stream: &Stream) -> StreamSpec {
             stream.deduplicate_by
         ),
         history: stream.history.is_some(),
-        indexes: Vec::new(),
+        indexes: keys.specs(),
         tile_sets: Vec::new(),
-    }
-}
-
-/// Streams without indexes have no keys.
-struct NoKeys;
-
-impl KeyOf for NoKeys {
-    fn keys_of(&self, _index: usize, _event: EventRef<'_>) -> Result<Vec<Bytes>, StoreError> {
-        Ok(Vec::new())
     }
 }

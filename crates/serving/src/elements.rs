@@ -110,7 +110,8 @@ impl Elements {
 fn over_bound(group: &KeyGroup, what: &str, given: usize, bound: usize) -> ServingError {
     let online = group.online.iter().map(|read| &*read.view);
     let queries = group.queries.iter().map(|read| read.view.name());
-    let views: Vec<&str> = online.chain(queries).collect();
+    let live = group.live.iter().map(|read| read.view.name());
+    let views: Vec<&str> = online.chain(queries).chain(live).collect();
     ServingError::Invalid(format!(
         "{}: {what} that it is read for EACH element of has {given} elements, over the bound of {bound}",
         views.join(", ")

@@ -22,6 +22,10 @@ pub enum ServingError {
     Invalid(String),
     #[error("never materialised: {}; run `granary materialize {}`", .views.join(", "), .views.join(" "))]
     NeverMaterialized { views: Vec<String> },
+    #[error("{view}: the events of {stream} are not open here, or not filed for it yet")]
+    NoEvents { view: String, stream: String },
+    #[error("a read of {view} needs more than {bound} events (live_events_max)")]
+    TooManyEvents { view: String, bound: usize },
     #[error("{what} {given} is over the bound of {bound}")]
     OverBound {
         what: &'static str,
@@ -49,6 +53,8 @@ impl ServingError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoCatalog | Self::NeverMaterialized { .. } => ErrorKind::FailedPrecondition,
+            Self::NoEvents { .. } => ErrorKind::Unavailable,
+            Self::TooManyEvents { .. } => ErrorKind::ResourceExhausted,
             Self::Unknown { .. } => ErrorKind::NotFound,
             Self::Invalid(_) | Self::OverBound { .. } => ErrorKind::InvalidArgument,
             Self::Denied { .. } => ErrorKind::PermissionDenied,

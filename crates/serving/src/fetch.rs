@@ -14,6 +14,7 @@ use granary_store::{EntityKeys, OnlineStore, RowReader, RowSink, StoreError};
 use crate::elements::Elements;
 use crate::error::ServingError;
 use crate::keys::RequestRows;
+use crate::live::{LiveFetch, Snapshots};
 use crate::plan::{
     ArgumentColumn, ComputeStep, KeyColumn, KeyGroup, Level, OnlineRead, QueryRead, ReadPlan,
 };
@@ -49,6 +50,8 @@ pub(crate) struct Sources<'a> {
     pub store: &'a dyn OnlineStore,
     pub engine: &'a Engine,
     pub cache: &'a QueryCache,
+    /// The most events that a read of a live view looks at.
+    pub live_events_max: usize,
 }
 
 /// What each fetch of a plan found, by its number; `None` until its turn.
@@ -64,11 +67,13 @@ pub(crate) async fn fetch(
 ) -> Result<Vec<Fetched>, ServingError> {
     let mut found: Found = Vec::new();
     found.resize_with(plan.fetches, || None);
+    let mut snapshots = Snapshots::default();
     for level in &plan.levels {
         for step in &level.computed {
             found[step.fetch] = Some(compute(step, request, time, &found)?);
         }
-        fetch_level(sources, level, &request.keys, time, &mut found).await?;
+        let events = &mut snapshots;
+        fetch_level(sources, level, &request.keys, (time, events), &mut found).await?;
     }
     // Every fetch stands in one group of one level.
     Ok(found.into_iter().flatten().collect())
@@ -127,7 +132,7 @@ async fn fetch_level(
     sources: Sources<'_>,
     level: &Level,
     keys: &[ArrayRef],
-    time: ReadTime,
+    (time, snapshots): (ReadTime, &mut Snapshots),
     found: &mut Found,
 ) -> Result<(), ServingError> {
     let mut looked_up = Vec::new();
@@ -139,6 +144,16 @@ async fn fetch_level(
         let encoded = EntityKeys::encode(&group.columns, &arrays)?;
         if !group.online.is_empty() {
             read_online(sources.store, group, &encoded, time, found).await?;
+        }
+        for live in &group.live {
+            let fetch = LiveFetch {
+                view: &live.view,
+                sources: &live.sources,
+                projection: &live.projection,
+                events_max: sources.live_events_max,
+            };
+            let fetched = fetch.read(snapshots, (&encoded, &arrays), time).await?;
+            found[live.fetch] = Some(fetched);
         }
         if !group.queries.is_empty() {
             looked_up.push((group, encoded, arrays));
@@ -154,8 +169,7 @@ async fn fetch_level(
         found[fetch] = Some(fetched);
     }
     for (group, elements) in lists {
-        let online = group.online.iter().map(|read| read.fetch);
-        for fetch in online.chain(group.queries.iter().map(|read| read.fetch)) {
+        for fetch in group.fetches() {
             if let Some(fetched) = &mut found[fetch] {
                 elements.gather(fetched, time)?;
             }

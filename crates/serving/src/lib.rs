@@ -14,6 +14,7 @@ mod elements;
 pub mod error;
 mod fetch;
 mod keys;
+mod live;
 pub mod plan;
 mod query;
 mod query_cache;

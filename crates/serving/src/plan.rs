@@ -18,17 +18,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use granary_catalog::Snapshot;
-use granary_engine::{CompiledExpressions, InputColumn};
+use granary_engine::{CompiledExpressions, InputColumn, LiveView};
 use granary_model::definitions::{BoundView, Column, KeyBinding, KeySource, ServiceFeature};
 use granary_model::{FeatureType, Interval, ViewKind, did_you_mean};
-use granary_store::{Generation, GenerationId};
+use granary_store::{Generation, GenerationId, OpenStream};
 
 use crate::error::ServingError;
 use crate::query::QueryView;
 
 mod compile;
 
-pub(crate) use compile::compile;
+pub(crate) use compile::{PlanSources, compile};
 
 /// The published generations, pinned, by view and version.
 pub type Pins = BTreeMap<String, BTreeMap<u32, Pin>>;
@@ -99,6 +99,18 @@ pub struct KeyGroup {
     /// Parallel to `online`.
     pub generations: Vec<Arc<dyn Generation>>,
     pub queries: Vec<QueryRead>,
+    pub live: Vec<LiveViewRead>,
+}
+
+impl KeyGroup {
+    /// The numbers of its fetches.
+    pub fn fetches(&self) -> impl Iterator<Item = usize> {
+        let online = self.online.iter().map(|read| read.fetch);
+        let queries = self.queries.iter().map(|read| read.fetch);
+        online
+            .chain(queries)
+            .chain(self.live.iter().map(|read| read.fetch))
+    }
 }
 
 /// Where a key column comes from.
@@ -134,6 +146,25 @@ pub struct QueryRead {
     pub projection: Vec<usize>,
 }
 
+/// A view that is answered from events.
+#[derive(Debug)]
+pub struct LiveViewRead {
+    pub fetch: usize,
+    pub view: Arc<LiveView>,
+    /// Parallel to the view's sources.
+    pub sources: Vec<LiveSourceRead>,
+    /// Positions in the view's features.
+    pub projection: Vec<usize>,
+}
+
+/// Where a live view finds its events.
+#[derive(Debug)]
+pub struct LiveSourceRead {
+    pub stream: Arc<OpenStream>,
+    /// The index's position in the stream's spec.
+    pub index: usize,
+}
+
 /// One column of the answer.
 #[derive(Debug, Clone)]
 pub struct PlannedColumn {
@@ -152,6 +183,9 @@ pub struct PlannedColumn {
 pub enum NoPlan {
     /// Views without an online generation: an older snapshot may do.
     NotPublished(Vec<String>),
+    /// A live view whose events are not open, or not filed under its keys: an
+    /// older snapshot may do.
+    NoEvents { view: String, stream: String },
     /// No other snapshot is asked.
     Refused(ServingError),
 }

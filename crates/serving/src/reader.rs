@@ -9,7 +9,7 @@ use granary_catalog::{Catalog, Snapshot};
 use granary_engine::Engine;
 use granary_model::definitions::{Grant, RequestColumns};
 use granary_model::{Caller, Clock, UtcMicros};
-use granary_store::{GenerationId, OnlineStore};
+use granary_store::{GenerationId, OnlineStore, OpenStreams, StoreError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tracing::{instrument, warn};
@@ -18,6 +18,7 @@ use crate::assemble::assemble;
 use crate::error::ServingError;
 use crate::fetch::{Sources, fetch};
 use crate::keys::RequestRows;
+use crate::live::LiveViews;
 use crate::plan::{Pins, ReadPlan};
 use crate::query::QueryViews;
 use crate::query_cache::QueryCache;
@@ -33,6 +34,8 @@ pub struct ServingSettings {
     pub query_cache_bytes_max: u64,
     /// Query look-ups computed side by side.
     pub query_concurrency_max: usize,
+    /// Events of one view that one read looks at.
+    pub live_events_max: usize,
     /// Whether a read needs a grant to one of the caller's roles: on the
     /// service, or on each view of a list.
     pub enforce_grants: bool,
@@ -45,6 +48,7 @@ impl Default for ServingSettings {
             request_features_max: 1_000,
             query_cache_bytes_max: 256 << 20,
             query_concurrency_max: 16,
+            live_events_max: 4_000_000,
             enforce_grants: false,
         }
     }
@@ -117,6 +121,8 @@ pub struct Reader {
     settings: ServingSettings,
     history: History,
     queries: QueryViews,
+    live: LiveViews,
+    streams: Arc<OpenStreams>,
     cache: QueryCache,
     state: RwLock<Arc<ReadState>>,
     /// One refresh at a time.
@@ -125,24 +131,28 @@ pub struct Reader {
 
 impl Reader {
     /// Reads the newest snapshot; `ServingError::NoCatalog` before the first apply.
+    /// `streams`: what live views are answered from.
     pub async fn new(
         engine: Engine,
         catalog: Catalog,
-        store: Arc<dyn OnlineStore>,
+        (store, streams): (Arc<dyn OnlineStore>, Arc<OpenStreams>),
         clock: Arc<dyn Clock>,
         settings: ServingSettings,
     ) -> Result<Self, ServingError> {
         let newest = catalog.latest().await?.ok_or(ServingError::NoCatalog)?;
         let history = History::new(catalog);
         let queries = QueryViews::default();
+        let live = LiveViews::default();
         let published = published(store.as_ref()).await?;
         let pins = pin(store.as_ref(), &published, None).await?;
         let planner = Planner {
             engine: &engine,
             history: &history,
             queries: &queries,
+            live: &live,
         };
-        let state = ReadState::build(newest, published, pins, planner).await;
+        let open = streams.all();
+        let state = ReadState::build(newest, published, (pins, open), planner).await;
         compile_lookups(&engine, &state).await;
         Ok(Self {
             engine,
@@ -150,6 +160,8 @@ impl Reader {
             clock,
             history,
             queries,
+            live,
+            streams,
             cache: QueryCache::new(
                 settings.query_cache_bytes_max,
                 settings.query_concurrency_max,
@@ -174,13 +186,15 @@ impl Reader {
             .catalog()
             .newer_than(current.newest.number)
             .await?;
-        if newer.is_none() && published == current.published && !current.is_incomplete() {
+        let open = self.streams.all();
+        let same = published == current.published && Arc::ptr_eq(&open, &current.streams);
+        if newer.is_none() && same && !current.is_incomplete() {
             return Ok(false);
         }
         let newest = newer.unwrap_or_else(|| Arc::clone(&current.newest));
         let before: Option<&Pins> = Some(&current.pins);
         let pins = pin(self.store.as_ref(), &published, before).await?;
-        let state = ReadState::build(newest, published, pins, self.planner()).await;
+        let state = ReadState::build(newest, published, (pins, open), self.planner()).await;
         compile_lookups(&self.engine, &state).await;
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
         Ok(true)
@@ -229,6 +243,21 @@ impl Reader {
     #[instrument(level = "debug", skip_all)]
     pub async fn read(&self, request: ReadRequest) -> Result<ReadResponse, ServingError> {
         let time = ReadTime::of(&request, self.clock.now());
+        match self.read_once(&request, time).await {
+            // A stream was opened anew beside this read.
+            Err(ServingError::Store(StoreError::StreamReopened { .. })) => {
+                self.refresh().await?;
+                self.read_once(&request, time).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn read_once(
+        &self,
+        request: &ReadRequest,
+        time: ReadTime,
+    ) -> Result<ReadResponse, ServingError> {
         let rows = request.inputs.iter().map(|(_, values)| values.len());
         let rows = rows.chain([request.keys.num_rows()]).max();
         within(
@@ -255,13 +284,14 @@ impl Reader {
             let message = format!("{clash}: ask for full names (view__feature, --full-names)");
             return Err(ServingError::Invalid(message));
         }
-        let rows = RequestRows::bind(&plan, &request)?;
+        let rows = RequestRows::bind(&plan, request)?;
         check_time(&plan, time)?;
 
         let sources = Sources {
             store: self.store.as_ref(),
             engine: &self.engine,
             cache: &self.cache,
+            live_events_max: self.settings.live_events_max,
         };
         let fetched = fetch(sources, &plan, &rows, time).await?;
         Ok(ReadResponse {
@@ -290,6 +320,7 @@ impl Reader {
             engine: &self.engine,
             history: &self.history,
             queries: &self.queries,
+            live: &self.live,
         }
     }
 

@@ -13,10 +13,12 @@ use granary_catalog::{Catalog, Snapshot};
 use granary_engine::Engine;
 use granary_model::definitions::ServeMode;
 use granary_model::{ErrorKind, did_you_mean};
+use granary_store::streams::StreamsByName;
 use granary_store::{GenerationId, OnlineStore};
 
 use crate::error::ServingError;
-use crate::plan::{NoPlan, Pin, Pins, ReadPlan, Selection, compile, list_as_service};
+use crate::live::LiveViews;
+use crate::plan::{NoPlan, Pin, Pins, PlanSources, ReadPlan, Selection, compile, list_as_service};
 use crate::query::{QueryView, QueryViews};
 use crate::read::ReadTarget;
 
@@ -31,6 +33,7 @@ pub(crate) struct Planner<'a> {
     pub engine: &'a Engine,
     pub history: &'a History,
     pub queries: &'a QueryViews,
+    pub live: &'a LiveViews,
 }
 
 /// A plan, or why there is none, shared by all who ask.
@@ -42,6 +45,8 @@ pub(crate) struct ReadState {
     /// As the store listed them when this state was made.
     pub published: Vec<GenerationId>,
     pub pins: Pins,
+    /// As they were open when this state was made.
+    pub streams: Arc<StreamsByName>,
     services: HashMap<String, Planned>,
     lists: moka::sync::Cache<Vec<String>, Planned>,
     /// Every SERVE QUERY view of the newest snapshot: held here, so that its
@@ -53,7 +58,7 @@ impl ReadState {
     pub async fn build(
         newest: Arc<Snapshot>,
         published: Vec<GenerationId>,
-        pins: Pins,
+        (pins, streams): (Pins, Arc<StreamsByName>),
         planner: Planner<'_>,
     ) -> Self {
         let views = newest.definitions.feature_views.values();
@@ -64,13 +69,14 @@ impl ReadState {
         let mut services = HashMap::new();
         for name in newest.definitions.services.keys() {
             let target = Target::Service(name);
-            let plan = newest_plan(target, &newest, &pins, planner).await;
+            let plan = newest_plan(target, &newest, (&pins, &streams), planner).await;
             services.insert(name.clone(), plan.map(Arc::new).map_err(Arc::new));
         }
         Self {
             newest,
             published,
             pins,
+            streams,
             services,
             lists: moka::sync::Cache::new(LISTS_MAX),
             query_views,
@@ -116,7 +122,8 @@ impl ReadState {
             return planned;
         }
         let target = Target::List(list);
-        let plan = newest_plan(target, &self.newest, &self.pins, planner).await;
+        let open = (&self.pins, self.streams.as_ref());
+        let plan = newest_plan(target, &self.newest, open, planner).await;
         let planned = plan.map(Arc::new).map_err(Arc::new);
         // Mistakes are told quickly; that a view was never materialised is
         // found out only at the end of the history.
@@ -200,7 +207,7 @@ impl<'a> Target<'a> {
     async fn compile(
         self,
         snapshot: &Arc<Snapshot>,
-        pins: &Pins,
+        (pins, streams): (&Pins, &StreamsByName),
         planner: Planner<'_>,
     ) -> Option<Result<ReadPlan, NoPlan>> {
         let listed;
@@ -224,11 +231,23 @@ impl<'a> Target<'a> {
             }
         };
         let definitions = &snapshot.definitions;
+        let names = self.views(snapshot).into_iter();
+        let live = planner.live.of(planner.engine, definitions, names).await;
+        let live = match live {
+            Ok(live) => live,
+            Err(error) => return Some(Err(NoPlan::Refused(error))),
+        };
+        let sources = PlanSources {
+            pins,
+            queries: planner.queries,
+            live: &live,
+            streams,
+        };
         let expanded = planner
             .engine
             .expand(definitions, selection.from, selection.features, true);
         Some(match expanded.await {
-            Ok(expanded) => compile(snapshot, &selection, &expanded, pins, planner.queries),
+            Ok(expanded) => compile(snapshot, &selection, &expanded, sources),
             Err(error) => Err(NoPlan::Refused(error.into())),
         })
     }
@@ -278,14 +297,15 @@ impl<'a> Lives<'a> {
 async fn newest_plan(
     target: Target<'_>,
     newest: &Arc<Snapshot>,
-    pins: &Pins,
+    open: (&Pins, &StreamsByName),
     planner: Planner<'_>,
 ) -> Result<ReadPlan, ServingError> {
-    let missing = match target.compile(newest, pins, planner).await {
+    let missing = match target.compile(newest, open, planner).await {
         Some(Ok(plan)) => return Ok(plan),
-        Some(Err(NoPlan::NotPublished(views))) => views,
+        Some(Err(NoPlan::NotPublished(views))) => ServingError::NeverMaterialized { views },
+        Some(Err(NoPlan::NoEvents { view, stream })) => ServingError::NoEvents { view, stream },
         Some(Err(NoPlan::Refused(error))) => return Err(error),
-        None => Vec::new(),
+        None => ServingError::NeverMaterialized { views: Vec::new() },
     };
     let mut lives = Lives::new(target, newest);
     let oldest = newest.number.saturating_sub(HISTORY_MAX).max(1);
@@ -296,13 +316,13 @@ async fn newest_plan(
         if !lives.go_on_in(&snapshot) {
             break;
         }
-        match target.compile(&snapshot, pins, planner).await {
+        match target.compile(&snapshot, open, planner).await {
             Some(Ok(plan)) => return Ok(plan),
             Some(Err(_)) => {}
             None => break,
         }
     }
-    Err(ServingError::NeverMaterialized { views: missing })
+    Err(missing)
 }
 
 /// Older snapshots, kept once they were read.

@@ -218,8 +218,9 @@ impl MemoryProject {
     }
 
     pub async fn reader(&self, settings: ServingSettings) -> Result<Reader, ServingError> {
-        let store = Arc::new(self.store.clone());
+        let store: Arc<dyn OnlineStore> = Arc::new(self.store.clone());
         let (engine, catalog) = (self.engine.clone(), self.catalog.clone());
+        let store = (store, Arc::default());
         Reader::new(engine, catalog, store, self.clock.clone(), settings).await
     }
 

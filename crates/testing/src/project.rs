@@ -7,10 +7,13 @@ use std::sync::Arc;
 use granary_catalog::{Catalog, Plan, Snapshot, durable::DurableLocal};
 use granary_engine::{Engine, EngineSettings, StoreFactory};
 use granary_ingest::progress::Silent;
-use granary_ingest::{MaterializeRequest, Materializer, MaterializerSettings, RunOutcome};
+use granary_ingest::{
+    MaterializeRequest, Materializer, MaterializerSettings, OpenEvents, RunOutcome, StreamSettings,
+    Streams,
+};
 use granary_model::{Clock, SourceFile, parse_file};
 use granary_serving::{Reader, ServingSettings};
-use granary_store::{EmbeddedSettings, EmbeddedStore, OnlineStore};
+use granary_store::{EmbeddedSettings, EmbeddedStore, MemoryEventStore, OnlineStore};
 use url::Url;
 
 /// Any error: tests and benchmarks only report it.
@@ -24,6 +27,8 @@ pub struct TestProject {
     pub engine: Engine,
     pub catalog: Catalog,
     pub store: Arc<dyn OnlineStore>,
+    /// Events in memory.
+    pub streams: Arc<Streams>,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -44,8 +49,13 @@ impl TestProject {
             Arc::new(move |_url| Ok(local.clone()))
         };
         let path = object_store::path::Path::from_absolute_path(&root)?;
+        let events = Arc::new(MemoryEventStore::new(clock.clone()));
+        let streams = Streams::over(events, StreamSettings::default(), clock.clone());
+        let source = Arc::new(OpenEvents(streams.opened().clone()));
+        let engine = Engine::new(settings, url, folder.clone(), stores, clock.clone())?;
         Ok(Self {
-            engine: Engine::new(settings, url, folder.clone(), stores, clock.clone())?,
+            engine: engine.with_streams(source),
+            streams: Arc::new(streams),
             catalog: Catalog::new(local, path, clock.clone()),
             store: Arc::new(EmbeddedStore::open(
                 &root.join("online"),
@@ -84,6 +94,7 @@ impl TestProject {
         if let (true, Some(base)) = (plan.is_empty(), base) {
             return Ok(base);
         }
+        self.streams.follow(&self.engine, &plan.next).await?;
         Ok(self.catalog.commit(&plan, "test").await?)
     }
 
@@ -125,7 +136,7 @@ impl TestProject {
         Ok(Reader::new(
             self.engine.clone(),
             self.catalog.clone(),
-            self.store.clone(),
+            (self.store.clone(), self.streams.opened().clone()),
             self.clock.clone(),
             settings,
         )

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::datasource::empty::EmptyTable;
+use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 use granary_model::definitions::{Column, ServeMode};
 use granary_model::fingerprint::Fingerprint;
@@ -19,6 +20,7 @@ use super::query::{Query, Read};
 use super::relations::{names_of, time_column};
 use super::translate::instead;
 use super::windowed::{Windowed, has_windows};
+use crate::live::{LiveView, is_live};
 use crate::windowed::WindowedQuery;
 
 impl Check<'_> {
@@ -49,7 +51,7 @@ impl Check<'_> {
         if self.diagnostics.len() > errors_before {
             self.breaks(&create.name.value);
         }
-        self.unserved_forms(&view, reads);
+        self.live(create, query, &view).await;
         let table = Arc::new(EmptyTable::new(view.row_schema()));
         self.register(&create.name, table);
         self.definitions
@@ -368,11 +370,24 @@ impl Check<'_> {
         }
     }
 
-    fn unserved_forms(&mut self, view: &FeatureView, reads: &[Read]) {
-        let live = view.live && view.serve == ServeMode::Online;
-        if let Some(read) = reads.iter().find(|_| live) {
-            let message = "live views are not served by this version";
-            self.unserved.push(Diagnostic::new(&read.span, message));
+    /// Whether a live view can be answered from events; what is wrong is told.
+    async fn live(&mut self, create: &CreateFeatureView, query: &Query<'_>, view: &FeatureView) {
+        if !is_live(view) {
+            return;
+        }
+        let mut errors = live_clauses(create, view.kind);
+        let compiled = LiveView::compile(&self.state, &self.definitions, view).await;
+        if let Err(error) = compiled {
+            let reason = match error.find_root() {
+                DataFusionError::Plan(reason) => reason.clone(),
+                other => other.strip_backtrace(),
+            };
+            let message = format!("{}: {reason}", create.name.value);
+            errors.push(Diagnostic::new(&query.text.span, message));
+        }
+        if !errors.is_empty() {
+            self.breaks(&create.name.value);
+            self.tell(errors);
         }
     }
 }
@@ -509,6 +524,22 @@ fn clauses_of_kind(create: &CreateFeatureView, kind: ViewKind) -> Vec<Diagnostic
                 "TTL on a snapshot view with SERVE QUERY: its values have no age",
             )
             .help("leave TTL out; CACHE FOR says how long a computed value is kept"),
+        );
+    }
+    errors
+}
+
+/// Clauses that make no sense for a view that is answered as of the read.
+fn live_clauses(create: &CreateFeatureView, kind: ViewKind) -> Vec<Diagnostic> {
+    let mut errors = Vec::new();
+    if let Some((_, span)) = &create.refresh_every {
+        let message = "REFRESH EVERY on a live view: its values are as of each read";
+        errors.push(Diagnostic::new(span, message).help("leave it out"));
+    }
+    if let (ViewKind::Windowed, Some((_, span))) = (kind, &create.ttl) {
+        let message = "TTL on a live windowed view: its values have no age";
+        errors.push(
+            Diagnostic::new(span, message).help("leave it out; the windows say how far back"),
         );
     }
     errors

@@ -6,7 +6,7 @@ use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array, new_nu
 use arrow::compute::kernels::zip::zip;
 use arrow::compute::{concat_batches, is_not_null, take};
 use arrow::datatypes::SchemaRef;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use granary_model::{FeatureStatus, FeatureView, Interval, UtcMicros};
@@ -14,7 +14,6 @@ use granary_model::{FeatureStatus, FeatureView, Interval, UtcMicros};
 use super::{FoundEvents, LiveRead, LiveRows};
 use crate::asof::micros;
 use crate::asof::order::RowOrder;
-use crate::engine::plan_sql;
 use crate::run::row_columns;
 
 /// The compiled query.
@@ -46,13 +45,13 @@ impl Best {
 
 impl LiveLatest {
     /// Gives the plan of the rows as well.
-    pub(super) async fn compile(
+    pub(super) fn compile(
         state: &SessionState,
         view: &FeatureView,
+        plan: LogicalPlan,
     ) -> Result<(Self, LogicalPlan)> {
-        let plan = plan_sql(state, &view.query).await?;
-        let columns = row_columns(view, plan.schema())
-            .map_err(|e| datafusion::error::DataFusionError::External(Box::new(e)))?;
+        let columns =
+            row_columns(view, plan.schema()).map_err(|e| DataFusionError::External(Box::new(e)))?;
         let rows = LogicalPlanBuilder::from(plan).project(columns)?.build()?;
         let rows = state.optimize(&rows)?;
         let this = Self {

@@ -13,7 +13,7 @@ use datafusion::physical_expr::expressions::{Column, Literal};
 use granary_model::types::UTC;
 use granary_model::{FeatureStatus, FeatureView, UtcMicros};
 
-use super::{FoundEvents, LiveRead, LiveRows, LiveTime, keys_of};
+use super::{FoundEvents, LiveRead, LiveRows, LiveTime};
 use crate::asof::{AsOfWindows, GroupedEvents, event_schema};
 use crate::engine::physical_expr;
 use crate::offline::read::time_scalar;
@@ -34,13 +34,12 @@ pub(super) struct LiveWindows {
 }
 
 impl LiveWindows {
-    /// Gives the plans of the events and of their keys as well.
-    pub(super) async fn compile(
+    /// Gives the plan of the events as well.
+    pub(super) fn compile(
         state: &SessionState,
         view: &FeatureView,
-    ) -> Result<(Self, LogicalPlan, LogicalPlan)> {
-        let query = WindowedQuery::of(state, view).await?;
-        let keyed = keys_of(&query.events, query.keys.clone(), &view.keys)?;
+        query: WindowedQuery,
+    ) -> Result<(Self, LogicalPlan)> {
         let outputs = query.outputs.clone();
         let names: Vec<String> = query.aggregates.iter().map(|a| a.name.clone()).collect();
         let shared = SharedWindows::new(WindowedView {
@@ -66,7 +65,9 @@ impl LiveWindows {
         let windows = [compile(false)?, compile(true)?];
         let spec = windows[0].spec();
         let aggregates = spec.sets.iter().flat_map(|set| &set.aggregates);
-        let fields = aggregates.zip(&names).map(|(a, name)| a.call.field(name));
+        let fields = aggregates
+            .zip(&names)
+            .map(|(a, name)| a.call.field(name).with_nullable(true));
         let aggregated = event_schema(&Schema::new(fields.collect::<Vec<Field>>()));
         let schema = DFSchema::try_from(aggregated.clone())?;
         let outputs = outputs
@@ -82,7 +83,7 @@ impl LiveWindows {
             windows,
             aggregated,
         };
-        Ok((this, scan.rows, keyed))
+        Ok((this, scan.rows))
     }
 
     /// The first event time that a frame can reach.

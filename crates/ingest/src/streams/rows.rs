@@ -14,6 +14,7 @@ use granary_store::events::NewEvent;
 use granary_store::rows::EncodedRows;
 use granary_store::{RowLayout, StreamLayout};
 
+use super::keys::IndexKeys;
 use crate::error::IngestError;
 
 /// What turns the rows of one stream into events.
@@ -26,6 +27,7 @@ pub(super) struct EventCodec {
     event_time: String,
     /// The columns that are pushed.
     schema: SchemaRef,
+    keys: IndexKeys,
 }
 
 /// A batch, row by row.
@@ -53,7 +55,13 @@ impl EventCodec {
             },
             event_time: stream.event_time.clone(),
             schema: Arc::new(Schema::new(fields)),
+            keys: IndexKeys::new(&stream.name, StreamLayout::of(stream), None),
         }
+    }
+
+    /// With the indexes that events are filed in.
+    pub(super) fn with_keys(self, keys: IndexKeys) -> Self {
+        Self { keys, ..self }
     }
 
     pub(super) fn layout(&self) -> &StreamLayout {
@@ -72,12 +80,14 @@ impl EventCodec {
         let times = self.event_times(&batch)?;
         let payloads = self.layout.encode(&batch)?;
         let dedup = self.dedup_keys(&batch)?;
+        let (keys, keyless) = self.keys.of_rows(&batch);
         let mut rows = CheckedRows {
             events: Vec::with_capacity(batch.num_rows()),
             refused: Vec::with_capacity(batch.num_rows()),
         };
-        for (row, time) in times.into_iter().enumerate() {
-            let time = match lost.get(row).cloned().flatten() {
+        let checked = times.into_iter().zip(keys).zip(keyless).enumerate();
+        for (row, ((time, keys), keyless)) in checked {
+            let time = match lost.get(row).cloned().flatten().or(keyless) {
                 Some(reason) => Err(reason),
                 None => self.event_time(time, latest),
             };
@@ -86,7 +96,7 @@ impl EventCodec {
                 rows.events.push(NewEvent {
                     event_time,
                     dedup_key: dedup.get(row).cloned().flatten(),
-                    keys: Vec::new(),
+                    keys,
                     payload: Bytes::copy_from_slice(payloads.get(row)),
                 });
             }

@@ -16,6 +16,8 @@ use granary_model::fingerprint::Fingerprint;
 use granary_model::{ErrorKind, FeatureType, ManualClock, UtcMicros};
 use granary_store::{EmbeddedEventSettings, StoreError};
 
+use crate::project::Project;
+
 const NOW: i64 = 1_700_000_000_000_000;
 const HOUR: i64 = 3_600_000_000;
 
@@ -44,7 +46,8 @@ async fn open(folder: &Path) -> Streams {
     let clock = Arc::new(ManualClock::new(UtcMicros(NOW)));
     let events = EmbeddedEventSettings::default();
     let streams = Streams::open(folder, events, StreamSettings::default(), clock).unwrap();
-    streams.follow(&definitions()).await.unwrap();
+    let engine = Project::new().engine.clone();
+    streams.follow(&engine, &definitions()).await.unwrap();
     streams
 }
 

@@ -225,7 +225,7 @@ pub async fn components_with(
     let reader = granary_serving::Reader::new(
         project.engine.clone(),
         project.catalog.clone(),
-        store.clone(),
+        (store.clone(), Arc::default()),
         project.clock.clone(),
         settings,
     );

@@ -6,32 +6,42 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use granary_catalog::Snapshot;
-use granary_engine::{Argument, Computed, Expanded, source_of};
+use granary_engine::{Argument, Computed, Expanded, LiveView, is_live, source_of};
 use granary_model::definitions::{
     BoundView, Column, FeatureView, KeyBinding, KeySource, ServeMode, ServiceFeature,
 };
 use granary_model::{FeatureType, did_you_mean};
 use granary_store::StoreError;
+use granary_store::streams::StreamsByName;
 
 use super::{
-    ArgumentColumn, ComputeStep, KeyColumn, KeyGroup, Level, NoPlan, OnlineRead, Pin, Pins,
-    PlannedColumn, QueryRead, ReadPlan, Selection, unknown_feature,
+    ArgumentColumn, ComputeStep, KeyColumn, KeyGroup, Level, LiveSourceRead, LiveViewRead, NoPlan,
+    OnlineRead, Pin, Pins, PlannedColumn, QueryRead, ReadPlan, Selection, unknown_feature,
 };
 use crate::error::ServingError;
+use crate::live::CompiledViews;
 use crate::query::QueryViews;
+
+/// What a plan can read from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlanSources<'a> {
+    pub pins: &'a Pins,
+    pub queries: &'a QueryViews,
+    /// The live views of the selection.
+    pub live: &'a CompiledViews,
+    pub streams: &'a StreamsByName,
+}
 
 /// Compiles a selection against a snapshot and what is published.
 pub(crate) fn compile(
     snapshot: &Arc<Snapshot>,
     selection: &Selection<'_>,
     expanded: &Expanded,
-    pins: &Pins,
-    queries: &QueryViews,
+    sources: PlanSources<'_>,
 ) -> Result<ReadPlan, NoPlan> {
     let mut compiler = Compiler {
         snapshot,
-        pins,
-        queries,
+        sources,
         bound: BTreeMap::new(),
         plan: ReadPlan {
             snapshot: snapshot.number,
@@ -46,6 +56,9 @@ pub(crate) fn compile(
     let mut unpublished: Vec<String> = Vec::new();
     for bound in &expanded.from {
         let view = compiler.admit(bound)?;
+        if is_live(view) {
+            compiler.live_sources(view)?;
+        }
         for waits in compiler.waits_for_runs(view) {
             if !unpublished.contains(&waits.name) {
                 unpublished.push(waits.name.clone());
@@ -82,8 +95,7 @@ enum Place<'a> {
 #[derive(Debug)]
 struct Compiler<'a> {
     snapshot: &'a Arc<Snapshot>,
-    pins: &'a Pins,
-    queries: &'a QueryViews,
+    sources: PlanSources<'a>,
     /// By alias.
     bound: BTreeMap<&'a str, Place<'a>>,
     plan: ReadPlan,
@@ -111,6 +123,7 @@ impl<'a> Compiler<'a> {
         let snapshot: &'a Snapshot = self.snapshot;
         let definitions = &snapshot.definitions;
         let mut runs = match view.serve {
+            ServeMode::Online if is_live(view) => Vec::new(),
             ServeMode::Online => vec![view],
             _ => {
                 let names = definitions.runs_read(view).into_iter();
@@ -123,7 +136,33 @@ impl<'a> Compiler<'a> {
     }
 
     fn pin(&self, view: &FeatureView) -> Option<&'a Pin> {
-        self.pins.get(&view.name)?.get(&view.version)
+        self.sources.pins.get(&view.name)?.get(&view.version)
+    }
+
+    fn live_view(&self, view: &FeatureView) -> Result<&'a Arc<LiveView>, ServingError> {
+        let compiled = self.sources.live.get(&view.name);
+        compiled.ok_or_else(|| {
+            ServingError::Invalid(format!("{}: its live form was not compiled", view.name))
+        })
+    }
+
+    /// Where a live view finds its events.
+    fn live_sources(&self, view: &FeatureView) -> Result<Vec<LiveSourceRead>, NoPlan> {
+        let sources = self.live_view(view)?.sources().iter().map(|source| {
+            let stream = self.sources.streams.get(source.stream());
+            let index = stream.and_then(|s| s.events.spec().index(&source.index().name));
+            match (stream, index) {
+                (Some(stream), Some(index)) => Ok(LiveSourceRead {
+                    stream: Arc::clone(stream),
+                    index,
+                }),
+                _ => Err(NoPlan::NoEvents {
+                    view: view.name.clone(),
+                    stream: source.stream().to_owned(),
+                }),
+            }
+        });
+        sources.collect()
     }
 
     /// The position of a key column of the request, added where it is new.
@@ -153,7 +192,7 @@ impl<'a> Compiler<'a> {
 
     /// Places every entry of FROM: in each level what can be computed by then,
     /// and then those views whose keys are all known.
-    fn bind_levels(&mut self, expanded: &'a Expanded) -> Result<(), ServingError> {
+    fn bind_levels(&mut self, expanded: &'a Expanded) -> Result<(), NoPlan> {
         let mut waiting: Vec<&BoundView> = expanded.from.iter().collect();
         let mut uncomputed: Vec<&Computed> = expanded.computed.iter().collect();
         while !waiting.is_empty() || !uncomputed.is_empty() {
@@ -174,10 +213,10 @@ impl<'a> Compiler<'a> {
             if ready.is_empty() && uncomputed.len() == before {
                 let names = blocked.iter().map(|b| b.alias.as_str());
                 let names = names.chain(uncomputed.iter().map(|c| c.alias.as_str()));
-                return Err(ServingError::Invalid(format!(
+                return Err(NoPlan::Refused(ServingError::Invalid(format!(
                     "the keys of {} depend on each other",
                     names.collect::<Vec<_>>().join(", ")
-                )));
+                ))));
             }
             let mut places = Vec::with_capacity(ready.len());
             for bound in ready {
@@ -254,7 +293,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// Adds one entry of FROM to the last level: its keys, its group, its fetch.
-    fn bind(&mut self, bound: &'a BoundView) -> Result<Place<'a>, ServingError> {
+    fn bind(&mut self, bound: &'a BoundView) -> Result<Place<'a>, NoPlan> {
         let view = served_view(self.snapshot, bound)?;
         let mut sources = Vec::with_capacity(bound.keys.len());
         for binding in &bound.keys {
@@ -263,6 +302,7 @@ impl<'a> Compiler<'a> {
         let level = self.plan.levels.len() - 1;
         let group = self.group(level, sources, bound);
         let index = match (view.serve, self.pin(view)) {
+            (ServeMode::Online, _) if is_live(view) => self.add_live((level, group), view)?,
             (ServeMode::Online, Some(pin)) => self.add_online((level, group), view, pin),
             _ => self.add_query((level, group), view),
         };
@@ -342,6 +382,7 @@ impl<'a> Compiler<'a> {
             online: Vec::new(),
             generations: Vec::new(),
             queries: Vec::new(),
+            live: Vec::new(),
         });
         groups.len() - 1
     }
@@ -379,11 +420,32 @@ impl<'a> Compiler<'a> {
         }
         group.queries.push(QueryRead {
             fetch: self.plan.fetches,
-            view: self.queries.view(self.snapshot, view),
+            view: self.sources.queries.view(self.snapshot, view),
             projection: Vec::new(),
         });
         self.plan.fetches += 1;
         group.queries.len() - 1
+    }
+
+    fn add_live(
+        &mut self,
+        (level, group): (usize, usize),
+        view: &FeatureView,
+    ) -> Result<usize, NoPlan> {
+        let compiled = Arc::clone(self.live_view(view)?);
+        let sources = self.live_sources(view)?;
+        let live = &mut self.plan.levels[level].groups[group].live;
+        if let Some(at) = live.iter().position(|l| l.view.name() == view.name) {
+            return Ok(at);
+        }
+        live.push(LiveViewRead {
+            fetch: self.plan.fetches,
+            view: compiled,
+            sources,
+            projection: Vec::new(),
+        });
+        self.plan.fetches += 1;
+        Ok(live.len() - 1)
     }
 
     /// Has a feature decoded, once however often it is wanted.
@@ -409,16 +471,19 @@ impl<'a> Compiler<'a> {
             .feature(feature)
             .ok_or_else(|| unknown_feature(&view.name, feature, &view.features))?;
         let group = &mut self.plan.levels[level].groups[group];
-        let (fetch, projection, layout) = if view.serve == ServeMode::Online {
+        let (fetch, projection, features) = if is_live(view) {
+            let read = &mut group.live[index];
+            (read.fetch, &mut read.projection, &view.features)
+        } else if view.serve == ServeMode::Online {
             let read = &mut group.online[index];
             let layout = group.generations[index].layout();
-            (read.fetch, &mut read.projection, layout)
+            (read.fetch, &mut read.projection, &layout.features)
         } else {
             let read = &mut group.queries[index];
-            (read.fetch, &mut read.projection, read.view.layout())
+            let layout = read.view.layout();
+            (read.fetch, &mut read.projection, &layout.features)
         };
-        let stored = layout
-            .features
+        let stored = features
             .iter()
             .position(|c| c.name == defined.name && c.data_type == defined.data_type)
             .ok_or_else(|| StoreError::LayoutChanged {
@@ -494,7 +559,6 @@ fn served_view<'a>(
     bound: &BoundView,
 ) -> Result<&'a FeatureView, ServingError> {
     let d = &snapshot.definitions;
-    let unserved = |what: &str| ServingError::Unserved(format!("{}: {what}", bound.view));
     let Some(view) = d.feature_views.get(&bound.view) else {
         let known = d.feature_views.keys().map(String::as_str);
         return Err(ServingError::Unknown {
@@ -509,9 +573,6 @@ fn served_view<'a>(
             view.name
         );
         return Err(ServingError::Invalid(message));
-    }
-    if view.live {
-        return Err(unserved("live views are not served by this version"));
     }
     Ok(view)
 }

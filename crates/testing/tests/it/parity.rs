@@ -172,4 +172,30 @@ proptest! {
             assert!(counts.keys >= views.len() * 2 * case.times().len());
         });
     }
+
+    /// The same views over a stream: what is pushed is read at once.
+    #[test]
+    fn made_up_live_views(case in random::case()) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let project = project(folder.path());
+            let sql = case.live_sql();
+            let snapshot = project.apply(&[("sql/all.sql", &sql)]).await;
+            let snapshot = snapshot.unwrap_or_else(|wrong| panic!("{wrong}\n{sql}"));
+            let mut counts = Counts::default();
+            for batch in random::batches(&case.events) {
+                project.streams.push("events", &batch).await.unwrap();
+                for t in case.times() {
+                    let parity = Parity::as_of(&project, t).await;
+                    for view in snapshot.definitions.feature_views.values() {
+                        assert!(view.live);
+                        parity.compare(view, &random::keys(view), &mut counts).await;
+                    }
+                }
+            }
+            agree(&sql, &counts);
+            assert!(counts.keys > 0);
+        });
+    }
 }

@@ -91,15 +91,21 @@ fn event() -> impl Strategy<Value = Event> {
 pub fn write(folder: &Path, events: &[Event]) {
     let folder = folder.join("events");
     std::fs::create_dir(&folder).unwrap();
-    for file in 0..3 {
-        let of_file: Vec<&Event> = events.iter().filter(|e| e.file == file).collect();
-        let batch = batch(&of_file);
+    for (file, batch) in batches(events).into_iter().enumerate() {
         let path = folder.join(format!("{file}.parquet"));
         let file = File::create(path).unwrap();
         let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
         writer.write(&batch).unwrap();
         writer.close().unwrap();
     }
+}
+
+/// A batch a file.
+pub fn batches(events: &[Event]) -> Vec<RecordBatch> {
+    let of_file = |file| events.iter().filter(move |event| event.file == file);
+    (0..3)
+        .map(|file| batch(&of_file(file).collect::<Vec<_>>()))
+        .collect()
 }
 
 fn batch(events: &[&Event]) -> RecordBatch {
@@ -367,12 +373,25 @@ pub struct Case {
 impl Case {
     pub fn sql(&self) -> String {
         let mut sql =
-            "CREATE ENTITY customer KEY (id BIGINT);\nCREATE ENTITY shop KEY (shop VARCHAR);\n\
-             CREATE EXTERNAL TABLE events STORED AS PARQUET LOCATION 'events/';\n"
-                .to_owned();
+            "CREATE EXTERNAL TABLE events STORED AS PARQUET LOCATION 'events/';\n".to_owned();
         if self.event_time_of {
             sql += "EVENT TIME OF events IS at;\n";
         }
+        sql + &self.views_sql()
+    }
+
+    /// The same over a stream.
+    pub fn live_sql(&self) -> String {
+        "CREATE STREAM events (id BIGINT, shop VARCHAR, at TIMESTAMP, written TIMESTAMP, \
+         amount DOUBLE, n INT, tag VARCHAR, flag BOOLEAN) EVENT TIME at;\n"
+            .to_owned()
+            + &self.views_sql()
+    }
+
+    fn views_sql(&self) -> String {
+        let mut sql =
+            "CREATE ENTITY customer KEY (id BIGINT);\nCREATE ENTITY shop KEY (shop VARCHAR);\n"
+                .to_owned();
         let views = self.views.iter().enumerate();
         sql.extend(views.map(|(number, view)| view.sql(number)));
         sql

@@ -1,0 +1,312 @@
+//! Live views: their compiled form, and a read of the events of a group's keys.
+//!
+//! A read takes one snapshot of each stream for all of its views, finds the
+//! events of its keys by the stream's index, and has the engine make values of
+//! them. Where the newest event may decide, a few are looked at first and more
+//! only where they do not.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{Array, ArrayRef};
+use granary_engine::{
+    Engine, FoundEvents, LiveRead, LiveRows, LiveTime, LiveView, NeededEvents, is_live,
+};
+use granary_model::{Definitions, FeatureStatus, FeatureView, UtcMicros};
+use granary_store::events::{EventRef, EventSink, EventSnapshot, KeyRange, ScanOrder};
+use granary_store::{EntityKeys, EventRows, OpenStream};
+
+use crate::error::ServingError;
+use crate::fetch::Fetched;
+use crate::plan::LiveSourceRead;
+use crate::read::AsOf;
+use crate::reader::ReadTime;
+
+/// Events of a key that are looked at first where the newest may decide.
+const NEWEST_FIRST: usize = 16;
+/// How many times as many are looked at next.
+const NEXT: usize = 8;
+
+/// The live views of a state, by name.
+pub(crate) type CompiledViews = BTreeMap<String, Arc<LiveView>>;
+
+/// The compiled views, each once a version.
+#[derive(Debug, Default)]
+pub struct LiveViews {
+    known: Mutex<HashMap<(String, u32), (FeatureView, Arc<LiveView>)>>,
+}
+
+impl LiveViews {
+    /// The compiled form of those of the named views that are live.
+    pub(crate) async fn of<'n>(
+        &self,
+        engine: &Engine,
+        definitions: &Definitions,
+        names: impl Iterator<Item = &'n str>,
+    ) -> Result<CompiledViews, ServingError> {
+        let mut compiled = CompiledViews::new();
+        for name in names {
+            if let Some(view) = definitions.feature_views.get(name).filter(|v| is_live(v)) {
+                compiled.insert(name.to_owned(), self.view(engine, definitions, view).await?);
+            }
+        }
+        Ok(compiled)
+    }
+
+    /// A view whose TTL changed has the version that it had.
+    async fn view(
+        &self,
+        engine: &Engine,
+        definitions: &Definitions,
+        view: &FeatureView,
+    ) -> Result<Arc<LiveView>, ServingError> {
+        let key = (view.name.clone(), view.version);
+        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().get(&key).filter(|(known, _)| known == view).cloned();
+        if let Some((_, compiled)) = known {
+            return Ok(compiled);
+        }
+        let compiled = Arc::new(engine.live_view(definitions, view).await?);
+        let mut known = lock();
+        // What no plan holds any more goes.
+        known.retain(|_, (_, held)| Arc::strong_count(held) > 1);
+        known.insert(key, (view.clone(), Arc::clone(&compiled)));
+        Ok(compiled)
+    }
+}
+
+/// One snapshot of each stream that a read looks at.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshots(HashMap<String, Arc<dyn EventSnapshot>>);
+
+impl Snapshots {
+    async fn of(&mut self, stream: &OpenStream) -> Result<Arc<dyn EventSnapshot>, ServingError> {
+        let name = &stream.definition.name;
+        if let Some(taken) = self.0.get(name) {
+            return Ok(Arc::clone(taken));
+        }
+        let taken = stream.events.snapshot().await?;
+        self.0.insert(name.clone(), Arc::clone(&taken));
+        Ok(taken)
+    }
+}
+
+/// One source of a view in one read.
+struct Source<'p> {
+    place: usize,
+    stream: &'p OpenStream,
+    /// The index's position in the stream's spec.
+    index: usize,
+    projection: &'p [usize],
+    snapshot: Arc<dyn EventSnapshot>,
+}
+
+/// A live view in one read.
+pub(crate) struct LiveFetch<'p> {
+    pub view: &'p LiveView,
+    pub sources: &'p [LiveSourceRead],
+    /// Features in the view's order.
+    pub projection: &'p [usize],
+    /// The most events that are looked at.
+    pub events_max: usize,
+}
+
+impl LiveFetch<'_> {
+    /// Reads all entities of a group; `keys` are those of `arrays`, encoded.
+    pub(crate) async fn read(
+        &self,
+        snapshots: &mut Snapshots,
+        (keys, arrays): (&EntityKeys, &[ArrayRef]),
+        time: ReadTime,
+    ) -> Result<Fetched, ServingError> {
+        let time = LiveTime {
+            as_of: time.as_of,
+            strictly_before: time.cut != time.as_of,
+        };
+        let read = self.view.begin(arrays, time)?;
+        let needs = read.needs();
+        let mut sources = Vec::with_capacity(self.sources.len());
+        for (place, source) in self.sources.iter().enumerate() {
+            let snapshot = snapshots.of(&source.stream).await?;
+            self.check_kept(&source.stream, snapshot.as_ref(), needs)?;
+            sources.push(Source {
+                place,
+                stream: &source.stream,
+                index: source.index,
+                projection: self.view.sources()[place].projection(),
+                snapshot,
+            });
+        }
+        let found = self.find(&read, keys, &sources, needs).await?;
+        let rows = read.finish(&found, self.projection)?;
+        Ok(fetched(rows, time.as_of))
+    }
+
+    /// A read of the past is answered while its events are there.
+    fn check_kept(
+        &self,
+        stream: &OpenStream,
+        snapshot: &dyn EventSnapshot,
+        needs: NeededEvents,
+    ) -> Result<(), ServingError> {
+        let state = snapshot.state();
+        let Some(trimmed) = state.trimmed_before else {
+            return Ok(());
+        };
+        let whole = match needs.from {
+            Some(from) => from >= trimmed,
+            // Of each key the newest are kept.
+            None => state
+                .newest_event_time
+                .is_none_or(|newest| needs.to >= newest),
+        };
+        if whole {
+            return Ok(());
+        }
+        Err(ServingError::OutOfRange(format!(
+            "{}: events of {} before {trimmed} are no longer kept for reads; a training set \
+             answers for the past",
+            self.view.name(),
+            stream.definition.name,
+        )))
+    }
+
+    async fn find(
+        &self,
+        read: &LiveRead<'_>,
+        keys: &EntityKeys,
+        sources: &[Source<'_>],
+        needs: NeededEvents,
+    ) -> Result<Vec<FoundEvents>, ServingError> {
+        let rows = read.key_rows();
+        let mut asked: Vec<u32> = (0..rows.len() as u32).collect();
+        let mut limit = match needs.newest_first {
+            true => NEWEST_FIRST,
+            false => usize::MAX,
+        };
+        let mut found = Vec::new();
+        while !asked.is_empty() {
+            let mut oldest: Vec<Option<UtcMicros>> = vec![None; rows.len()];
+            for source in sources {
+                let ranges = asked.iter().filter_map(|key| {
+                    let key = keys.get(rows[*key as usize] as usize)?;
+                    Some(KeyRange {
+                        key,
+                        from: needs.from.unwrap_or(UtcMicros::MIN),
+                        to: needs.to,
+                        limit,
+                    })
+                });
+                let ranges: Vec<KeyRange<'_>> = ranges.collect();
+                let mut sink = Sink::new(source, limit, &asked, self.events_max);
+                let order = match needs.newest_first {
+                    true => ScanOrder::NewestFirst,
+                    false => ScanOrder::OldestFirst,
+                };
+                let scan = source
+                    .snapshot
+                    .scan(source.index, order, &ranges, &mut sink);
+                scan.await?;
+                found.push(self.taken(source, sink, &asked, &mut oldest)?);
+            }
+            if !needs.newest_first {
+                break;
+            }
+            asked = read.undecided(&found, &oldest)?;
+            limit = limit.saturating_mul(NEXT);
+        }
+        Ok(found)
+    }
+
+    fn taken(
+        &self,
+        source: &Source<'_>,
+        sink: Sink<'_>,
+        asked: &[u32],
+        oldest: &mut [Option<UtcMicros>],
+    ) -> Result<FoundEvents, ServingError> {
+        if sink.left == 0 {
+            return Err(ServingError::TooManyEvents {
+                view: self.view.name().to_owned(),
+                bound: self.events_max,
+            });
+        }
+        for (key, last) in sink.cut {
+            let oldest = &mut oldest[key as usize];
+            *oldest = Some(oldest.map_or(last, |known| known.max(last)));
+        }
+        let read = sink.rows.finish()?;
+        let keys = read.ranges.iter().map(|range| asked[*range as usize]);
+        Ok(FoundEvents {
+            source: source.place,
+            keys: Some(keys.collect()),
+            events: read.batch,
+        })
+    }
+}
+
+/// Collects events, and tells which ranges came to their limit.
+struct Sink<'a> {
+    rows: EventRows,
+    limit: usize,
+    asked: &'a [u32],
+    /// The range that is under way, and how many events it gave.
+    range: usize,
+    given: usize,
+    /// Of each key whose range came to its limit the last event time.
+    cut: Vec<(u32, UtcMicros)>,
+    left: usize,
+}
+
+impl<'a> Sink<'a> {
+    fn new(source: &Source<'_>, limit: usize, asked: &'a [u32], events_max: usize) -> Self {
+        Self {
+            rows: EventRows::new(&source.stream.layout, source.projection),
+            limit,
+            asked,
+            range: 0,
+            given: 0,
+            cut: Vec::new(),
+            left: events_max.saturating_add(1),
+        }
+    }
+}
+
+impl EventSink for Sink<'_> {
+    fn event(&mut self, range: usize, event: EventRef<'_>) -> ControlFlow<()> {
+        self.left = self.left.saturating_sub(1);
+        if self.left == 0 {
+            return ControlFlow::Break(());
+        }
+        if range != self.range {
+            (self.range, self.given) = (range, 0);
+        }
+        self.given += 1;
+        if self.given == self.limit {
+            self.cut.push((self.asked[range], event.event_time));
+        }
+        self.rows.event(range, event)
+    }
+}
+
+fn fetched(rows: LiveRows, as_of: UtcMicros) -> Fetched {
+    let shared = Arc::new(rows.statuses);
+    let statuses = rows.values.iter().map(|values| {
+        let statuses = shared.iter().enumerate();
+        let status = |(row, status): (usize, &FeatureStatus)| match status {
+            FeatureStatus::Present if values.is_null(row) => FeatureStatus::NullValue,
+            other => *other,
+        };
+        match values.null_count() {
+            0 => Arc::clone(&shared),
+            _ => Arc::new(statuses.map(status).collect()),
+        }
+    });
+    Fetched {
+        statuses: statuses.collect(),
+        values: rows.values,
+        event_times: rows.event_times.map(Arc::new),
+        as_of: AsOf::All(as_of),
+    }
+}
