@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
-use granary_engine::{Checked, Engine};
-use granary_model::{Diagnostics, SourceFile, parse_file};
+use granary_engine::Engine;
+use granary_model::{Definitions, Diagnostics, SourceFile, parse_file};
 
 use crate::project::Project;
 
@@ -34,7 +34,7 @@ impl Project {
 
     /// Parses and checks the project's files. The outer error is of files that
     /// cannot be read, the inner one of definitions that are wrong.
-    pub async fn check(&self, engine: &Engine) -> anyhow::Result<Result<Checked, Diagnostics>> {
+    pub async fn check(&self, engine: &Engine) -> anyhow::Result<Result<Definitions, Diagnostics>> {
         let mut statements = Vec::new();
         let mut unparsed = Diagnostics::default();
         for file in self.sql_files()? {

@@ -83,7 +83,7 @@ impl Project {
     pub async fn file_definitions(&self, engine: &Engine) -> anyhow::Result<Definitions> {
         let latest = self.catalog()?.latest().await?;
         let checked = self.check(engine).await??;
-        Ok(Plan::new(latest.as_deref(), checked.definitions).next)
+        Ok(Plan::new(latest.as_deref(), checked).next)
     }
 
     /// The newest snapshot; an error before the first apply.

@@ -38,21 +38,12 @@ use names::Names;
 
 pub(crate) use lineage::{calls_as_of, event_time_origins, has_subquery, is_row_wise};
 
-/// Definitions that hold together.
-#[derive(Debug, Clone)]
-pub struct Checked {
-    /// Versions are 0: the catalog's plan gives the numbers.
-    pub definitions: Definitions,
-    /// What is right and not served by this version: `plan` shows it, `apply` refuses it.
-    pub unserved: Vec<Diagnostic>,
-}
-
 impl Engine {
     /// Checks names, types, keys, times, kinds and cycles, and resolves all of it.
     /// Every error that can be told is told. Reads the schemas of the sources
     /// from their files.
     #[instrument(skip_all)]
-    pub async fn check(&self, statements: &[Statement]) -> Result<Checked, Diagnostics> {
+    pub async fn check(&self, statements: &[Statement]) -> Result<Definitions, Diagnostics> {
         let mut check = Check::new(self, statements);
         check.entities();
         check.relations().await;
@@ -61,12 +52,7 @@ impl Engine {
         check.annotations();
         check.fingerprint();
         check.diagnostics.into_result()?;
-        let mut unserved = Diagnostics(check.unserved);
-        unserved.sort();
-        Ok(Checked {
-            definitions: check.definitions,
-            unserved: unserved.0,
-        })
+        Ok(check.definitions)
     }
 }
 
@@ -86,7 +72,6 @@ struct Check<'a> {
     /// Objects whose shape is unknown since something is wrong with them.
     broken: BTreeSet<String>,
     diagnostics: Diagnostics,
-    unserved: Vec<Diagnostic>,
 }
 
 impl<'a> Check<'a> {
@@ -110,7 +95,6 @@ impl<'a> Check<'a> {
             relations: BTreeMap::new(),
             broken,
             diagnostics,
-            unserved: Vec::new(),
         };
         check.collect_times();
         check

@@ -22,7 +22,6 @@ pub mod stream_table;
 pub mod training;
 mod windowed;
 
-pub use check::Checked;
 pub use engine::{Engine, EngineSettings, Joins, StoreFactory, Stores};
 pub use error::EngineError;
 pub use expression::{Argument, CompiledExpressions, Computed, Expanded, InputColumn, source_of};

@@ -36,8 +36,6 @@ pub enum ServingError {
     Denied { caller: String, object: String },
     #[error("{0}")]
     OutOfRange(String),
-    #[error("{0}")]
-    Unserved(String),
     /// The same failure told to several readers.
     #[error(transparent)]
     Shared(Arc<ServingError>),
@@ -59,7 +57,6 @@ impl ServingError {
             Self::Invalid(_) | Self::OverBound { .. } => ErrorKind::InvalidArgument,
             Self::Denied { .. } => ErrorKind::PermissionDenied,
             Self::OutOfRange(_) => ErrorKind::OutOfRange,
-            Self::Unserved(_) => ErrorKind::Unimplemented,
             Self::Shared(e) => e.kind(),
             Self::Store(e) => e.kind(),
             Self::Engine(e) => e.kind(),

@@ -86,11 +86,8 @@ impl TestProject {
             .check(&statements)
             .await
             .map_err(|d| d.to_string())?;
-        if let Some(unserved) = checked.unserved.first() {
-            return Err(unserved.message.clone().into());
-        }
         let base = self.catalog.latest().await?;
-        let plan = Plan::new(base.as_deref(), checked.definitions);
+        let plan = Plan::new(base.as_deref(), checked);
         if let (true, Some(base)) = (plan.is_empty(), base) {
             return Ok(base);
         }

@@ -7,7 +7,7 @@ use anyhow::bail;
 use granary_catalog::{ChangeAction, ObjectKind, Plan};
 use granary_ingest::why_not;
 
-use super::plan::{in_words, print_unserved, propose};
+use super::plan::{in_words, propose};
 use crate::failure::{FAILED, Outcome};
 use crate::project::Project;
 use crate::{environment, output};
@@ -27,21 +27,15 @@ pub struct Args {
 }
 
 pub async fn run(project: &Project, args: &Args) -> Outcome {
-    let proposal = match propose(project).await? {
-        Ok(proposal) => proposal,
+    let plan = &match propose(project).await? {
+        Ok(plan) => plan,
         Err(diagnostics) => {
             eprintln!("{diagnostics}");
             eprintln!("error: nothing was applied");
             return Ok(ExitCode::from(FAILED));
         }
     };
-    let plan = &proposal.plan;
     output::print(in_words(plan))?;
-    if !proposal.unserved.is_empty() {
-        print_unserved(&proposal.unserved);
-        eprintln!("error: nothing was applied");
-        return Ok(ExitCode::from(FAILED));
-    }
     if plan.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }

@@ -122,14 +122,11 @@ fn generate(project: &Project, args: &Args) -> anyhow::Result<World> {
 
 async fn define(project: &Project) -> anyhow::Result<()> {
     let began = Instant::now();
-    let proposal = match propose(project).await? {
-        Ok(proposal) => proposal,
+    let plan = match propose(project).await? {
+        Ok(plan) => plan,
         Err(diagnostics) => bail!("{diagnostics}"),
     };
-    if let Some(unserved) = proposal.unserved.first() {
-        bail!("{}", unserved.message);
-    }
-    let snapshot = project.catalog()?.commit(&proposal.plan, "demo").await?;
+    let snapshot = project.catalog()?.commit(&plan, "demo").await?;
     let views = &snapshot.definitions.feature_views;
     let features: usize = views.values().map(|view| view.features.len()).sum();
     output::print(format!(

@@ -26,28 +26,18 @@ pub struct Args {
     pub exit_code: bool,
 }
 
-/// A plan, and what stands in the way of applying it.
-#[derive(Debug)]
-pub struct Proposal {
-    pub plan: Plan,
-    /// Definitions that are right and not served by this version.
-    pub unserved: Vec<Diagnostic>,
-}
-
 /// Compares the project's files with the newest snapshot. Wrong definitions
 /// are the inner error.
-pub async fn propose(project: &Project) -> anyhow::Result<Result<Proposal, Diagnostics>> {
+pub async fn propose(project: &Project) -> anyhow::Result<Result<Plan, Diagnostics>> {
     let engine = project.engine()?;
     let latest: Option<Arc<Snapshot>> = project.catalog()?.latest().await?;
-    Ok(project.check(&engine).await?.map(|checked| Proposal {
-        plan: Plan::new(latest.as_deref(), checked.definitions),
-        unserved: checked.unserved,
-    }))
+    let checked = project.check(&engine).await?;
+    Ok(checked.map(|definitions| Plan::new(latest.as_deref(), definitions)))
 }
 
 pub async fn run(project: &Project, args: &Args) -> Outcome {
-    let proposal = match propose(project).await? {
-        Ok(proposal) => proposal,
+    let plan = match propose(project).await? {
+        Ok(plan) => plan,
         Err(diagnostics) => {
             if args.output == Listing::Json {
                 let errors: Vec<_> = diagnostics.iter().map(DiagnosticJson::new).collect();
@@ -58,16 +48,13 @@ pub async fn run(project: &Project, args: &Args) -> Outcome {
         }
     };
     match args.output {
-        Listing::Json => output::print_json(&PlanJson::new(&proposal))?,
-        Listing::Table => {
-            output::print(in_words(&proposal.plan))?;
-            print_unserved(&proposal.unserved);
-        }
+        Listing::Json => output::print_json(&PlanJson {
+            base: plan.base,
+            changes: &plan.changes,
+        })?,
+        Listing::Table => output::print(in_words(&plan))?,
     }
-    if !proposal.unserved.is_empty() {
-        return Ok(ExitCode::from(FAILED));
-    }
-    if args.exit_code && !proposal.plan.is_empty() {
+    if args.exit_code && !plan.is_empty() {
         return Ok(ExitCode::from(PENDING));
     }
     Ok(ExitCode::SUCCESS)
@@ -117,32 +104,11 @@ pub fn change_in_words(change: &Change) -> String {
     text.trim_end_matches([':', ' ']).to_owned()
 }
 
-/// Says on stderr what is right and not served by this version.
-pub fn print_unserved(unserved: &[Diagnostic]) {
-    for diagnostic in unserved {
-        eprintln!("{diagnostic}");
-    }
-    if !unserved.is_empty() {
-        eprintln!("note: apply refuses what this version does not serve");
-    }
-}
-
 #[derive(Serialize)]
 struct PlanJson<'a> {
     /// The snapshot that the plan is made from; 0: none.
     base: u64,
     changes: &'a [Change],
-    unserved: Vec<DiagnosticJson<'a>>,
-}
-
-impl<'a> PlanJson<'a> {
-    fn new(proposal: &'a Proposal) -> Self {
-        Self {
-            base: proposal.plan.base,
-            changes: &proposal.plan.changes,
-            unserved: proposal.unserved.iter().map(DiagnosticJson::new).collect(),
-        }
-    }
 }
 
 /// A diagnostic for programs: an editor can jump to it.

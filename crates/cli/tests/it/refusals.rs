@@ -119,46 +119,12 @@ fn text_that_is_not_utf_8_is_named_by_file_and_byte() {
 }
 
 #[test]
-fn what_is_not_served_yet_is_planned_and_not_applied() {
-    let project = Project::small();
-    project.write(
-        "sql/stream.sql",
-        "CREATE STREAM taps (customer_id BIGINT, at TIMESTAMP, n INT) EVENT TIME at;\n\
-         CREATE FEATURE VIEW taps_live ENTITY customer EVENT TIME at AS SELECT customer_id, at, n FROM taps;\n",
-    );
-    let plan = project.granary(&["plan"]);
-    plan.failed(1, &["taps", "not served"]);
-    assert!(plan.stdout.contains("+ create stream taps"), "{plan:?}");
-    project
-        .granary(&["apply", "--yes"])
-        .failed(1, &["taps", "nothing was applied"]);
-    project
-        .granary(&["status"])
-        .failed(1, &["nothing is applied yet"]);
-}
-
-#[test]
 fn apply_asks_or_is_refused() {
     let project = Project::small();
     project.granary(&["apply"]).failed(1, &["--yes"]);
     project
         .granary(&["status"])
         .failed(1, &["nothing is applied yet"]);
-}
-
-#[test]
-fn what_is_not_served_fails_a_plan_and_an_apply() {
-    let project = Project::small();
-    project.write(
-        "sql/chain.sql",
-        "CREATE STREAM taps (customer_id BIGINT, at TIMESTAMP, n INT) EVENT TIME at;\n\
-         CREATE FEATURE VIEW taps_live ENTITY customer EVENT TIME at AS SELECT customer_id, at, n FROM taps;\n",
-    );
-    let parts = ["sql/chain.sql:", "not served"];
-    project.granary(&["plan"]).failed(1, &parts);
-    let json = project.granary(&["plan", "--exit-code", "--output", "json"]);
-    json.failed(1, &[]);
-    project.granary(&["apply", "--yes"]).failed(1, &parts);
 }
 
 #[test]

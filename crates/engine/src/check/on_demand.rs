@@ -82,7 +82,6 @@ impl<'a> Check<'a> {
         if failed {
             self.breaks(&create.name.value);
         }
-        self.unserved.append(&mut bound.unserved);
         let mut depends_on: Vec<String> = bound.views.iter().map(|v| v.view.clone()).collect();
         depends_on.sort();
         depends_on.dedup();

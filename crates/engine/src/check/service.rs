@@ -26,7 +26,6 @@ pub(super) struct Bound {
     /// Whether something in it is wrong or unknown.
     pub(super) broken: bool,
     pub(super) errors: Vec<Diagnostic>,
-    pub(super) unserved: Vec<Diagnostic>,
     /// Key columns of the request with the place that first asked for them.
     pub(super) request: BTreeMap<String, (FeatureType, Span)>,
     /// Inputs of the request, in the same way.
@@ -95,7 +94,6 @@ impl Check<'_> {
         }
         let aggregates = self.service_aggregates(create, &mut bound).await;
         let features = self.service_features(create, aggregates, &mut bound);
-        self.unserved.append(&mut bound.unserved);
         let failed = bound.broken || !bound.errors.is_empty();
         self.tell(bound.errors);
         if failed {

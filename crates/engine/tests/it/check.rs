@@ -7,8 +7,8 @@ mod wrong;
 use std::path::Path;
 use std::sync::Arc;
 
-use granary_engine::{Checked, Engine, EngineSettings};
-use granary_model::{Diagnostics, ManualClock, SourceFile, parse_file};
+use granary_engine::{Engine, EngineSettings};
+use granary_model::{Definitions, Diagnostics, ManualClock, SourceFile, parse_file};
 
 use crate::project::{Project, at};
 
@@ -31,7 +31,10 @@ pub(crate) fn engine(folder: &Path) -> Engine {
 }
 
 /// Parses and checks files of (name, text).
-pub(crate) async fn check(engine: &Engine, files: &[(&str, &str)]) -> Result<Checked, Diagnostics> {
+pub(crate) async fn check(
+    engine: &Engine,
+    files: &[(&str, &str)],
+) -> Result<Definitions, Diagnostics> {
     let mut statements = Vec::new();
     for (name, text) in files {
         let file = SourceFile::new(format!("sql/{name}.sql"), *text);

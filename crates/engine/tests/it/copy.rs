@@ -23,7 +23,7 @@ async fn project(folder: &Path) -> (Engine, Definitions) {
                CREATE EXTERNAL TABLE parts STORED AS CSV LOCATION 'data/parts/';
                CREATE EXTERNAL TABLE globbed STORED AS CSV LOCATION 'data/globbed/y*.csv';";
     let checked = check(&engine, &[("sources", sql)]).await.unwrap();
-    (engine, checked.definitions)
+    (engine, checked)
 }
 
 async fn run(engine: &Engine, definitions: &Definitions, sql: &str) -> Result<(), EngineError> {

@@ -8,6 +8,7 @@
 
 mod conformance;
 mod lender;
+mod live;
 mod parity;
 mod repository;
 mod training;

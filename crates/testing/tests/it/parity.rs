@@ -5,7 +5,7 @@
 //! lender's timestamped views and windowed ones over its canonical schema. Keys
 //! that nothing ever happened to, and NULL, are asked for as well.
 
-mod compare;
+pub(crate) mod compare;
 mod random;
 
 use std::path::Path;

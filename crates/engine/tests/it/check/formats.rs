@@ -48,9 +48,7 @@ fn parquet(path: &Path, rows: &RecordBatch) {
 
 async fn definitions(engine: &Engine, sql: &str) -> Definitions {
     let checked = check(engine, &[("sources", sql)]).await;
-    checked
-        .unwrap_or_else(|errors| panic!("{errors}"))
-        .definitions
+    checked.unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 /// The rows of table t, sorted.

@@ -12,9 +12,7 @@ fn base() -> String {
 
 async fn checked(more: &str) -> Definitions {
     let checked = check(&engine(&folder()), &[("base", &base()), ("more", more)]).await;
-    checked
-        .unwrap_or_else(|errors| panic!("{errors}"))
-        .definitions
+    checked.unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 /// Rows of a query in a session over `definitions`, sorted.
@@ -141,7 +139,7 @@ async fn keys_of_a_service_are_renamed_or_taken_from_features() {
     let checked = check(&engine, &[("base", &base()), ("more", more)])
         .await
         .unwrap();
-    let definitions = checked.definitions;
+    let definitions = checked;
     let two = &definitions.services["two"];
     let sources: Vec<_> = two.from.iter().map(|b| b.keys[0].source.clone()).collect();
     let request = |name: &str| KeySource::Request(name.into());
@@ -159,7 +157,6 @@ async fn keys_of_a_service_are_renamed_or_taken_from_features() {
         feature: "last_customer_id".into(),
     };
     assert_eq!(*chain, feature);
-    assert!(checked.unserved.is_empty(), "{:?}", checked.unserved);
     let grants: Vec<_> = definitions
         .grants
         .iter()
@@ -174,7 +171,7 @@ async fn keys_of_a_service_are_renamed_or_taken_from_features() {
 }
 
 #[tokio::test]
-async fn reserved_forms_are_kept_and_named_unserved() {
+async fn views_over_streams_are_live_where_they_work_row_by_row() {
     let more = "
         CREATE STREAM card_event (id VARCHAR, customer_id BIGINT, amount DOUBLE, at TIMESTAMP)
           EVENT TIME at DEDUPLICATE BY (id);
@@ -197,7 +194,7 @@ async fn reserved_forms_are_kept_and_named_unserved() {
     );
     let checked = check(&engine, &[("base", &base()), ("more", &more)]).await;
     let checked = checked.unwrap_or_else(|errors| panic!("{errors}"));
-    let definitions = checked.definitions;
+    let definitions = checked;
     assert!(definitions.feature_views["live"].live);
     assert!(!definitions.feature_views["runs"].live);
     let features: Vec<_> = definitions.on_demand_views["affordable"]
@@ -206,12 +203,6 @@ async fn reserved_forms_are_kept_and_named_unserved() {
         .map(|f| format!("{} {}", f.name, f.data_type))
         .collect();
     assert_eq!(features, ["share DOUBLE", "much BOOLEAN"]);
-    let told: Vec<_> = checked
-        .unserved
-        .iter()
-        .map(|d| d.message.as_str())
-        .collect();
-    assert_eq!(told, ["live views are not served by this version"]);
 }
 
 #[tokio::test]

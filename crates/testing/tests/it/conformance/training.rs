@@ -255,10 +255,7 @@ impl Training<'_> {
         }
         let checked = self.engine.check(&statements).await;
         let checked = checked.map_err(|wrong| wrong.to_string())?;
-        if let Some(unserved) = checked.unserved.first() {
-            return Err(unserved.message.clone());
-        }
-        let mut definitions = checked.definitions;
+        let mut definitions = checked;
         for view in definitions.feature_views.values_mut() {
             view.version = 1;
         }

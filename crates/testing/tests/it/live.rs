@@ -1,0 +1,176 @@
+//! Live views over what a stream's events are made into: one event may be of
+//! several keys, several streams may be one relation. What is read right after
+//! a push is what the training set says.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::json::ReaderBuilder;
+use granary_engine::EngineSettings;
+use granary_ingest::Pushed;
+use granary_model::definitions::Stream;
+use granary_model::{FeatureStatus, ManualClock, UtcMicros, json};
+use granary_serving::{ReadRequest, ReadTarget, ServingSettings};
+use granary_testing::TestProject;
+
+use crate::parity::compare::{Counts, Parity};
+
+const SQL: &str = include_str!("live/views.sql");
+
+/// Contacts of an application, a phone call, another lender's application.
+const PUSHES: [(&str, &[&str]); 4] = [
+    (
+        "application",
+        &[
+            r#"{"id":"a1","customer_id":1,"device":"d1","contacts":[2,3],"amount":100,"at":"2026-03-01T10:00:00Z"}"#,
+            r#"{"id":"a2","customer_id":2,"device":"d1","contacts":[3,3],"amount":50,"at":"2026-03-01T10:05:00Z"}"#,
+            r#"{"id":"a3","customer_id":3,"device":null,"contacts":[],"amount":20,"at":"2026-03-01T09:00:00Z"}"#,
+        ],
+    ),
+    (
+        "elsewhere",
+        &[
+            r#"{"person":1,"lender":"x","wanted":"700","at":"2026-03-01T09:30:00Z"}"#,
+            r#"{"person":3,"lender":"y","wanted":"none","at":"2026-03-01T09:40:00Z"}"#,
+        ],
+    ),
+    (
+        "application",
+        &[
+            // Late, and a repetition.
+            r#"{"id":"a4","customer_id":1,"device":"d2","contacts":[1,2],"amount":5,"at":"2026-02-28T11:00:00Z"}"#,
+            r#"{"id":"a1","customer_id":1,"device":"d9","contacts":[9],"amount":9,"at":"2026-03-01T10:00:00Z"}"#,
+        ],
+    ),
+    (
+        "elsewhere",
+        &[r#"{"person":1,"lender":"z","wanted":"30","at":"2026-03-01T10:05:00Z"}"#],
+    ),
+];
+
+fn project(folder: &Path, now: UtcMicros) -> TestProject {
+    let clock = Arc::new(ManualClock::new(now));
+    TestProject::open(folder, EngineSettings::default(), clock).unwrap()
+}
+
+fn at(text: &str) -> UtcMicros {
+    text.parse().unwrap()
+}
+
+/// JSON rows in the stream's columns.
+fn rows(stream: &Stream, rows: &[&str]) -> RecordBatch {
+    let columns: Vec<usize> = (0..stream.columns.len()).collect();
+    let schema = Arc::new(stream.row_schema().project(&columns).unwrap());
+    let text = rows.join("\n");
+    let mut reader = ReaderBuilder::new(schema).build(text.as_bytes()).unwrap();
+    reader.next().unwrap().unwrap()
+}
+
+/// The values of one view for keys, as text; `None` where there is none.
+async fn read(
+    project: &TestProject,
+    feature: &str,
+    keys: (&str, &RecordBatch),
+    as_of: Option<UtcMicros>,
+) -> Vec<Option<String>> {
+    let reader = project.reader(ServingSettings::default()).await.unwrap();
+    let answer = reader.read(ReadRequest {
+        caller: granary_model::Caller::named("test"),
+        target: ReadTarget::Features(vec![feature.to_owned()]),
+        keys: keys.1.clone(),
+        inputs: Vec::new(),
+        as_of,
+        strictly_before: false,
+        full_names: false,
+    });
+    let feature = &answer.await.unwrap().features[0];
+    let value = |row| match feature.statuses[row] {
+        FeatureStatus::Present => json::text(&feature.values, row),
+        other => Some(other.as_str().to_owned()),
+    };
+    (0..feature.values.len()).map(value).collect()
+}
+
+fn customers(ids: &[Option<i64>]) -> RecordBatch {
+    let ids: arrow::array::Int64Array = ids.iter().copied().collect();
+    RecordBatch::try_from_iter_with_nullable([("customer_id", Arc::new(ids) as _, true)]).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_counts_for_every_key_that_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = at("2026-03-01T10:10:00Z");
+    let project = project(folder.path(), now);
+    let snapshot = project.apply(&[("sql/views.sql", SQL)]).await;
+    let snapshot = snapshot.unwrap_or_else(|wrong| panic!("{wrong}"));
+    let definitions = &snapshot.definitions;
+    let mut duplicates = 0;
+    for (name, events) in PUSHES {
+        let batch = rows(&definitions.streams[name], events);
+        let pushed = project.streams.push(name, &batch).await.unwrap();
+        let is_duplicate = |row: &&Pushed| matches!(row, Pushed::Duplicate(_));
+        duplicates += pushed.iter().filter(is_duplicate).count();
+        for t in [
+            "2026-03-01T09:35:00Z",
+            "2026-03-01T10:05:00Z",
+            "2026-03-02T10:00:00Z",
+        ] {
+            let parity = Parity::as_of(&project, at(t)).await;
+            let mut counts = Counts::default();
+            for view in definitions.feature_views.values() {
+                assert!(view.live, "{}", view.name);
+                let keys = match view.keys[0].name.as_str() {
+                    "customer_id" => {
+                        "SELECT CAST(column1 AS BIGINT) AS customer_id FROM (VALUES (1), (2), (3), (9), (NULL))"
+                    }
+                    _ => "SELECT column1 AS device FROM (VALUES ('d1'), ('d2'), ('d9'), (NULL))",
+                };
+                parity.compare(view, keys, &mut counts).await;
+            }
+            assert!(counts.differences.is_empty(), "{:#?}", counts.differences);
+            assert!(counts.keys > 0);
+        }
+    }
+    assert_eq!(duplicates, 1);
+    let keys = customers(&[Some(1), Some(2), Some(3), Some(9), None]);
+    let asked = ("customer_id", &keys);
+    let texts = |texts: [&str; 5]| texts.map(|text| Some(text.to_owned())).to_vec();
+    // a1 and a4 name 2; a1 and, twice, a2 name 3; a4 names 1.
+    let named = read(&project, "named.times_30d", asked, None).await;
+    assert_eq!(named, texts(["1", "2", "3", "0", "NOT_FOUND"]));
+    // Own applications and those elsewhere that say how much: 100 + 5 + 700 + 30.
+    let everywhere = read(&project, "everywhere.wanted_30d", asked, None).await;
+    assert_eq!(
+        everywhere,
+        texts(["835", "50", "20", "NULL_VALUE", "NOT_FOUND"])
+    );
+    let newest = read(&project, "newest.lender", asked, None).await;
+    assert_eq!(newest, texts(["z", "us", "us", "NOT_FOUND", "NOT_FOUND"]));
+    let earlier = Some(at("2026-03-01T09:59:59Z"));
+    let newest = read(&project, "newest.lender", asked, earlier).await;
+    assert_eq!(newest[..2], texts(["x", "NOT_FOUND", "", "", ""])[..2]);
+}
+
+#[tokio::test]
+async fn a_changed_view_is_filed_anew_over_what_is_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path(), at("2026-03-01T12:00:00Z"));
+    project.apply(&[("sql/views.sql", SQL)]).await.unwrap();
+    let definitions = project.catalog.latest().await.unwrap().unwrap();
+    for (name, events) in PUSHES {
+        let batch = rows(&definitions.definitions.streams[name], events);
+        project.streams.push(name, &batch).await.unwrap();
+    }
+    let reader = project.reader(ServingSettings::default()).await.unwrap();
+    let changed = SQL.replace(
+        "unnest(contacts) AS customer_id",
+        "unnest(array_distinct(contacts)) AS customer_id",
+    );
+    assert_ne!(changed, SQL);
+    project.apply(&[("sql/views.sql", &changed)]).await.unwrap();
+    reader.refresh().await.unwrap();
+    let keys = customers(&[Some(2), Some(3)]);
+    let named = read(&project, "named.times_30d", ("customer_id", &keys), None).await;
+    assert_eq!(named, [Some("2".to_owned()), Some("2".to_owned())]);
+}
