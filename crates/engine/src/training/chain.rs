@@ -80,6 +80,12 @@ pub(super) struct Wanted<'a> {
     pub(super) refreshed_every: Option<Interval>,
 }
 
+/// The column of a view's status. No value is named so: those of a view are
+/// `alias.feature`, and an alias in an on-demand view is `view.alias` itself.
+pub(super) fn status_name(alias: &str) -> String {
+    format!("{WORKING}status of {alias}")
+}
+
 pub(super) fn name(name: &str) -> Expr {
     Expr::Column(Name::new_unqualified(name))
 }

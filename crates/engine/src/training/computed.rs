@@ -12,7 +12,7 @@ use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_plan::projection::ProjectionExpr;
 use granary_model::FeatureStatus;
 
-use super::chain::{Chain, Found, T, WORKING, failed, plain_columns};
+use super::chain::{Chain, Found, T, WORKING, failed, plain_columns, status_name};
 use crate::error::EngineError;
 use crate::expression::{Argument, Computed};
 
@@ -37,7 +37,7 @@ impl<'a> Chain<'a> {
         let schema = self.plan.schema();
         let mut columns = plain_columns(&schema, 0..schema.fields().len());
         let mut found = Found {
-            status: format!("{WORKING}{}", computed.alias),
+            status: status_name(&computed.alias),
             ..Found::default()
         };
         let outputs = expressions.outputs().iter();

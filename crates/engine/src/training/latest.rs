@@ -14,7 +14,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use granary_model::{Definitions, FeatureView, Interval, ViewKind};
 
 use super::availability::{Times, adds_no_time, availability, reads_as_of};
-use super::chain::{Chain, Found, T, WORKING, Wanted, failed};
+use super::chain::{Chain, Found, T, Wanted, failed, status_name};
 use super::each_time::COMPUTED_AS_OF;
 use crate::asof::{AsOfJoinExec, AsOfJoinSpec, AsOfLookup, Match, Value};
 use crate::check::has_subquery;
@@ -275,7 +275,7 @@ impl<'a> Chain<'a> {
             let values = features.map(|f| ((*f).to_owned(), self.working(wanted, f)));
             let found = Found {
                 values: values.collect(),
-                status: format!("{WORKING}{}", wanted.alias),
+                status: status_name(wanted.alias),
             };
             self.give(wanted.alias, found);
         }
@@ -293,7 +293,7 @@ impl<'a> Chain<'a> {
             });
         }
         let created_time = newest.created_time.map(|created| newest.column(created));
-        let status_name = format!("{WORKING}{}", wanted.alias);
+        let status_name = status_name(wanted.alias);
         Ok(AsOfLookup {
             filter: newest.filter.clone(),
             event_time: newest.column(newest.event_time)?,

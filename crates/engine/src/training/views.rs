@@ -10,7 +10,7 @@ use granary_model::definitions::ServeMode;
 use granary_model::{FeatureStatus, FeatureView, Interval, UtcMicros, ViewKind};
 
 use super::availability::{adds_no_time, availability};
-use super::chain::{Chain, Found, T, WORKING, Wanted, failed, name};
+use super::chain::{Chain, Found, T, WORKING, Wanted, failed, name, status_name};
 use super::each_time::{COMPUTED_AS_OF, EachTime};
 use super::latest::{Newest, Rows, SharedLatest, TimestampedQuery};
 use super::runs::{self, Runs};
@@ -186,7 +186,7 @@ impl<'a> Chain<'a> {
 
     /// Leaves out rows whose event time, which is a value here, is too old.
     fn expire(&mut self, wanted: &Wanted<'a>, ttl: Interval) -> Result<(), EngineError> {
-        let status = format!("{WORKING}{}", wanted.alias);
+        let status = status_name(wanted.alias);
         let event_time = self.working(wanted, wanted.view.event_time.as_deref().unwrap_or(""));
         let failed = failed(&wanted.view.name);
         let fresh = is_fresh(&event_time, T, ttl);
@@ -273,7 +273,7 @@ impl<'a> Chain<'a> {
             _ => None,
         };
         let mut found = Found {
-            status: format!("{WORKING}{}", wanted.alias),
+            status: status_name(wanted.alias),
             ..Found::default()
         };
         let there = match &fresh {
