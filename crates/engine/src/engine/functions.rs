@@ -4,6 +4,7 @@
 //! | function | is |
 //! |---|---|
 //! | `as_of()` | the T of a run, a read or a session |
+//! | `time_since(t [, unit])` | from t to `as_of()` |
 //! | `top_k(x, k)` | a list of the k most frequent values, of equally frequent ones the smaller first |
 //! | `top_share(x, k)` | the share of the rows that the k most frequent values hold, 0 to 1 |
 //! | `entropy(x)` | Shannon's entropy of the values, in bits |
@@ -26,6 +27,7 @@ mod phone;
 mod planner;
 mod ranked;
 mod similarity;
+mod time_since;
 mod top_k;
 mod top_share;
 mod utc_micros;
@@ -44,6 +46,7 @@ use h3::H3;
 use keyed_hash::KeyedHash;
 use phone::PhoneE164;
 use similarity::JaroWinkler;
+use time_since::{Elapsed, TimeSince};
 use top_k::TopK;
 use top_share::TopShare;
 
@@ -52,6 +55,7 @@ pub(super) use keyed_hash::Salt;
 pub(crate) use only_row::OnlyRow;
 pub(super) use planner::CallPlanner;
 pub(crate) use ranked::ranked;
+pub(super) use time_since::TakeTimeSinceApart;
 pub(crate) use utc_micros::{latest_of, utc_micros, utc_micros_function};
 
 /// `as_of()`, which is T.
@@ -68,8 +72,10 @@ pub(super) fn scalars(salt: Option<Salt>) -> Vec<Arc<ScalarUDF>> {
         DaysPastDue::new().into(),
         Binned::new().into(),
         KeyedHash::new(salt).into(),
+        TimeSince::new().into(),
     ];
     scalars.extend(H3::all().map(ScalarUDF::from));
+    scalars.extend(Elapsed::all().map(ScalarUDF::from));
     let scalars = scalars.into_iter().map(Arc::new);
     scalars.chain([utc_micros_function()]).collect()
 }

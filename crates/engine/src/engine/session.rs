@@ -22,7 +22,7 @@ use granary_model::{Definitions, FeatureView, UtcMicros, ViewKind};
 use tracing::instrument;
 
 use super::count_distinct::CountDistinctTexts;
-use super::functions::{self, CallPlanner};
+use super::functions::{self, CallPlanner, TakeTimeSinceApart};
 use super::planner::GranaryPlanner;
 use super::{Engine, no_later_than};
 use crate::check::{event_time_origins, is_row_wise};
@@ -174,7 +174,9 @@ impl Engine {
     pub fn context(&self, as_of: Option<UtcMicros>, joins: Joins) -> SessionContext {
         let t = as_of.unwrap_or_else(|| self.clock().now());
         let as_of = functions::as_of(t);
-        let state = SessionStateBuilder::new()
+        let mut analyzer = Analyzer::new();
+        analyzer.add_function_rewrite(Arc::new(TakeTimeSinceApart::new(as_of.clone())));
+        let mut state = SessionStateBuilder::new()
             .with_config(self.config(joins))
             .with_runtime_env(self.runtime().clone())
             // Before DataFusion's own.
@@ -189,9 +191,9 @@ impl Engine {
             .with_optimizer_rule(Arc::new(TakePrecedingWindows))
             .with_optimizer_rule(Arc::new(CountDistinctTexts))
             .with_physical_optimizer_rule(Arc::new(NameBadRows))
-            .with_query_planner(Arc::new(GranaryPlanner))
-            .build();
-        let context = SessionContext::new_with_state(state);
+            .with_query_planner(Arc::new(GranaryPlanner));
+        *state.analyzer() = Some(analyzer);
+        let context = SessionContext::new_with_state(state.build());
         for scalar in functions::scalars(self.salt()).into_iter().chain([as_of]) {
             context.register_udf(Arc::unwrap_or_clone(scalar));
         }
@@ -337,16 +339,16 @@ pub(crate) async fn plan_statement(
 }
 
 /// Adds the casts that make the operands of a plan fit, so that its schema is
-/// that of the rows that it will give.
+/// that of the rows that it will give. Calls that the session takes apart are.
 pub(crate) fn settle_types(
     state: &SessionState,
     plan: LogicalPlan,
 ) -> Result<LogicalPlan, DataFusionError> {
-    Analyzer::with_rules(vec![Arc::new(TypeCoercion::new())]).execute_and_check(
-        plan,
-        state.config_options(),
-        |_, _| {},
-    )
+    let mut analyzer = Analyzer::with_rules(vec![Arc::new(TypeCoercion::new())]);
+    for rewrite in state.analyzer().function_rewrites() {
+        analyzer.add_function_rewrite(rewrite.clone());
+    }
+    analyzer.execute_and_check(plan, state.config_options(), |_, _| {})
 }
 
 /// Plain views, each after those that it reads.

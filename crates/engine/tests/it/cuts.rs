@@ -67,6 +67,12 @@ async fn a_backfill_of_last_year_does_not_see_this_year() {
              FROM payment GROUP BY customer_id",
             &["1|2.0"],
         ),
+        (
+            "time_since_function",
+            "SELECT customer_id, sum(amount) FILTER (WHERE time_since(at, 'days') < 30) AS x
+             FROM payment GROUP BY customer_id",
+            &["1|2.0"],
+        ),
     ];
     for (name, query, expected) in cases {
         let view = project

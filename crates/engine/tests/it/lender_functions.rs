@@ -25,6 +25,7 @@ async fn value(sql: &str) -> String {
 #[tokio::test]
 async fn functions_give_what_their_tables_say() {
     // The cell of San Francisco is that of H3's own documentation.
+    // A session without a time is as of the project's clock.
     for (sql, expected) in [
         (
             "to_hex(h3_cell(37.775938728915946, -122.41795063018799, 9))",
@@ -89,6 +90,33 @@ async fn functions_give_what_their_tables_say() {
         ("binned(25, [25, 35, 50], [12, 18, 25, 31])", "18.0"),
         ("binned(80, [25, 35, 50], [12, 18, 25, 31.5])", "31.5"),
         ("binned(NULL, [25], [12, 18])", "NULL"),
+        ("time_since(as_of() - INTERVAL '90 seconds')", "90.0"),
+        ("time_since(as_of() - INTERVAL '1 millisecond')", "0.001"),
+        ("time_since(as_of() + INTERVAL '1 hour')", "-3600.0"),
+        (
+            "time_since(as_of() - INTERVAL '119 seconds', 'minutes')",
+            "1",
+        ),
+        ("time_since(as_of() + INTERVAL '1 second', 'minutes')", "-1"),
+        ("time_since(as_of() - INTERVAL '36 hours', 'hours')", "36"),
+        ("time_since(as_of() - INTERVAL '36 hours', 'days')", "1"),
+        (
+            "time_since(as_of() - INTERVAL '1500 milliseconds', 'seconds')",
+            "1",
+        ),
+        ("time_since(NULL)", "NULL"),
+        ("time_since(CAST(NULL AS TIMESTAMP), 'days')", "NULL"),
+        (
+            "time_since(CAST(as_of() AS DATE)) BETWEEN 0 AND 86400",
+            "true",
+        ),
+        ("arrow_typeof(time_since(as_of()))", "Float64"),
+        ("arrow_typeof(time_since(as_of(), 'days'))", "Int64"),
+        (
+            "(SELECT count(*) FILTER (WHERE time_since(t, 'hours') < 2)
+              FROM (VALUES (as_of()), (as_of() - INTERVAL '2 hours')) AS e(t))",
+            "1",
+        ),
     ] {
         assert_eq!(value(sql).await, expected, "{sql}");
     }
@@ -105,6 +133,19 @@ async fn wrong_constants_are_told() {
         (
             "binned(1, [25], [1, 2, 3])",
             "1 bounds make 2 bins, and there are 3 values",
+        ),
+        (
+            "time_since(as_of(), 'weeks')",
+            "time_since: unit must be 'seconds', 'minutes', 'hours' or 'days', \
+             written as a constant, got weeks",
+        ),
+        (
+            "u FROM (VALUES ('days')) AS v(u) WHERE time_since(as_of(), u) > 0",
+            "time_since: argument 2 must be written as a constant, got v.u",
+        ),
+        (
+            "time_since(5)",
+            "time_since: t must be a TIMESTAMP or a DATE, got Int64",
         ),
     ] {
         let told = value(sql).await;

@@ -16,7 +16,7 @@ use granary_model::interval::MICROS_PER_DAY;
 pub(super) const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 
 /// How an argument reads where it is wrong.
-fn refused<T>(function: &str, argument: &str, rule: &str, given: &str) -> Result<T> {
+pub(super) fn refused<T>(function: &str, argument: &str, rule: &str, given: &str) -> Result<T> {
     plan_err!("{function}: {argument} must be {rule}, got {given}")
 }
 

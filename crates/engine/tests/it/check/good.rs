@@ -370,6 +370,8 @@ async fn calls_of_as_of_are_found_wherever_they_stand() {
         "CREATE VIEW recent AS SELECT * FROM payments WHERE at > as_of() - INTERVAL '30 days';
          CREATE FEATURE VIEW itself ENTITY customer EVENT TIME at AS
            SELECT customer_id, at, as_of() > at AS is_past FROM payments;
+         CREATE FEATURE VIEW since ENTITY customer EVENT TIME at AS
+           SELECT customer_id, at, time_since(at, 'days') AS age FROM payments;
          CREATE FEATURE VIEW through ENTITY customer EVENT TIME at AS
            SELECT customer_id, at, amount FROM recent;
          CREATE FEATURE VIEW below ENTITY customer EVENT TIME at AS
@@ -383,7 +385,7 @@ async fn calls_of_as_of_are_found_wherever_they_stand() {
         let view = &definitions.feature_views[name];
         (view.calls_as_of, view.is_incremental())
     };
-    for name in ["itself", "through", "below"] {
+    for name in ["itself", "since", "through", "below"] {
         assert_eq!(of(name), (true, false), "{name}");
     }
     assert_eq!(of("whole"), (true, false));
