@@ -22,6 +22,7 @@ mod frequencies;
 mod geo;
 mod h3;
 mod keyed_hash;
+mod normalize_id;
 mod only_row;
 mod phone;
 mod planner;
@@ -44,6 +45,7 @@ use entropy::Entropy;
 use geo::GreatCircleDistance;
 use h3::H3;
 use keyed_hash::KeyedHash;
+use normalize_id::NormalizeId;
 use phone::PhoneE164;
 use similarity::JaroWinkler;
 use time_since::{Elapsed, TimeSince};
@@ -72,6 +74,7 @@ pub(super) fn scalars(salt: Option<Salt>) -> Vec<Arc<ScalarUDF>> {
         DaysPastDue::new().into(),
         Binned::new().into(),
         KeyedHash::new(salt).into(),
+        NormalizeId::new().into(),
         TimeSince::new().into(),
     ];
     scalars.extend(H3::all().map(ScalarUDF::from));
