@@ -1,9 +1,16 @@
 //! Group commit: one thread takes what queued up while the last sync ran, and
 //! writes it as one batch with one sync.
 //!
+//! Writers that append one batch after the other come back just after they were
+//! answered. Whoever of them is the first would have a sync alone, and the
+//! others the next one: so the thread gives them a moment, a part of what a sync
+//! takes, and goes on as soon as as many are there as may come. Who appends
+//! alone, or now and then, does not wait.
+//!
 //! The queue is bounded by requests and by bytes; who finds it full waits.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -102,17 +109,40 @@ impl Drop for Committer {
     }
 }
 
+/// How long writers are given to come back: this part of what the last group
+/// took, and no longer than that.
+const PATIENCE: u32 = 8;
+const PATIENCE_MAX: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_micros(50);
+
 fn run(shelf: &Shelf, mut requests: mpsc::Receiver<Request>) {
+    let bytes_max = shelf.settings.group_bytes_max;
+    // How many requests the next group may have, and until when it waits for them.
+    let mut expected = (0, Instant::now());
     while let Some(first) = requests.blocking_recv() {
+        let mut bytes = first.bytes();
         let mut group = vec![first];
-        let mut bytes = group[0].bytes();
-        while bytes < shelf.settings.group_bytes_max
-            && let Ok(next) = requests.try_recv()
-        {
-            bytes += next.bytes();
-            group.push(next);
+        loop {
+            while bytes < bytes_max
+                && let Ok(next) = requests.try_recv()
+            {
+                bytes += next.bytes();
+                group.push(next);
+            }
+            let (hoped_for, until) = expected;
+            let whole = group.len() >= hoped_for || bytes >= bytes_max;
+            if whole || Instant::now() + PAUSE > until {
+                break;
+            }
+            std::thread::sleep(PAUSE);
         }
-        Group::write(shelf, group);
+        let begin = Instant::now();
+        let written = Group::write(shelf, group);
+        // Before anyone is told, so that nobody is counted twice.
+        let may_come = requests.len() + written.appends();
+        written.tell();
+        let patience = (begin.elapsed() / PATIENCE).min(PATIENCE_MAX);
+        expected = (may_come, Instant::now() + patience);
     }
 }
 

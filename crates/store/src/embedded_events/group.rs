@@ -36,8 +36,15 @@ enum Answer {
     Tiles(usize, Reply<usize>),
 }
 
+/// A group that is durable, or failed; who waits for it is not told yet.
+#[must_use]
+pub(super) struct Written {
+    answers: Vec<Answer>,
+    outcome: Result<(), StoreError>,
+}
+
 impl<'a> Group<'a> {
-    pub(super) fn write(shelf: &'a Shelf, requests: Vec<Request>) {
+    pub(super) fn write(shelf: &'a Shelf, requests: Vec<Request>) -> Written {
         let mut core = shelf.core();
         let mut group = Self {
             shelf,
@@ -92,9 +99,7 @@ impl<'a> Group<'a> {
                 }
             }
         }
-        drop(core);
-        drop(rooms);
-        tell(answers, &outcome);
+        Written { answers, outcome }
     }
 
     /// The states of the streams that the requests are of, as they are now.
@@ -319,16 +324,24 @@ fn answer<T>(reply: Reply<T>, outcome: Result<T, StoreError>) {
     let _ = reply.send(outcome);
 }
 
-/// Tells every request what became of it; of an error each the same.
-fn tell(answers: Vec<Answer>, outcome: &Result<(), StoreError>) {
-    for waiting in answers {
-        let told = outcome.as_ref().copied().map_err(StoreError::again);
-        match waiting {
-            Answer::Appended(appended, reply) => answer(reply, told.map(|()| appended)),
-            Answer::Tiles(kept, reply) => answer(reply, told.map(|()| kept)),
-        }
+impl Written {
+    /// How many appends are to be told.
+    pub(super) fn appends(&self) -> usize {
+        let appends = |answer: &&Answer| matches!(answer, Answer::Appended(..));
+        self.answers.iter().filter(appends).count()
     }
-    if let Err(error) = outcome {
-        tracing::error!(%error, "events were not written");
+
+    /// Tells every request what became of it; of an error each the same.
+    pub(super) fn tell(self) {
+        for waiting in self.answers {
+            let told = self.outcome.as_ref().copied().map_err(StoreError::again);
+            match waiting {
+                Answer::Appended(appended, reply) => answer(reply, told.map(|()| appended)),
+                Answer::Tiles(kept, reply) => answer(reply, told.map(|()| kept)),
+            }
+        }
+        if let Err(error) = self.outcome {
+            tracing::error!(%error, "events were not written");
+        }
     }
 }
