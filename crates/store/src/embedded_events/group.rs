@@ -16,7 +16,7 @@ use super::format::{self, Id, LogEvent};
 use super::shelf::{Core, Held, Shelf, key_hash};
 use crate::error::StoreError;
 use crate::events::{
-    Appended, ConsumerOffset, EventBatch, EventId, NewEvent, NewTile, SnapshotPoint,
+    Appended, ConsumerOffset, EventBatch, EventId, NewEvent, NewTile, SnapshotPoint, StreamState,
 };
 
 /// What goes into a batch, and what it says of keys that it does not hold yet.
@@ -34,6 +34,20 @@ pub(super) struct Group<'a> {
 enum Answer {
     Appended(Vec<Appended>, Reply<Vec<Appended>>),
     Tiles(usize, Reply<usize>),
+}
+
+/// The states of the streams that the requests are of, as they are now.
+fn states(core: &Core, requests: &[Request]) -> HashMap<String, (StreamState, Vec<UtcMicros>)> {
+    let mut states = HashMap::new();
+    for request in requests {
+        if !states.contains_key(&*request.stream)
+            && let Some(held) = core.streams.get(&*request.stream)
+        {
+            let state = (held.state, held.reaches.clone());
+            states.insert(request.stream.to_string(), state);
+        }
+    }
+    states
 }
 
 /// A group that is durable, or failed; who waits for it is not told yet.
@@ -56,7 +70,7 @@ impl<'a> Group<'a> {
             reaches: HashMap::new(),
             touched: HashSet::new(),
         };
-        let undo = group.states(&core, &requests);
+        let undo = states(&core, &requests);
         let (appends, tiles): (Vec<_>, Vec<_>) = requests
             .into_iter()
             .partition(|request| matches!(request.work, Work::Append(..)));
@@ -102,24 +116,6 @@ impl<'a> Group<'a> {
         Written { answers, outcome }
     }
 
-    /// The states of the streams that the requests are of, as they are now.
-    fn states(
-        &self,
-        core: &Core,
-        requests: &[Request],
-    ) -> HashMap<String, (crate::events::StreamState, Vec<UtcMicros>)> {
-        requests
-            .iter()
-            .filter_map(|request| {
-                let held = core.streams.get(&*request.stream)?;
-                Some((
-                    request.stream.to_string(),
-                    (held.state, held.reaches.clone()),
-                ))
-            })
-            .collect()
-    }
-
     fn append(
         &mut self,
         held: &mut Held,
@@ -130,10 +126,13 @@ impl<'a> Group<'a> {
         self.check_offsets(held, stream, &batch.offsets)?;
         let mut found = Vec::with_capacity(batch.events.len());
         for event in &batch.events {
-            found.push(match &event.dedup_key {
-                Some(key) => self.find(&format::dedup_key(held.described.id, key))?,
+            let key = event.dedup_key.as_ref();
+            let key = key.map(|key| format::dedup_key(held.described.id, key));
+            let stored = match &key {
+                Some(key) => self.find(key)?,
                 None => None,
-            });
+            };
+            found.push((key, stored));
         }
         for at in batch.offsets {
             let key = format::offset_key(held.described.id, &at.consumer);
@@ -144,7 +143,7 @@ impl<'a> Group<'a> {
             .events
             .iter()
             .zip(found)
-            .map(|(event, found)| self.append_event(held, event, found))
+            .map(|(event, (dedup, stored))| self.append_event(held, event, dedup, stored))
             .collect())
     }
 
@@ -190,14 +189,13 @@ impl<'a> Group<'a> {
         &mut self,
         held: &mut Held,
         event: &NewEvent,
-        found: Option<EventId>,
+        dedup: Option<Vec<u8>>,
+        stored: Option<EventId>,
     ) -> Appended {
         let stream = held.described.id;
-        let dedup = event.dedup_key.as_ref();
-        let dedup = dedup.map(|key| format::dedup_key(stream, key));
         // One that came earlier in this batch was not there to be found.
         let earlier = || self.stored.get(dedup.as_ref()?).copied();
-        if let Some(id) = found.or_else(earlier) {
+        if let Some(id) = stored.or_else(earlier) {
             return Appended::Duplicate(id);
         }
         let last = held.state.last_created_time;
