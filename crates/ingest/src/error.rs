@@ -14,8 +14,8 @@ pub enum IngestError {
     Refused(String),
     #[error("unknown feature view {name:?}{suggestion}")]
     UnknownView { name: String, suggestion: String },
-    #[error("unknown stream {0:?}")]
-    UnknownStream(String),
+    #[error("unknown stream {name:?}{suggestion}")]
+    UnknownStream { name: String, suggestion: String },
     #[error(
         "{view} is being materialised by {holder} (until {until}); wait for it, or pass --wait"
     )]
@@ -51,7 +51,7 @@ impl IngestError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Refused(_) => ErrorKind::InvalidArgument,
-            Self::UnknownView { .. } | Self::UnknownStream(_) => ErrorKind::NotFound,
+            Self::UnknownView { .. } | Self::UnknownStream { .. } => ErrorKind::NotFound,
             Self::Claimed { .. } | Self::ClaimLost { .. } => ErrorKind::Conflict,
             Self::DependencyLags { .. } => ErrorKind::FailedPrecondition,
             Self::Stopped(_) => ErrorKind::Internal,

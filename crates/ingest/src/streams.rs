@@ -9,16 +9,20 @@
 //! find what is open in [`OpenStreams`].
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use arrow::array::RecordBatch;
 use granary_engine::Engine;
 use granary_model::definitions::{Definitions, Stream};
-use granary_model::{Clock, UtcMicros};
+use granary_model::{Clock, UtcMicros, did_you_mean};
 use granary_store::events::{Appended, EventBatch, EventId, EventStore, StreamSpec, StreamState};
-use granary_store::{EmbeddedEventSettings, EmbeddedEventStore, OpenStream, OpenStreams};
+use granary_store::{
+    EmbeddedEventSettings, EmbeddedEventStore, OpenStream, OpenStreams, StoreError,
+};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 use tracing::instrument;
 
 use crate::error::IngestError;
@@ -57,14 +61,46 @@ pub enum Pushed {
     Refused(String),
 }
 
-/// The streams of a root, owned by this process.
+/// The streams of a root, owned by this process from the moment that there is
+/// one.
 #[derive(Debug)]
 pub struct Streams {
-    store: Arc<dyn EventStore>,
+    store: LazyStore,
     clock: Arc<dyn Clock>,
     settings: StreamSettings,
     writers: RwLock<BTreeMap<String, Arc<Writer>>>,
     open: Arc<OpenStreams>,
+    /// Held while streams are opened.
+    following: Mutex<()>,
+}
+
+/// Opens the store of a root's events.
+type Opener = dyn Fn() -> Result<Arc<dyn EventStore>, IngestError> + Send + Sync;
+
+/// A store that is opened when a definition first needs it: a project without
+/// streams owns nothing.
+struct LazyStore {
+    opener: Box<Opener>,
+    opened: OnceLock<Arc<dyn EventStore>>,
+}
+
+impl fmt::Debug for LazyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LazyStore")
+            .field(&self.opened.get())
+            .finish()
+    }
+}
+
+impl LazyStore {
+    /// Opens it. Only under `Streams::following`: it is opened once.
+    fn open(&self) -> Result<&Arc<dyn EventStore>, IngestError> {
+        if let Some(store) = self.opened.get() {
+            return Ok(store);
+        }
+        let store = (self.opener)()?;
+        Ok(self.opened.get_or_init(|| store))
+    }
 }
 
 /// An open stream with what turns its rows into events.
@@ -93,8 +129,22 @@ impl Streams {
         settings: StreamSettings,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        Self::when_needed(move || Ok(Arc::clone(&store)), settings, clock)
+    }
+
+    /// Over a store that is opened once the definitions have a stream; what
+    /// fails then is tried again when definitions are followed again.
+    pub fn when_needed(
+        open: impl Fn() -> Result<Arc<dyn EventStore>, IngestError> + Send + Sync + 'static,
+        settings: StreamSettings,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self {
-            store,
+            store: LazyStore {
+                opener: Box::new(open),
+                opened: OnceLock::new(),
+            },
+            following: Mutex::default(),
             clock,
             settings,
             writers: RwLock::default(),
@@ -117,6 +167,7 @@ impl Streams {
         engine: &Engine,
         definitions: &Definitions,
     ) -> Result<(), IngestError> {
+        let _following = self.following.lock().await;
         let indexes = engine.event_indexes(definitions).await?;
         let mut writers = BTreeMap::new();
         let mut open = BTreeMap::new();
@@ -124,7 +175,7 @@ impl Streams {
             let codec = EventCodec::of(definition);
             let keys = IndexKeys::new(name, codec.layout().clone(), indexes.get(name));
             let spec = spec_of(definition, &keys);
-            let events = self.store.open_stream(spec, &keys).await?;
+            let events = self.store.open()?.open_stream(spec, &keys).await?;
             let codec = codec.with_keys(keys);
             let stream = Arc::new(OpenStream {
                 definition: definition.clone(),
@@ -139,16 +190,59 @@ impl Streams {
         Ok(())
     }
 
-    /// Appends the good rows of a batch, durably and as a whole; gives what
-    /// became of each row, in order. `IngestError::Refused` for a batch that
-    /// lacks a column of the stream, or has one that is not of it or of another
-    /// type: nothing is stored then.
+    /// Appends the good rows of a batch durably; gives what became of each row,
+    /// in order. `IngestError::Refused` for a batch that lacks a column of the
+    /// stream, or has one that is not of it or of another type: nothing is
+    /// stored then.
+    ///
+    /// A batch is appended as a whole, but one beyond the store's bound in
+    /// parts, each as a whole: after any other error the parts before it stay.
     #[instrument(skip_all, err, fields(stream))]
     pub async fn push(
         &self,
         stream: &str,
         batch: &RecordBatch,
     ) -> Result<Vec<Pushed>, IngestError> {
+        let mut pushed = Vec::with_capacity(batch.num_rows());
+        // The next part last.
+        let mut parts = vec![batch.clone()];
+        while let Some(part) = parts.pop() {
+            let rows = part.num_rows();
+            match self.push_part(stream, &part).await {
+                Ok(outcomes) => pushed.extend(outcomes),
+                Err(IngestError::Store(StoreError::EventTooLarge { .. })) if rows > 1 => {
+                    parts.push(part.slice(rows / 2, rows - rows / 2));
+                    parts.push(part.slice(0, rows / 2));
+                }
+                Err(IngestError::Store(StoreError::EventTooLarge {
+                    bytes, bytes_max, ..
+                })) => pushed.push(Pushed::Refused(format!(
+                    "the event has {bytes} bytes, {bytes_max} are the most"
+                ))),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(pushed)
+    }
+
+    /// Appends as a whole. A stream that was opened anew meanwhile is taken as
+    /// it is now, once.
+    async fn push_part(
+        &self,
+        stream: &str,
+        batch: &RecordBatch,
+    ) -> Result<Vec<Pushed>, IngestError> {
+        match self.append(stream, batch).await {
+            Err(IngestError::Store(StoreError::StreamReopened { .. })) => {
+                // Whoever opened it is not done before the writers are new.
+                drop(self.following.lock().await);
+                self.append(stream, batch).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn append(&self, stream: &str, batch: &RecordBatch) -> Result<Vec<Pushed>, IngestError> {
         let writer = self.writer(stream)?;
         let CheckedRows { events, refused } = writer.codec.check(batch, self.latest())?;
         let appended = match events.is_empty() {
@@ -172,7 +266,10 @@ impl Streams {
 
     /// What is known of each stored stream, by name.
     pub async fn states(&self) -> Result<Vec<(String, StreamState)>, IngestError> {
-        let streams = self.store.streams().await?;
+        let Some(store) = self.store.opened.get() else {
+            return Ok(Vec::new());
+        };
+        let streams = store.streams().await?;
         let named = streams.into_iter().map(|(spec, state)| (spec.name, state));
         Ok(named.collect())
     }
@@ -185,10 +282,14 @@ impl Streams {
 
     fn writer(&self, name: &str) -> Result<Arc<Writer>, IngestError> {
         let writers = self.writers.read().unwrap_or_else(PoisonError::into_inner);
+        let known = || writers.keys().map(String::as_str);
         writers
             .get(name)
             .cloned()
-            .ok_or_else(|| IngestError::UnknownStream(name.to_owned()))
+            .ok_or_else(|| IngestError::UnknownStream {
+                name: name.to_owned(),
+                suggestion: did_you_mean(name, known()),
+            })
     }
 }
 
