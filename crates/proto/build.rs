@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "catalog",
         "materialization",
         "historical",
+        "streams",
     ]
     .map(|name| root.join(format!("granary/v1/{name}.proto")));
     let descriptors = protox::compile(files, [&root])?;

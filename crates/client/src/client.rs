@@ -6,6 +6,7 @@ use granary_proto::catalog_client::CatalogClient;
 use granary_proto::features_client::FeaturesClient;
 use granary_proto::historical_client::HistoricalClient;
 use granary_proto::materialization_client::MaterializationClient;
+use granary_proto::streams_client::StreamsClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, codegen::http::Uri};
@@ -113,6 +114,12 @@ impl Client {
 
     pub(crate) fn historical(&self) -> HistoricalClient<Channel> {
         HistoricalClient::new(self.channel.clone())
+            .max_decoding_message_size(self.settings.answer_bytes_max)
+            .max_encoding_message_size(usize::MAX)
+    }
+
+    pub(crate) fn streams(&self) -> StreamsClient<Channel> {
+        StreamsClient::new(self.channel.clone())
             .max_decoding_message_size(self.settings.answer_bytes_max)
             .max_encoding_message_size(usize::MAX)
     }

@@ -10,6 +10,7 @@ mod error;
 mod features;
 mod historical;
 mod materialize;
+mod streams;
 
 pub use catalog::{ColumnInfo, ObjectInfo, ObjectKind, ObjectListing, RunInfo};
 pub use client::{Client, ClientSettings};
@@ -17,3 +18,4 @@ pub use error::ClientError;
 pub use features::{AsOf, FeatureColumn, GetFeatures, ReadAnswer, Target};
 pub use historical::{GetHistorical, HistoricalAnswer, HistoricalReport, Reporter, WithoutRun};
 pub use materialize::{MaterializeEvent, MaterializeEvents, MaterializeOptions, MaterializeStage};
+pub use streams::{EventNumber, Push, PushAnswer, StreamInfo};

@@ -1,0 +1,214 @@
+//! Streams: pushing events, what is known of them, and reading them whole.
+
+use arrow::array::RecordBatch;
+use arrow::buffer::Buffer;
+use arrow::ipc::reader::StreamDecoder;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, stream};
+use granary_model::UtcMicros;
+use granary_proto as pb;
+use granary_proto::columns;
+use granary_proto::push_stream_response::Answer;
+use tokio::sync::oneshot;
+use tonic::{Code, Streaming};
+
+use crate::client::Client;
+use crate::error::ClientError;
+
+/// Rows to append to a stream.
+#[derive(Debug, Clone)]
+pub struct Push {
+    pub stream: String,
+    /// Every column of the stream, by name.
+    pub rows: RecordBatch,
+    /// Also ask for the sequence and created time of each row.
+    pub ids: bool,
+    /// Send packed columns in place of one Arrow IPC stream.
+    pub as_columns: bool,
+}
+
+impl Push {
+    /// Rows as Arrow IPC, without their numbers in the answer.
+    pub fn new(stream: impl Into<String>, rows: RecordBatch) -> Self {
+        Self {
+            stream: stream.into(),
+            rows,
+            ids: false,
+            as_columns: false,
+        }
+    }
+
+    fn encode(&self) -> Result<pb::PushRequest, ClientError> {
+        let mut request = pb::PushRequest {
+            stream: self.stream.clone(),
+            include_ids: self.ids,
+            ..pb::PushRequest::default()
+        };
+        if self.as_columns {
+            request.columns = columns::encode_columns(&self.rows).map_err(ClientError::request)?;
+        } else {
+            request.arrow_ipc = columns::encode_ipc(&self.rows).map_err(ClientError::request)?;
+        }
+        Ok(request)
+    }
+}
+
+/// What became of pushed rows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PushAnswer {
+    pub appended: u64,
+    pub duplicates: u64,
+    /// Positions of refused rows, and why.
+    pub refused: Vec<(usize, String)>,
+    /// Of each row, where asked for; `None` of refused rows.
+    pub ids: Vec<Option<EventNumber>>,
+}
+
+/// What an event got when it was acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventNumber {
+    /// Counts the events of its stream from 1.
+    pub sequence: u64,
+    pub created_time: UtcMicros,
+}
+
+impl PushAnswer {
+    fn decode(answer: pb::PushResponse) -> Self {
+        let refused = answer.refused_rows.into_iter();
+        let ids = answer.sequences.into_iter().zip(answer.created_times);
+        let id = |(sequence, created): (u64, i64)| {
+            let created_time = UtcMicros(created);
+            (sequence > 0).then_some(EventNumber {
+                sequence,
+                created_time,
+            })
+        };
+        Self {
+            appended: answer.appended,
+            duplicates: answer.duplicates,
+            refused: refused.map(|r| (r.row as usize, r.reason)).collect(),
+            ids: ids.map(id).collect(),
+        }
+    }
+}
+
+/// What is known of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamInfo {
+    pub name: String,
+    /// Events kept.
+    pub events: u64,
+    /// Bytes of what is kept, indexes apart.
+    pub bytes: u64,
+    /// 0 before the first event.
+    pub last_sequence: u64,
+    pub last_created_time: Option<UtcMicros>,
+    pub newest_event_time: Option<UtcMicros>,
+    /// Up to which sequence events are in the history table.
+    pub flushed: u64,
+}
+
+impl Client {
+    /// Appends rows; they are durable when this returns.
+    pub async fn push(&self, push: &Push) -> Result<PushAnswer, ClientError> {
+        let request = self.bounded(push.encode()?);
+        let answer = self.streams().push(request).await?;
+        Ok(PushAnswer::decode(answer.into_inner()))
+    }
+
+    /// Answers in the order of the pushes. One that fails is an error of its
+    /// own and the stream goes on; it ends when the pushes do, or after an error
+    /// of the stream itself. Dropping the answers ends the pushes.
+    pub async fn push_stream(
+        &self,
+        pushes: impl Stream<Item = Push> + Send + 'static,
+    ) -> Result<BoxStream<'static, Result<PushAnswer, ClientError>>, ClientError> {
+        // What cannot be encoded is sent as an empty request, which the server
+        // refuses in its place.
+        let messages = pushes.map(|push| push.encode().unwrap_or_default());
+        // The transport keeps a call open while its requests may go on.
+        let (wanted, unwanted) = oneshot::channel::<()>();
+        let messages = messages.take_until(unwanted);
+        let answers = self.streams().push_stream(self.named(messages)).await?;
+        let answers = answers.into_inner().map(move |item| {
+            let _wanted = &wanted;
+            match item?.answer {
+                Some(Answer::Response(answer)) => Ok(PushAnswer::decode(answer)),
+                Some(Answer::Error(error)) => {
+                    let code = Code::from_i32(error.code);
+                    Err(ClientError::from_code(code, &error.message))
+                }
+                None => Err(ClientError::Answer("an item without an answer".into())),
+            }
+        });
+        Ok(answers.boxed())
+    }
+
+    /// Every event of a stream that is acknowledged now, in any order, with
+    /// these of its columns and `_created`. For commands of the server's machine.
+    pub async fn scan_stream(
+        &self,
+        stream: &str,
+        columns: Vec<String>,
+    ) -> Result<BoxStream<'static, Result<RecordBatch, ClientError>>, ClientError> {
+        let request = self.named(pb::ScanRequest {
+            stream: stream.to_owned(),
+            columns,
+        });
+        let answer = self.streams().scan(request).await?.into_inner();
+        let scanning = Scanning {
+            answer,
+            decoder: StreamDecoder::new(),
+            rest: Buffer::default(),
+        };
+        let batches = stream::try_unfold(scanning, async |mut scanning| {
+            let batch = scanning.next().await?;
+            Ok(batch.map(|batch| (batch, scanning)))
+        });
+        Ok(batches.boxed())
+    }
+
+    /// What is known of each stream, by name.
+    pub async fn list_streams(&self) -> Result<Vec<StreamInfo>, ClientError> {
+        let request = self.bounded(pb::ListStreamsRequest {});
+        let answer = self.streams().list_streams(request).await?;
+        let streams = answer.into_inner().streams.into_iter();
+        let streams = streams.map(|state| StreamInfo {
+            name: state.stream,
+            events: state.events,
+            bytes: state.bytes,
+            last_sequence: state.last_sequence,
+            last_created_time: state.last_created_time.map(UtcMicros),
+            newest_event_time: state.newest_event_time.map(UtcMicros),
+            flushed: state.flushed,
+        });
+        Ok(streams.collect())
+    }
+}
+
+/// Events that are being read.
+struct Scanning {
+    answer: Streaming<pb::ScanResponse>,
+    decoder: StreamDecoder,
+    rest: Buffer,
+}
+
+impl Scanning {
+    /// `None` after the end of the Arrow stream.
+    async fn next(&mut self) -> Result<Option<RecordBatch>, ClientError> {
+        let unreadable = |error: arrow::error::ArrowError| ClientError::Answer(error.to_string());
+        loop {
+            let batch = self.decoder.decode(&mut self.rest).map_err(unreadable)?;
+            if batch.is_some() {
+                return Ok(batch);
+            }
+            match self.answer.message().await? {
+                Some(part) => self.rest = Buffer::from(part.arrow_ipc),
+                None => {
+                    self.decoder.finish().map_err(unreadable)?;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}
