@@ -5,8 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use granary_ingest::{Materializer, Progress, Silent, sweep};
-use granary_model::Clock;
+use granary_catalog::{Catalog, Snapshot};
+use granary_engine::Engine;
+use granary_ingest::{IngestError, Materializer, Progress, Silent, Streams, sweep};
+use granary_model::{Clock, Definitions};
 use granary_serving::Reader;
 use granary_store::OnlineStore;
 use tokio::sync::watch;
@@ -23,20 +25,34 @@ pub(crate) struct Background {
     pub reader: Arc<Reader>,
     pub materializer: Materializer,
     pub store: Arc<dyn OnlineStore>,
+    pub catalog: Catalog,
+    pub engine: Engine,
+    pub streams: Arc<Streams>,
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
     pub settings: Arc<ServerSettings>,
     pub closing: CancellationToken,
 }
 
+/// How far the definitions of streams were followed.
+#[derive(Debug, Default)]
+struct Followed {
+    snapshot: u64,
+}
+
 impl Background {
     /// Starts all tasks. `ready` is set once reads can be answered: at once if
     /// every service can be read, else when what is committed offline has been
     /// brought online as far as it goes.
-    pub fn start(&self, tasks: &TaskTracker, ready: watch::Sender<bool>) {
+    /// The streams of the reader's snapshot are open when this returns.
+    pub async fn start(&self, tasks: &TaskTracker, ready: watch::Sender<bool>) {
         let settings = &self.settings;
+        let mut followed = Followed::default();
+        if let Err(error) = self.follow(&self.reader.snapshot(), &mut followed).await {
+            tracing::warn!(%error, "streams cannot be opened; tried again");
+        }
         let this = self.clone();
-        tasks.spawn(async move { this.until_closing(this.look_for_news()).await });
+        tasks.spawn(async move { this.until_closing(this.look_for_news(followed)).await });
         let this = self.clone();
         tasks.spawn(async move { this.until_closing(this.catch_up(ready)).await });
         if settings.sweep_seconds > 0 {
@@ -53,24 +69,47 @@ impl Background {
         self.closing.run_until_cancelled(task).await;
     }
 
-    async fn look_for_news(&self) {
+    async fn look_for_news(&self, mut followed: Followed) {
         let mut ticks = every(Duration::from_millis(self.settings.refresh_millis.max(1)));
         let mut failing = String::new();
         loop {
             ticks.tick().await;
-            match self.reader.refresh().await {
-                Ok(_) => failing.clear(),
-                Err(error) => {
+            // First: readers of a new snapshot find its streams open.
+            let streams = self.follow_newest(&mut followed).await;
+            let reader = self.reader.refresh().await.map_err(|e| e.to_string());
+            match streams.map_err(|e| e.to_string()).and(reader.map(drop)) {
+                Ok(()) => failing.clear(),
+                Err(told) => {
                     self.metrics.refresh_failures.inc();
-                    let told = error.to_string();
                     // Several times a second: told once, not every time.
                     if told != failing {
-                        tracing::warn!(%error, "catalog or store cannot be looked at; serving what is known");
+                        tracing::warn!(
+                            error = told,
+                            "catalog, store or events cannot be looked at; serving what is known"
+                        );
                         failing = told;
                     }
                 }
             }
         }
+    }
+
+    /// Opens the streams of the newest snapshot, where that is not done.
+    async fn follow_newest(&self, followed: &mut Followed) -> Result<(), IngestError> {
+        match self.catalog.newer_than(followed.snapshot).await? {
+            Some(snapshot) => self.follow(&snapshot, followed).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn follow(
+        &self,
+        snapshot: &Snapshot,
+        followed: &mut Followed,
+    ) -> Result<(), IngestError> {
+        open_streams(&self.streams, &self.engine, &snapshot.definitions).await?;
+        followed.snapshot = snapshot.number;
+        Ok(())
     }
 
     async fn catch_up(&self, ready: watch::Sender<bool>) {
@@ -128,6 +167,15 @@ impl Background {
             }
         }
     }
+}
+
+/// `engine`: for the keys of views over streams, of which there are none yet.
+async fn open_streams(
+    streams: &Streams,
+    _engine: &Engine,
+    definitions: &Definitions,
+) -> Result<(), IngestError> {
+    streams.follow(definitions).await
 }
 
 fn every(period: Duration) -> tokio::time::Interval {

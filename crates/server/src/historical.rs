@@ -30,7 +30,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::edge::panicked;
-use crate::features::{OpenStream, caller};
+use crate::features::caller;
+use crate::items::OpenStream;
 use crate::metrics::Metrics;
 use crate::settings::ServerSettings;
 use crate::status::{IntoStatus, status};

@@ -12,12 +12,14 @@ mod edge;
 mod features;
 mod historical;
 mod http;
+mod items;
 mod materialization;
 mod metrics;
 mod runs;
 mod serve;
 pub mod settings;
 pub mod status;
+mod streams;
 mod wire;
 
 pub use serve::{Components, Listeners, ServerError, serve};

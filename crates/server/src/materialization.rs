@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::features::OpenStream;
+use crate::items::OpenStream;
 use crate::metrics::Metrics;
 use crate::runs::{Ending, Materializations, Told, Tracked};
 use crate::settings::ServerSettings;

@@ -3,6 +3,9 @@
 //! Names are `granary_<noun>_<unit>`, labels are closed sets: the rpcs and the
 //! gRPC codes. Everything is registered once and counted without a look-up.
 
+use std::time::Duration;
+
+use granary_proto::PushResponse;
 use granary_serving::{ReadResponse, Reader};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
@@ -20,10 +23,14 @@ pub(crate) enum Rpc {
     Materialize,
     FollowMaterialization,
     GetHistorical,
+    Push,
+    PushStream,
+    Scan,
+    ListStreams,
 }
 
 impl Rpc {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 11] = [
         Self::GetFeatures,
         Self::StreamFeatures,
         Self::ListObjects,
@@ -31,6 +38,10 @@ impl Rpc {
         Self::Materialize,
         Self::FollowMaterialization,
         Self::GetHistorical,
+        Self::Push,
+        Self::PushStream,
+        Self::Scan,
+        Self::ListStreams,
     ];
 
     /// `None` for what is not Granary's own: health, reflection, unknown paths.
@@ -47,6 +58,10 @@ impl Rpc {
             Self::Materialize => "/granary.v1.Materialization/Materialize",
             Self::FollowMaterialization => "/granary.v1.Materialization/FollowMaterialization",
             Self::GetHistorical => "/granary.v1.Historical/GetHistorical",
+            Self::Push => "/granary.v1.Streams/Push",
+            Self::PushStream => "/granary.v1.Streams/PushStream",
+            Self::Scan => "/granary.v1.Streams/Scan",
+            Self::ListStreams => "/granary.v1.Streams/ListStreams",
         }
     }
 
@@ -81,7 +96,37 @@ pub(crate) struct Metrics {
     pub materializations: IntCounter,
     pub failed_materializations: IntCounter,
     pub training_rows: IntCounter,
+    pushes: PushMetrics,
     reader: ReaderMetrics,
+}
+
+/// What became of pushed events.
+#[derive(Debug)]
+struct PushMetrics {
+    pushed: IntCounter,
+    duplicate: IntCounter,
+    refused: IntCounter,
+    seconds: Histogram,
+}
+
+impl PushMetrics {
+    fn new(r: &Registry) -> Result<Self, prometheus::Error> {
+        let options = HistogramOpts::new(
+            "granary_push_seconds",
+            "time until the events of a push were durable",
+        );
+        let seconds = Histogram::with_opts(
+            options.buckets(prometheus::exponential_buckets(100e-6, 2.0, 18)?),
+        )?;
+        r.register(Box::new(seconds.clone()))?;
+        let events = |name: &str, how: &str| counter(r, name, &format!("pushed events {how}"));
+        Ok(Self {
+            pushed: events("granary_pushed_events_total", "that were appended")?,
+            duplicate: events("granary_duplicate_events_total", "that were stored already")?,
+            refused: events("granary_refused_events_total", "that were refused")?,
+            seconds,
+        })
+    }
 }
 
 /// What the reader counts itself, copied when it is asked for.
@@ -190,6 +235,7 @@ impl Metrics {
                 "granary_training_rows_total",
                 "rows of training sets that were sent",
             )?,
+            pushes: PushMetrics::new(r)?,
             reader: ReaderMetrics::new(r)?,
             registry,
         })
@@ -213,6 +259,13 @@ impl Metrics {
         let values = response.entities * response.features.len();
         self.entities.inc_by(response.entities as u64);
         self.values.inc_by(values as u64);
+    }
+
+    pub fn pushed(&self, answer: &PushResponse, elapsed: Duration) {
+        self.pushes.pushed.inc_by(answer.appended);
+        self.pushes.duplicate.inc_by(answer.duplicates);
+        self.pushes.refused.inc_by(answer.refused);
+        self.pushes.seconds.observe(elapsed.as_secs_f64());
     }
 
     /// Everything in Prometheus's text format.

@@ -4,14 +4,16 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use granary_catalog::Catalog;
 use granary_engine::Engine;
-use granary_ingest::Materializer;
+use granary_ingest::{Materializer, Streams};
 use granary_model::{Clock, ErrorKind};
 use granary_proto as pb;
 use granary_proto::catalog_server::CatalogServer;
 use granary_proto::features_server::FeaturesServer;
 use granary_proto::historical_server::HistoricalServer;
 use granary_proto::materialization_server::MaterializationServer;
+use granary_proto::streams_server::StreamsServer;
 use granary_serving::Reader;
 use granary_store::OnlineStore;
 use tokio::net::TcpListener;
@@ -31,10 +33,12 @@ use crate::edge::EdgeLayer;
 use crate::features::FeaturesRpc;
 use crate::historical::HistoricalRpc;
 use crate::http::{HttpState, router};
+use crate::items::Items;
 use crate::materialization::MaterializationRpc;
 use crate::metrics::Metrics;
 use crate::runs::Materializations;
 use crate::settings::ServerSettings;
+use crate::streams::StreamsRpc;
 
 /// What a stream may have under way before it waits for the reader: a large
 /// answer fits, a slow reader does not hold more.
@@ -44,12 +48,13 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
 /// Connections whose peer is gone are noticed within two of these.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// What health checks name: "" is the whole server.
-const HEALTH_NAMES: [&str; 5] = [
+const HEALTH_NAMES: [&str; 6] = [
     "",
     "granary.v1.Features",
     "granary.v1.Catalog",
     "granary.v1.Materialization",
     "granary.v1.Historical",
+    "granary.v1.Streams",
 ];
 
 /// What a server works with; the binary picks and makes them.
@@ -59,6 +64,9 @@ pub struct Components {
     pub materializer: Materializer,
     pub engine: Engine,
     pub store: Arc<dyn OnlineStore>,
+    pub catalog: Catalog,
+    /// The engine reads streams by what is open here.
+    pub streams: Arc<Streams>,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -121,16 +129,19 @@ pub async fn serve(
         closing.clone(),
     );
 
-    Background {
+    let background = Background {
         reader: Arc::clone(&components.reader),
         materializer: components.materializer,
         store: components.store,
+        catalog: components.catalog,
+        engine: components.engine,
+        streams: components.streams,
         clock: components.clock,
         metrics,
         settings: Arc::clone(&settings),
         closing: closing.clone(),
-    }
-    .start(&tasks, ready_sender);
+    };
+    background.start(&tasks, ready_sender).await;
     let readiness = health.clone();
     let closed = closing.clone();
     tasks.spawn(async move {
@@ -175,13 +186,20 @@ fn grpc(
 ) -> Result<Router<Stack<EdgeLayer, Identity>>, ServerError> {
     let permits = Arc::new(Semaphore::new(settings.concurrent_requests_max.max(1)));
     let streams = Arc::new(Semaphore::new(settings.concurrent_streams_max.max(1)));
-    let features = FeaturesRpc {
-        reader: Arc::clone(&components.reader),
+    let items = Items {
         metrics: Arc::clone(metrics),
         settings: Arc::clone(settings),
         permits: Arc::clone(&permits),
         streams: Arc::clone(&streams),
         closing: closing.clone(),
+    };
+    let features = FeaturesRpc {
+        reader: Arc::clone(&components.reader),
+        items: items.clone(),
+    };
+    let pushes = StreamsRpc {
+        streams: Arc::clone(&components.streams),
+        items,
     };
     let runs = Materializations::new(
         (
@@ -235,6 +253,11 @@ fn grpc(
         .add_service(MaterializationServer::new(materialization))
         .add_service(
             HistoricalServer::new(historical)
+                .max_decoding_message_size(settings.request_bytes_max)
+                .max_encoding_message_size(usize::MAX),
+        )
+        .add_service(
+            StreamsServer::new(pushes)
                 .max_decoding_message_size(settings.request_bytes_max)
                 .max_encoding_message_size(usize::MAX),
         )

@@ -149,6 +149,7 @@ async fn reflection_tells_of_every_service() {
         "granary.v1.Features",
         "granary.v1.Catalog",
         "granary.v1.Materialization",
+        "granary.v1.Streams",
         "grpc.health.v1.Health",
     ] {
         assert!(names.iter().any(|n| n == name), "{name} in {names:?}");

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use granary_client::Client;
-use granary_ingest::{Materializer, MaterializerSettings};
-use granary_model::{Definitions, FeatureView, UtcMicros};
+use granary_engine::Engine;
+use granary_ingest::{
+    Materializer, MaterializerSettings, OpenEvents, StreamSettings, Streams,
+};
+use granary_model::{Clock, Definitions, FeatureView, UtcMicros};
 use granary_proto::features_client::FeaturesClient;
 use granary_server::{Components, Listeners, ServerSettings, serve};
 use granary_serving::ServingSettings;
 use granary_store::{
-    EntityKeys, Generation, GenerationState, GenerationWriter, OnlineStore, RowLayout, RowSink,
+    EntityKeys, EventStore, Generation, GenerationState, GenerationWriter, MemoryEventStore, OnlineStore, RowLayout, RowSink,
     StoreError, WriteMode,
 };
 use granary_testing::TestProject;
@@ -238,8 +241,10 @@ pub async fn components_with(
             project.clock.clone(),
             MaterializerSettings::default(),
         ),
+        streams: streams(&project.engine, project.clock.clone()),
         engine: project.engine.clone(),
         store,
+        catalog: project.catalog.clone(),
         clock: project.clock.clone(),
     }
 }
@@ -250,10 +255,29 @@ pub async fn components_of(project: &TestProject) -> Components {
     Components {
         reader: Arc::new(reader),
         materializer: project.materializer(MaterializerSettings::default()),
+        streams: streams(&project.engine, project.clock.clone()),
         engine: project.engine.clone(),
         store: project.store.clone(),
+        catalog: project.catalog.clone(),
         clock: project.clock.clone(),
     }
+}
+
+/// Streams in memory, which the engine reads.
+pub fn streams(engine: &Engine, clock: Arc<dyn Clock>) -> Arc<Streams> {
+    let store = Arc::new(MemoryEventStore::new(Arc::clone(&clock)));
+    streams_over(engine, store, clock)
+}
+
+pub fn streams_over(
+    engine: &Engine,
+    store: Arc<dyn EventStore>,
+    clock: Arc<dyn Clock>,
+) -> Arc<Streams> {
+    let streams = Arc::new(Streams::over(store, StreamSettings::default(), clock));
+    let events = OpenEvents(Arc::clone(streams.opened()));
+    let _ = engine.clone().with_streams(Arc::new(events));
+    streams
 }
 
 /// A server over the small project.

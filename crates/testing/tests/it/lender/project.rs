@@ -95,6 +95,12 @@ impl Lender {
             materializer: project.materializer(MaterializerSettings::default()),
             engine: project.engine.clone(),
             store: Arc::clone(&project.store),
+            catalog: project.catalog.clone(),
+            streams: Arc::new(Streams::over(
+                Arc::new(MemoryEventStore::new(Arc::clone(&project.clock))),
+                StreamSettings::default(),
+                Arc::clone(&project.clock),
+            )),
             clock: Arc::clone(&project.clock),
         };
         let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
