@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use granary_engine::EngineSettings;
-use granary_ingest::MaterializerSettings;
+use granary_ingest::{MaterializerSettings, StreamSettings};
 use granary_server::ServerSettings;
 use granary_serving::ServingSettings;
-use granary_store::EmbeddedSettings;
+use granary_store::{EmbeddedEventSettings, EmbeddedSettings};
 use serde::Deserialize;
 
 /// The file's name in the project folder.
@@ -24,6 +24,7 @@ pub struct Config {
     pub root: String,
     pub engine: EngineSettings,
     pub online: OnlineConfig,
+    pub streams: StreamsConfig,
     pub serve: ServeConfig,
     pub materialize: MaterializerSettings,
 }
@@ -34,6 +35,7 @@ impl Default for Config {
             root: ".granary".into(),
             engine: EngineSettings::default(),
             online: OnlineConfig::default(),
+            streams: StreamsConfig::default(),
             serve: ServeConfig::default(),
             materialize: MaterializerSettings::default(),
         }
@@ -47,6 +49,17 @@ pub struct OnlineConfig {
     /// Default: `online` in the root, where the root is a local folder.
     pub folder: Option<PathBuf>,
     pub embedded: EmbeddedSettings,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StreamsConfig {
+    /// The folder of the events on this machine, relative to the project's.
+    /// Default: `events` in the root, where the root is a local folder.
+    pub folder: Option<PathBuf>,
+    pub embedded: EmbeddedEventSettings,
+    #[serde(flatten)]
+    pub settings: StreamSettings,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -129,9 +142,12 @@ mod tests {
         let config = parse(
             "root = 's3://features/lender'\n[engine]\nmemory_bytes_max = '1GiB'\n\
              [online]\nfolder = 'online'\n[online.embedded]\nmap_bytes_max = 1000000\n\
+             [streams]\nfolder = 'e'\nfuture_seconds_max = 5\n[streams.embedded]\nbatch_bytes_max = 9\n\
              [serve.server.roles]\npricing = ['risk']\n[serve.limits]\nrequest_rows_max = 7\n",
         )
         .unwrap();
+        assert_eq!(config.streams.settings.future_seconds_max, 5);
+        assert_eq!(config.streams.embedded.batch_bytes_max, 9);
         assert_eq!(config.engine.memory_bytes_max, 1 << 30);
         assert_eq!(config.serve.server.roles["pricing"], ["risk"]);
         assert_eq!(config.serve.limits.request_rows_max, 7);
@@ -148,6 +164,10 @@ mod tests {
             (
                 "[serve]\ngrpc = 7420",
                 "granary.toml:2:8: invalid type: integer `7420`, expected a string (`grpc = 7420`)",
+            ),
+            (
+                "[streams]\nfutur = 5",
+                "granary.toml:1:1: unknown field `futur`",
             ),
             ("root = ", "granary.toml:1:"),
         ] {

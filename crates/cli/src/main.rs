@@ -16,6 +16,7 @@ mod config;
 mod definitions;
 mod demo;
 mod environment;
+mod events;
 mod failure;
 mod keys;
 mod logging;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, anyhow, bail};
 use granary_catalog::durable::DurableLocal;
 use granary_catalog::{Catalog, Plan, Snapshot};
-use granary_engine::{Engine, EngineSettings, StoreFactory};
+use granary_engine::{Engine, EngineSettings, StoreFactory, StreamSource};
 use granary_ingest::{Materializer, OlderVersion, live_definitions};
 use granary_model::{Clock, Definitions, SystemClock};
 use granary_serving::Reader;
@@ -22,7 +22,9 @@ use url::Url;
 
 use crate::config::{self, Config};
 use crate::environment;
+use crate::events::ProjectEvents;
 
+#[derive(Clone)]
 pub struct Project {
     /// Absolute.
     pub folder: PathBuf,
@@ -100,7 +102,17 @@ impl Project {
         Ok(Catalog::new(store, path, Arc::clone(&self.clock)))
     }
 
+    /// An engine that reads streams wherever their events are, once a query
+    /// first does.
     pub fn engine(&self) -> anyhow::Result<Engine> {
+        self.engine_over(Arc::new(ProjectEvents::new(self.clone())))
+    }
+
+    pub fn engine_over(&self, events: Arc<dyn StreamSource>) -> anyhow::Result<Engine> {
+        Ok(self.engine_without_events()?.with_streams(events))
+    }
+
+    pub fn engine_without_events(&self) -> anyhow::Result<Engine> {
         let mut settings = self.config.engine.clone();
         if let Some(folder) = &mut settings.spill_folder {
             *folder = self.folder.join(&folder);
@@ -127,6 +139,19 @@ impl Project {
         };
         let settings = self.config.online.embedded.clone();
         Ok(Arc::new(EmbeddedStore::open(&folder, settings)?))
+    }
+
+    /// Where the events of streams are; made by whoever opens them.
+    pub fn events_folder(&self) -> anyhow::Result<PathBuf> {
+        match (&self.config.streams.folder, self.local_root()) {
+            (Some(folder), _) => Ok(self.folder.join(folder)),
+            (None, Some(root)) => Ok(root.join("events")),
+            (None, None) => bail!(
+                "{}: the root {} is not on this machine; say where the events of streams are: [streams] folder = \"..\"",
+                self.folder.join(config::FILE).display(),
+                self.root
+            ),
+        }
     }
 
     pub fn materializer(

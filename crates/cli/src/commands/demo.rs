@@ -56,7 +56,8 @@ pub async fn run(args: Args) -> Outcome {
     // Bound first: a port that is taken is better known before the work than after it.
     let grpc = serve::bind(&args.grpc, "gRPC").await?;
     let http = serve::bind(&args.http, "HTTP").await?;
-    let endpoint = format!("http://{}", grpc.local_addr()?);
+    let address = grpc.local_addr()?;
+    let endpoint = format!("http://{address}");
 
     project::lay(&args.dir)?;
     let project = Project::open(Some(&args.dir))?;
@@ -73,7 +74,7 @@ pub async fn run(args: Args) -> Outcome {
         // Told to stop, or whoever would tell is gone: either way the end.
         let _ = stopped.wait_for(|is_stopped| *is_stopped).await;
     };
-    let components = serve::components(&project, &engine, &store).await?;
+    let components = serve::components(&project, &store, address).await?;
     let settings = project.config.serve.server.clone();
     let listeners = Listeners {
         grpc,

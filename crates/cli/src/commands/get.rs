@@ -12,6 +12,7 @@ use granary_model::{Caller, ErrorKind, UtcMicros};
 use granary_serving::{ReadRequest, ReadTarget};
 
 use crate::environment;
+use crate::events;
 use crate::failure::Outcome;
 use crate::keys::{self, KeyArgument};
 use crate::output::answer::{Answer, AnswerColumn};
@@ -99,7 +100,14 @@ impl Args {
 pub async fn run(folder: Option<&Path>, args: Args) -> Outcome {
     let answer = match &args.endpoint {
         Some(endpoint) => ask(endpoint, &args).await?,
-        None => read(&Project::open(folder)?, &args).await?,
+        None => {
+            let project = Project::open(folder)?;
+            // A live view is answered by whoever owns the events.
+            match events::serving(&project).await? {
+                Some(endpoint) => ask(&endpoint, &args).await?,
+                None => read(&project, &args).await?,
+            }
+        }
     };
     let answer = answer.checked()?;
     match args.output {

@@ -1,15 +1,17 @@
 //! `granary serve`: gRPC and HTTP until a signal says stop.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use granary_engine::Engine;
+use granary_ingest::OpenEvents;
 use granary_server::{Components, Listeners};
 use granary_store::OnlineStore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::events;
 use crate::failure::Outcome;
 use crate::output;
 use crate::project::Project;
@@ -45,9 +47,8 @@ pub async fn run(project: Project, args: Args) -> Outcome {
     let mut settings = config.server.clone();
     settings.refresh_views |= args.refresh;
 
-    let engine = project.engine()?;
     let store = project.online_store()?;
-    let components = components(&project, &engine, &store).await?;
+    let components = components(&project, &store, grpc.local_addr()?).await?;
     // Before the addresses are told: whoever reads them may stop us.
     let stop = stop_signal()?;
     output::print(format!(
@@ -63,19 +64,37 @@ pub async fn run(project: Project, args: Args) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a server of this project works with.
+/// What a server of this project works with; it owns the events of streams,
+/// where the definitions have any, and is found at `address`.
 pub async fn components(
     project: &Project,
-    engine: &Engine,
     store: &Arc<dyn OnlineStore>,
+    address: SocketAddr,
 ) -> anyhow::Result<Components> {
+    let streams = Arc::new(events::streams(project, Some(endpoint(address))));
+    let opened = OpenEvents(Arc::clone(streams.opened()));
+    let engine = project.engine_over(Arc::new(opened))?;
+    events::open_for_server(project, &streams).await?;
     Ok(Components {
-        reader: Arc::new(project.reader(engine, store).await?),
-        materializer: project.materializer(engine, store)?,
-        engine: engine.clone(),
+        reader: Arc::new(project.reader(&engine, store).await?),
+        materializer: project.materializer(&engine, store)?,
         store: Arc::clone(store),
+        catalog: project.catalog()?,
         clock: Arc::clone(&project.clock),
+        engine,
+        streams,
     })
+}
+
+/// How commands of this machine reach an address that is served.
+fn endpoint(mut address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.is_ipv4() {
+            true => Ipv4Addr::LOCALHOST.into(),
+            false => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    format!("http://{address}")
 }
 
 pub async fn bind(address: &str, what: &str) -> anyhow::Result<TcpListener> {
