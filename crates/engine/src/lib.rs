@@ -15,6 +15,7 @@ pub mod memory;
 pub mod offline;
 pub mod preceding;
 pub mod query;
+pub mod row_file;
 pub mod run;
 mod shared_scan;
 mod source;
@@ -31,6 +32,7 @@ pub use live::{
 };
 pub use lookup::QueryLookup;
 pub use offline::{ColumnStatistics, OfflineTable, RunMode, RunRecord};
+pub use row_file::{FileRows, RowFormat};
 pub use run::{RunScope, RunSummary};
 pub use stream_table::{EventBatches, StreamSource};
 pub use training::{Spine, TrainingOptions, TrainingReport, TrainingRequest, TrainingSet};

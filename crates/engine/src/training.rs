@@ -18,7 +18,7 @@ mod each_time;
 mod elements;
 pub mod explain;
 mod latest;
-mod location;
+pub(crate) mod location;
 pub mod output;
 mod report;
 mod runs;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 /// The URL of a location: a path, relative to the current folder, or a URL.
-pub(super) fn url_of(location: &str) -> Result<Url, String> {
+pub(crate) fn url_of(location: &str) -> Result<Url, String> {
     if location.contains("://") {
         return Url::parse(location).map_err(|error| error.to_string());
     }

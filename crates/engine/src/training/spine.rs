@@ -6,7 +6,6 @@
 //! here knows of feature views: the columns that must be there are arguments.
 
 mod csv;
-mod file;
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,6 +33,7 @@ use granary_model::{FeatureType, did_you_mean};
 use crate::engine::{Engine, Joins, event_time_type};
 use crate::error::EngineError;
 use crate::expression::InputColumn;
+use crate::row_file::{self, Kind, named_twice};
 
 /// What errors call a spine that has no file.
 const SPINE: &str = "the spine";
@@ -119,7 +119,7 @@ pub(crate) async fn open_spine(
     let (name, plan) = match spine {
         Spine::Sql(sql) => (SPINE.to_owned(), query(&state, sql).await?),
         Spine::File(location) => {
-            let plan = file::open(&state, location, columns).await?;
+            let plan = file(&state, location, columns).await?;
             (location.clone(), plan)
         }
         Spine::Table(table) => {
@@ -144,7 +144,7 @@ pub(crate) async fn open_spine(
 
 /// The context's state, planning for one partition: what a file or a query
 /// gives is not dealt out to several and mixed again.
-fn one_partition(context: &SessionContext) -> SessionState {
+pub(crate) fn one_partition(context: &SessionContext) -> SessionState {
     let state = context.state();
     let config = state.config().clone().with_target_partitions(1);
     // The state shares its catalog with the context: a new one would take its place.
@@ -152,6 +152,27 @@ fn one_partition(context: &SessionContext) -> SessionState {
     SessionStateBuilder::new_from_existing(state)
         .with_config(config)
         .build()
+}
+
+/// The scan of a spine's file.
+async fn file(
+    state: &SessionState,
+    location: &str,
+    columns: SpineColumns<'_>,
+) -> Result<Arc<dyn ExecutionPlan>, EngineError> {
+    let (file, kind) = row_file::find(state, location, None).await?;
+    match kind {
+        Kind::Parquet => row_file::open_parquet(state, &file, kind).await,
+        Kind::Arrow => row_file::open_arrow(state, &file, kind).await,
+        Kind::Csv {
+            delimiter,
+            compression,
+        } => csv::open(state, &file, delimiter, compression, columns).await,
+        Kind::Json { .. } => Err(file.fault(
+            "unknown format; a name ends with .parquet, .csv, .tsv (or .csv.gz and \
+             the like), .arrow or .arrows",
+        )),
+    }
 }
 
 async fn query(state: &SessionState, sql: &str) -> Result<Arc<dyn ExecutionPlan>, EngineError> {
@@ -179,7 +200,7 @@ fn merged(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
 /// Refuses columns of one name, in the spine or between it and what is added.
 fn check_names(name: &str, schema: &Schema, added: &[String]) -> Result<(), EngineError> {
     let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-    if let Some(twice) = file::named_twice(&names) {
+    if let Some(twice) = named_twice(&names) {
         return refused(name, format!("two columns are named {twice:?}"));
     }
     match added.iter().find(|added| names.contains(&added.as_str())) {

@@ -10,11 +10,8 @@ use std::sync::Arc;
 
 use arrow::array::{Array, StringArray};
 use arrow::compute::kernels::cast_utils::string_to_datetime;
-use arrow::csv::reader::Format;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use bytes::Buf;
 use chrono::Utc;
-use datafusion::datasource::file_format::csv::CsvFormat;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
@@ -22,14 +19,10 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::StreamExt;
 use granary_model::FeatureType;
 use granary_model::types::UTC;
-use object_store::ObjectStoreExt;
 
-use super::file::{File, named_twice, texts};
 use super::{SpineColumns, no_time};
 use crate::error::EngineError;
-
-/// What Excel begins a file with.
-const BYTE_ORDER_MARK: char = '\u{feff}';
+use crate::row_file::{File, csv_format, texts};
 
 /// The header is the first line.
 const FIRST_VALUES_LINE: usize = 2;
@@ -41,23 +34,12 @@ pub(super) async fn open(
     compression: FileCompressionType,
     columns: SpineColumns<'_>,
 ) -> Result<Arc<dyn ExecutionPlan>, EngineError> {
-    let format = CsvFormat::default()
-        .with_has_header(true)
-        .with_newlines_in_values(true)
-        .with_delimiter(delimiter)
-        .with_file_compression_type(compression);
-    let names = header(file, &format).await?;
-    let borrowed: Vec<&str> = names.iter().map(String::as_str).collect();
-    if let Some(twice) = named_twice(&borrowed) {
-        return Err(file.fault(format!("two columns are named {twice:?}")));
-    }
+    let format = csv_format(delimiter, compression);
+    let (names, plan) = file.texts(state, &format).await?;
     let mut found = names
         .iter()
         .map(|name| ColumnValues::new(file, name, columns))
         .collect::<Result<Vec<_>, _>>()?;
-    let text = |name: &String| Field::new(name, DataType::Utf8, true);
-    let as_text: Schema = Schema::new(names.iter().map(text).collect::<Vec<_>>());
-    let plan = file.scan(state, &format, Arc::new(as_text)).await?;
     let failed = |error: DataFusionError| match EngineError::from_query("spine", error) {
         EngineError::Query { source, .. } => file.failed(&source),
         named => named,
@@ -77,28 +59,6 @@ pub(super) async fn open(
     let typed = found.iter().map(ColumnValues::field).collect::<Vec<_>>();
     let schema: SchemaRef = Arc::new(Schema::new(typed));
     file.scan(state, &format, schema).await
-}
-
-/// The names of the first line, in the file's order.
-async fn header(file: &File, format: &CsvFormat) -> Result<Vec<String>, EngineError> {
-    let store = |error| DataFusionError::ObjectStore(Box::new(error));
-    let bytes = file.store.get(&file.meta.location).await;
-    let bytes = bytes.map_err(|e| file.failed(&store(e)))?;
-    let bytes = bytes.into_stream().map(move |part| part.map_err(store));
-    let mut lines = format.read_to_delimited_chunks_from_stream(bytes.boxed());
-    let first = lines.next().await.transpose();
-    let first = first.map_err(|error| file.failed(&error))?;
-    let first = first.ok_or_else(|| file.fault("is empty: it has no header"))?;
-    let (schema, _) = Format::default()
-        .with_header(true)
-        .with_delimiter(format.delimiter())
-        .infer_schema(first.reader(), Some(0))
-        .map_err(|error| file.failed(&error.into()))?;
-    let mut names: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
-    if let Some(rest) = names.first().and_then(|n| n.strip_prefix(BYTE_ORDER_MARK)) {
-        names[0] = rest.to_owned();
-    }
-    Ok(names)
 }
 
 /// What the values of a column were found to be.
