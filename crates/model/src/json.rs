@@ -21,6 +21,8 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, NaiveDate, SecondsFormat, TimeDelta, Utc};
 use serde_json::{Map, Value};
 
+pub mod read;
+
 /// The JSON form of one value of an array.
 pub fn value(array: &dyn Array, row: usize) -> Value {
     if array.is_null(row) {
