@@ -10,6 +10,7 @@ mod background;
 mod bindings;
 mod bounds;
 mod catalog;
+mod events;
 mod historical;
 mod materializations;
 mod reads;

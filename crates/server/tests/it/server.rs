@@ -7,16 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use granary_client::Client;
 use granary_engine::Engine;
-use granary_ingest::{
-    Materializer, MaterializerSettings, OpenEvents, StreamSettings, Streams,
-};
+use granary_ingest::{Materializer, MaterializerSettings, OpenEvents, StreamSettings, Streams};
 use granary_model::{Clock, Definitions, FeatureView, UtcMicros};
 use granary_proto::features_client::FeaturesClient;
 use granary_server::{Components, Listeners, ServerSettings, serve};
 use granary_serving::ServingSettings;
 use granary_store::{
-    EntityKeys, EventStore, Generation, GenerationState, GenerationWriter, MemoryEventStore, OnlineStore, RowLayout, RowSink,
-    StoreError, WriteMode,
+    EntityKeys, EventStore, Generation, GenerationState, GenerationWriter, MemoryEventStore,
+    OnlineStore, RowLayout, RowSink, StoreError, WriteMode,
 };
 use granary_testing::TestProject;
 use granary_testing::memory::*;
