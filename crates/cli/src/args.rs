@@ -7,7 +7,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
     apply, completions, demo, describe, get, get_historical, history, init, materialize, plan,
-    serve, sql, status,
+    push, serve, sql, status,
 };
 
 /// The feature store of a consumer lender: features defined in SQL,
@@ -46,6 +46,8 @@ pub enum Command {
     Apply(apply::Args),
     /// Compute feature views: offline table first, then the online store
     Materialize(materialize::Args),
+    /// Append the rows of a file, or of stdin, to a stream
+    Push(push::Args),
     /// Read features of some entities
     Get(get::Args),
     /// Build a training set: features as of each row's own time
@@ -54,7 +56,7 @@ pub enum Command {
     Sql(sql::Args),
     /// List the objects, or show one in full
     Describe(describe::Args),
-    /// Show how far every feature view is materialised
+    /// Show how far every feature view is materialised, and what streams hold
     Status(status::Args),
     /// List the catalog's snapshots: who changed what, and when
     History(history::Args),

@@ -10,6 +10,7 @@ pub mod history;
 pub mod init;
 pub mod materialize;
 pub mod plan;
+pub mod push;
 pub mod serve;
 pub mod sql;
 pub mod status;
@@ -29,6 +30,7 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Plan(args) => plan::run(&project()?, &args).await,
         Command::Apply(args) => apply::run(&project()?, &args).await,
         Command::Materialize(args) => materialize::run(project()?, args).await,
+        Command::Push(args) => push::run(folder, args).await,
         Command::Get(args) => get::run(folder, args).await,
         Command::GetHistorical(args) => get_historical::run(folder, args).await,
         Command::Sql(args) => sql::run(&project()?, args).await,

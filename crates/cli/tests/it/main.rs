@@ -7,6 +7,7 @@ mod golden;
 mod on_demand;
 mod options;
 mod project;
+mod push;
 mod races;
 mod refusals;
 mod serve;

@@ -57,7 +57,7 @@ impl Server {
     }
 
     /// Ends it with a signal; gives its exit code and what it said.
-    fn stop(mut self, signal: &str) -> (Option<i32>, String) {
+    pub fn stop(mut self, signal: &str) -> (Option<i32>, String) {
         let id = self.child.id().to_string();
         let killed = Command::new("kill").args([signal, &id]).status().unwrap();
         assert!(killed.success());
