@@ -219,6 +219,8 @@ async fn granary(folder: &Path) -> Result<(), BoxError> {
     let grpc = TcpListener::bind("127.0.0.1:0").await?;
     let components = Components {
         reader: Arc::new(project.reader(ServingSettings::default()).await?),
+        catalog: project.catalog.clone(),
+        streams: project.streams.clone(),
         materializer: project.materializer(MaterializerSettings::default()),
         engine: project.engine.clone(),
         store: project.store.clone(),

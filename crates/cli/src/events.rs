@@ -13,10 +13,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use granary_client::{Client, StreamInfo};
-use granary_engine::{EngineError, EventBatches, StreamSource};
+use granary_engine::{Engine, EngineError, EventBatches, StreamSource};
 use granary_ingest::{IngestError, OpenEvents, Streams};
 use granary_model::definitions::Stream;
-use granary_store::{EmbeddedEventStore, EventStore, EventsOwner, StoreError};
+use granary_store::{EmbeddedEventStore, EventStore, EventsOwner, OpenStreams, StoreError};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
@@ -63,6 +63,16 @@ impl ProjectEvents {
         self.access.get_or_try_init(|| self.reach()).await
     }
 
+    /// What live views are answered from, owned by this process.
+    pub async fn opened(&self) -> Result<Arc<OpenStreams>, IngestError> {
+        match self.access().await? {
+            Access::Owned(streams) => Ok(Arc::clone(streams.opened())),
+            Access::Server(_) => Err(IngestError::Refused(
+                "a server took the events meanwhile: ask again".into(),
+            )),
+        }
+    }
+
     async fn reach(&self) -> Result<Access, IngestError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -87,7 +97,9 @@ impl ProjectEvents {
             IngestError::Refused("nothing is applied yet: run `granary apply`".into())
         })?;
         let streams = streams(&self.project, None);
-        streams.follow(&snapshot.definitions).await?;
+        // Views are compiled to know their keys; no event is read for that.
+        let engine = self.project.engine_without_events().map_err(refused)?;
+        streams.follow(&engine, &snapshot.definitions).await?;
         Ok(Arc::new(streams))
     }
 
@@ -214,13 +226,17 @@ pub fn streams(project: &Project, endpoint: Option<String>) -> Streams {
 
 /// Opens the streams of what is applied for a server, once a command that has
 /// them ends; another server will not.
-pub async fn open_for_server(project: &Project, streams: &Streams) -> anyhow::Result<()> {
+pub async fn open_for_server(
+    project: &Project,
+    engine: &Engine,
+    streams: &Streams,
+) -> anyhow::Result<()> {
     let Some(snapshot) = project.catalog()?.latest().await? else {
         return Ok(());
     };
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match streams.follow(&snapshot.definitions).await {
+        match streams.follow(engine, &snapshot.definitions).await {
             Err(IngestError::Store(StoreError::EventsOwned { .. }))
                 if Instant::now() < deadline
                     && owner(project)?.is_none_or(|owner| owner.endpoint.is_none()) =>

@@ -12,7 +12,7 @@ use granary_engine::{Engine, EngineSettings, StoreFactory, StreamSource};
 use granary_ingest::{Materializer, OlderVersion, live_definitions};
 use granary_model::{Clock, Definitions, SystemClock};
 use granary_serving::Reader;
-use granary_store::{EmbeddedStore, OnlineStore};
+use granary_store::{EmbeddedStore, OnlineStore, OpenStreams};
 use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
@@ -168,15 +168,17 @@ impl Project {
         ))
     }
 
+    /// `streams`: what live views are answered from.
     pub async fn reader(
         &self,
         engine: &Engine,
         store: &Arc<dyn OnlineStore>,
+        streams: &Arc<OpenStreams>,
     ) -> anyhow::Result<Reader> {
         let reader = Reader::new(
             engine.clone(),
             self.catalog()?,
-            (Arc::clone(store), Arc::default()),
+            (Arc::clone(store), Arc::clone(streams)),
             Arc::clone(&self.clock),
             self.config.serve.limits.clone(),
         );

@@ -8,7 +8,7 @@ use std::time::Duration;
 use granary_catalog::{Catalog, Snapshot};
 use granary_engine::Engine;
 use granary_ingest::{IngestError, Materializer, Progress, Silent, Streams, sweep};
-use granary_model::{Clock, Definitions};
+use granary_model::Clock;
 use granary_serving::Reader;
 use granary_store::OnlineStore;
 use tokio::sync::watch;
@@ -107,7 +107,8 @@ impl Background {
         snapshot: &Snapshot,
         followed: &mut Followed,
     ) -> Result<(), IngestError> {
-        open_streams(&self.streams, &self.engine, &snapshot.definitions).await?;
+        let definitions = &snapshot.definitions;
+        self.streams.follow(&self.engine, definitions).await?;
         followed.snapshot = snapshot.number;
         Ok(())
     }
@@ -167,15 +168,6 @@ impl Background {
             }
         }
     }
-}
-
-/// `engine`: for the keys of views over streams, of which there are none yet.
-async fn open_streams(
-    streams: &Streams,
-    _engine: &Engine,
-    definitions: &Definitions,
-) -> Result<(), IngestError> {
-    streams.follow(definitions).await
 }
 
 fn every(period: Duration) -> tokio::time::Interval {

@@ -4,15 +4,17 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use granary_client::{Client, GetFeatures, Target};
+use granary_engine::{StreamSource, is_live};
 use granary_model::definitions::{Column, RequestColumns};
 use granary_model::{Caller, ErrorKind, UtcMicros};
 use granary_serving::{ReadRequest, ReadTarget};
 
 use crate::environment;
-use crate::events;
+use crate::events::{self, ProjectEvents};
 use crate::failure::Outcome;
 use crate::keys::{self, KeyArgument};
 use crate::output::answer::{Answer, AnswerColumn};
@@ -125,9 +127,15 @@ pub async fn run(folder: Option<&Path>, args: Args) -> Outcome {
 /// Reads in this process. Whoever can read the project's files may read its
 /// features: the caller has every role that a grant names.
 async fn read(project: &Project, args: &Args) -> anyhow::Result<Answer> {
-    let engine = project.engine()?;
+    let events = Arc::new(ProjectEvents::new(project.clone()));
+    let engine = project.engine_over(Arc::clone(&events) as Arc<dyn StreamSource>)?;
     let store = project.online_store()?;
-    let reader = project.reader(&engine, &store).await?;
+    let snapshot = project.snapshot().await?;
+    let streams = match snapshot.definitions.feature_views.values().any(is_live) {
+        true => events.opened().await?,
+        false => Arc::default(),
+    };
+    let reader = project.reader(&engine, &store, &streams).await?;
     let definitions = &reader.snapshot().definitions;
     let target = args.target();
     let expected = reader.request_columns(&target).await?;

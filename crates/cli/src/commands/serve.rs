@@ -74,9 +74,9 @@ pub async fn components(
     let streams = Arc::new(events::streams(project, Some(endpoint(address))));
     let opened = OpenEvents(Arc::clone(streams.opened()));
     let engine = project.engine_over(Arc::new(opened))?;
-    events::open_for_server(project, &streams).await?;
+    events::open_for_server(project, &engine, &streams).await?;
     Ok(Components {
-        reader: Arc::new(project.reader(&engine, store).await?),
+        reader: Arc::new(project.reader(&engine, store, streams.opened()).await?),
         materializer: project.materializer(&engine, store)?,
         store: Arc::clone(store),
         catalog: project.catalog()?,

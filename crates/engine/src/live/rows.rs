@@ -14,7 +14,8 @@ use datafusion::common::{UnnestOptions, plan_err};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SessionState, TaskContext};
-use datafusion::logical_expr::{LogicalPlan, Unnest};
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{Expr, LogicalPlan, Unnest};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::unnest::{ListUnnest, UnnestExec};
@@ -168,9 +169,7 @@ fn nullable(schema: &Schema) -> Schema {
 }
 
 fn walk(state: &SessionState, plan: &LogicalPlan) -> Result<Vec<RowProgram>> {
-    let physical = |e: &datafusion::logical_expr::Expr, input: &LogicalPlan| {
-        physical_expr(state, e.clone(), input.schema())
-    };
+    let physical = |e: &Expr, input: &LogicalPlan| physical_expr(state, e.clone(), input.schema());
     match plan {
         LogicalPlan::TableScan(scan) => {
             let all = || (0..scan.source.schema().fields().len()).collect();
@@ -197,10 +196,16 @@ fn walk(state: &SessionState, plan: &LogicalPlan) -> Result<Vec<RowProgram>> {
                 Ok(Step::Project(expressions, schema.clone()))
             })
         }
-        LogicalPlan::Filter(filter) => with_step(walk(state, &filter.input)?, || {
-            let predicate = physical(&filter.predicate, &filter.input)?;
-            Ok(Step::Filter(predicate))
-        }),
+        LogicalPlan::Filter(filter) => {
+            let mut programs = walk(state, &filter.input)?;
+            // One after the other: what one leaves out, the next need not bear.
+            for predicate in split_conjunction(&filter.predicate) {
+                programs = with_step(programs, || {
+                    Ok(Step::Filter(physical(predicate, &filter.input)?))
+                })?;
+            }
+            Ok(programs)
+        }
         LogicalPlan::Unnest(unnest) => with_step(walk(state, &unnest.input)?, || {
             Ok(Step::Unnest(unnest_step(state, unnest)))
         }),

@@ -13,7 +13,7 @@ CREATE VIEW contact_named AS
 CREATE VIEW anywhere AS
   SELECT customer_id, 'us' AS lender, amount AS wanted, at FROM application
   UNION ALL
-  SELECT person, lender, CAST(wanted AS DOUBLE), at FROM elsewhere WHERE wanted <> 'none';
+  SELECT person, lender, try_cast(wanted AS DOUBLE), at FROM elsewhere WHERE wanted <> 'none';
 
 CREATE FEATURE VIEW named ENTITY customer EVENT TIME at AS
   SELECT customer_id, count(*) OVER d30 AS times_30d, sum(amount) OVER d30 AS amount_30d,
