@@ -18,6 +18,7 @@ use words::Words;
 
 const NEEDS_BACKFILL: &str = "needs a backfill";
 const NOTHING_TO_COMPUTE: &str = "nothing to compute";
+const LIVE: &str = "live, nothing to materialise";
 const AT_REQUEST_TIME: &str = "computed at request time, nothing to materialise";
 
 /// Whether the catalog had a version of a view before.
@@ -284,8 +285,9 @@ fn feature_view(
     };
     let words = feature_view_words(old, new, sources);
     let replaced = old.fingerprint != new.fingerprint || old.kind != new.kind;
-    let stored_before = !matches!(old.serve, ServeMode::Query { .. });
-    let stored_now = !matches!(new.serve, ServeMode::Query { .. });
+    let stored =
+        |view: &FeatureView| !view.is_live() && !matches!(view.serve, ServeMode::Query { .. });
+    let (stored_before, stored_now) = (stored(old), stored(new));
     let cost = match replaced {
         true => computing(new, known),
         false if stored_now && !stored_before => NEEDS_BACKFILL.into(),
@@ -322,6 +324,7 @@ fn refills_online(old: &FeatureView, new: &FeatureView) -> bool {
 /// What a version of a view costs that the catalog did not have just now.
 fn computing(view: &FeatureView, known: Known<'_>) -> String {
     match view.serve {
+        _ if view.is_live() => LIVE.into(),
         ServeMode::Query { .. } => AT_REQUEST_TIME.into(),
         _ if known(&view.name, view.version) => format!(
             "back to version {}: what it has materialised stays good, catch-up only",

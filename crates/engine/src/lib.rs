@@ -28,7 +28,6 @@ pub use error::EngineError;
 pub use expression::{Argument, CompiledExpressions, Computed, Expanded, InputColumn, source_of};
 pub use live::{
     EventIndex, FoundEvents, LiveRead, LiveRows, LiveSource, LiveTime, LiveView, NeededEvents,
-    is_live,
 };
 pub use lookup::QueryLookup;
 pub use offline::{ColumnStatistics, OfflineTable, RunMode, RunRecord};

@@ -20,7 +20,7 @@ use datafusion::common::plan_err;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
-use granary_model::definitions::{Column, ServeMode};
+use granary_model::definitions::Column;
 use granary_model::{Definitions, FeatureStatus, FeatureView, UtcMicros, ViewKind};
 use tracing::instrument;
 
@@ -153,7 +153,7 @@ impl Engine {
         definitions: &Definitions,
     ) -> Result<BTreeMap<String, Vec<Arc<EventIndex>>>, EngineError> {
         let mut indexes: BTreeMap<String, Vec<Arc<EventIndex>>> = BTreeMap::new();
-        for view in definitions.feature_views.values().filter(|v| is_live(v)) {
+        for view in definitions.feature_views.values().filter(|v| v.is_live()) {
             let compiled = self.live_view(definitions, view).await?;
             for source in compiled.sources {
                 let of_stream = indexes.entry(source.stream().to_owned()).or_default();
@@ -167,11 +167,6 @@ impl Engine {
         }
         Ok(indexes)
     }
-}
-
-/// Whether a view is answered from events when it is read.
-pub fn is_live(view: &FeatureView) -> bool {
-    view.live && view.serve == ServeMode::Online
 }
 
 impl LiveView {

@@ -323,6 +323,12 @@ pub struct WindowAggregate {
 }
 
 impl FeatureView {
+    /// Whether it is answered from the events of streams when it is read; runs
+    /// write nothing of it.
+    pub fn is_live(&self) -> bool {
+        self.live && self.serve == ServeMode::Online
+    }
+
     /// Whether a run adds to the rows of the runs before it those after their
     /// watermark. Every other view is computed whole by each run, as of its T,
     /// and the runs stand beside each other.

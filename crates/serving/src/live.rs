@@ -10,9 +10,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef};
-use granary_engine::{
-    Engine, FoundEvents, LiveRead, LiveRows, LiveTime, LiveView, NeededEvents, is_live,
-};
+use granary_engine::{Engine, FoundEvents, LiveRead, LiveRows, LiveTime, LiveView, NeededEvents};
 use granary_model::{Definitions, FeatureStatus, FeatureView, UtcMicros};
 use granary_store::events::{EventRef, EventSink, EventSnapshot, KeyRange, ScanOrder};
 use granary_store::{EntityKeys, EventRows, OpenStream};
@@ -47,7 +45,7 @@ impl LiveViews {
     ) -> Result<CompiledViews, ServingError> {
         let mut compiled = CompiledViews::new();
         for name in names {
-            if let Some(view) = definitions.feature_views.get(name).filter(|v| is_live(v)) {
+            if let Some(view) = definitions.feature_views.get(name).filter(|v| v.is_live()) {
                 compiled.insert(name.to_owned(), self.view(engine, definitions, view).await?);
             }
         }

@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::bail;
+use granary_catalog::Snapshot;
 use granary_catalog::describe::{ObjectDescription, describe, summaries};
-use granary_catalog::{ObjectKind, Snapshot};
 use granary_engine::{OfflineTable, RunRecord};
+use granary_ingest::why_not;
 use granary_model::{did_you_mean, json};
 use serde::Serialize;
 
@@ -95,7 +96,9 @@ async fn show(
         let near = did_you_mean(name, all.iter().map(|o| o.name.as_str()));
         bail!("there is no object {name:?}{near}");
     };
-    let runs = match definitions.feature_views.get(&object.summary.name) {
+    let view = definitions.feature_views.get(&object.summary.name);
+    let view = view.filter(|view| why_not(view).is_none());
+    let runs = match view {
         Some(view) => match OfflineTable::open(&project.engine()?, view).await? {
             Some(offline) => offline.runs(args.runs).await?,
             None => Vec::new(),
@@ -117,12 +120,13 @@ async fn show(
     };
     match args.output {
         Listing::Json => output::print_json(&described)?,
-        Listing::Table => output::print(in_words(&described, &runs))?,
+        Listing::Table => output::print(in_words(&described, view.map(|_| runs.as_slice())))?,
     }
     Ok(())
 }
 
-fn in_words(described: &Described<'_>, runs: &[RunRecord]) -> String {
+/// `runs`: of a view that is run.
+fn in_words(described: &Described<'_>, runs: Option<&[RunRecord]>) -> String {
     let object = described.object;
     let summary = &object.summary;
     let mut parts = vec![heading(object)];
@@ -144,7 +148,7 @@ fn in_words(described: &Described<'_>, runs: &[RunRecord]) -> String {
             lines.collect::<Vec<_>>().join("\n")
         ));
     }
-    if summary.kind == ObjectKind::FeatureView {
+    if let Some(runs) = runs {
         if runs.is_empty() {
             parts.push(format!(
                 "runs: none; `granary materialize {}` makes the first",
@@ -154,7 +158,10 @@ fn in_words(described: &Described<'_>, runs: &[RunRecord]) -> String {
             parts.push(format!("runs, newest first:\n{}", run_table(runs)));
         }
     }
-    if let Some(newest) = runs.first().filter(|r| !r.columns.is_empty()) {
+    if let Some(newest) = runs
+        .and_then(<[_]>::first)
+        .filter(|r| !r.columns.is_empty())
+    {
         let statistics = statistics(newest);
         parts.push(format!("columns of the newest run:\n{statistics}"));
     }

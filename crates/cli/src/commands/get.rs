@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use granary_client::{Client, GetFeatures, Target};
-use granary_engine::{StreamSource, is_live};
+use granary_engine::StreamSource;
 use granary_model::definitions::{Column, RequestColumns};
-use granary_model::{Caller, ErrorKind, UtcMicros};
+use granary_model::{Caller, ErrorKind, FeatureView, UtcMicros};
 use granary_serving::{ReadRequest, ReadTarget};
 
 use crate::environment;
@@ -131,7 +131,12 @@ async fn read(project: &Project, args: &Args) -> anyhow::Result<Answer> {
     let engine = project.engine_over(Arc::clone(&events) as Arc<dyn StreamSource>)?;
     let store = project.online_store()?;
     let snapshot = project.snapshot().await?;
-    let streams = match snapshot.definitions.feature_views.values().any(is_live) {
+    let streams = match snapshot
+        .definitions
+        .feature_views
+        .values()
+        .any(FeatureView::is_live)
+    {
         true => events.opened().await?,
         false => Arc::default(),
     };

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use granary_catalog::Snapshot;
 use granary_client::StreamInfo;
 use granary_ingest::{ViewStatus, view_statuses};
-use granary_model::UtcMicros;
 use granary_model::definitions::ServeMode;
+use granary_model::{FeatureView, UtcMicros};
 use granary_store::GenerationState;
 use serde::Serialize;
 
@@ -107,7 +107,7 @@ pub async fn run(project: &Project, args: &Args) -> Outcome {
     let streams = streams(project, &snapshot).await;
     let listed = statuses.iter().filter_map(|status| {
         let view = views.get(&status.view)?;
-        Some((status, view.kind.as_str(), serve_in_words(view.serve)))
+        Some((status, view.kind.as_str(), serve_in_words(view)))
     });
     match args.output {
         Listing::Json => {
@@ -220,7 +220,7 @@ fn row(status: &ViewStatus, kind: &str, serve: &str, now: UtcMicros) -> Vec<Stri
         serve.to_owned(),
         match status.watermark {
             Some(watermark) => watermark.to_string(),
-            None if serve == QUERY => String::new(),
+            None if [QUERY, LIVE].contains(&serve) => String::new(),
             None => "never run".into(),
         },
         status
@@ -251,11 +251,13 @@ fn older_row(status: &ViewStatus, older: &GenerationState, now: UtcMicros) -> Ve
     ]
 }
 
-/// Has no runs: it is computed when it is read.
+/// Have no runs: they are computed when they are read.
 const QUERY: &str = "query";
+const LIVE: &str = "live";
 
-fn serve_in_words(serve: ServeMode) -> &'static str {
-    match serve {
+fn serve_in_words(view: &FeatureView) -> &'static str {
+    match view.serve {
+        _ if view.is_live() => LIVE,
         ServeMode::Online => "online",
         ServeMode::Query { .. } => QUERY,
         ServeMode::Offline => "offline",

@@ -20,7 +20,7 @@ use super::query::{Query, Read};
 use super::relations::{names_of, time_column};
 use super::translate::instead;
 use super::windowed::{Windowed, has_windows};
-use crate::live::{LiveView, is_live};
+use crate::live::LiveView;
 use crate::windowed::WindowedQuery;
 
 impl Check<'_> {
@@ -280,10 +280,18 @@ impl Check<'_> {
 
     /// FROM may name a feature view in snapshot views only.
     fn feature_views_read(&self, kind: ViewKind, reads: &[Read]) -> Vec<Diagnostic> {
-        if kind == ViewKind::Snapshot {
-            return Vec::new();
-        }
         let read = |read: &&Read| self.is_sort(&read.name, ObjectSort::FeatureView);
+        if kind == ViewKind::Snapshot {
+            let live = |read: &&Read| {
+                let view = self.definitions.feature_views.get(&read.name);
+                view.is_some_and(FeatureView::is_live)
+            };
+            let live = reads.iter().filter(live).map(|read| {
+                let message = format!("{:?} is live: no run writes its values down", read.name);
+                Diagnostic::new(&read.span, message).help("read its stream")
+            });
+            return live.collect();
+        }
         reads
             .iter()
             .filter(read)
@@ -372,7 +380,7 @@ impl Check<'_> {
 
     /// Whether a live view can be answered from events; what is wrong is told.
     async fn live(&mut self, create: &CreateFeatureView, query: &Query<'_>, view: &FeatureView) {
-        if !is_live(view) {
+        if !view.is_live() {
             return;
         }
         let mut errors = live_clauses(create, view.kind);

@@ -28,6 +28,7 @@ pub fn select<'a>(
 /// Why a view is never materialised; `None` if it is.
 pub fn why_not(view: &FeatureView) -> Option<&'static str> {
     match view.serve {
+        _ if view.is_live() => Some("it is live: answered from the events of its streams"),
         ServeMode::Query { .. } => {
             Some("it is computed at request time (SERVE QUERY), there is nothing to materialise")
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use granary_catalog::Snapshot;
-use granary_engine::{Argument, Computed, Expanded, LiveView, is_live, source_of};
+use granary_engine::{Argument, Computed, Expanded, LiveView, source_of};
 use granary_model::definitions::{
     BoundView, Column, FeatureView, KeyBinding, KeySource, ServeMode, ServiceFeature,
 };
@@ -56,7 +56,7 @@ pub(crate) fn compile(
     let mut unpublished: Vec<String> = Vec::new();
     for bound in &expanded.from {
         let view = compiler.admit(bound)?;
-        if is_live(view) {
+        if view.is_live() {
             compiler.live_sources(view)?;
         }
         for waits in compiler.waits_for_runs(view) {
@@ -123,7 +123,7 @@ impl<'a> Compiler<'a> {
         let snapshot: &'a Snapshot = self.snapshot;
         let definitions = &snapshot.definitions;
         let mut runs = match view.serve {
-            ServeMode::Online if is_live(view) => Vec::new(),
+            ServeMode::Online if view.is_live() => Vec::new(),
             ServeMode::Online => vec![view],
             _ => {
                 let names = definitions.runs_read(view).into_iter();
@@ -302,7 +302,7 @@ impl<'a> Compiler<'a> {
         let level = self.plan.levels.len() - 1;
         let group = self.group(level, sources, bound);
         let index = match (view.serve, self.pin(view)) {
-            (ServeMode::Online, _) if is_live(view) => self.add_live((level, group), view)?,
+            (ServeMode::Online, _) if view.is_live() => self.add_live((level, group), view)?,
             (ServeMode::Online, Some(pin)) => self.add_online((level, group), view, pin),
             _ => self.add_query((level, group), view),
         };
@@ -471,7 +471,7 @@ impl<'a> Compiler<'a> {
             .feature(feature)
             .ok_or_else(|| unknown_feature(&view.name, feature, &view.features))?;
         let group = &mut self.plan.levels[level].groups[group];
-        let (fetch, projection, features) = if is_live(view) {
+        let (fetch, projection, features) = if view.is_live() {
             let read = &mut group.live[index];
             (read.fetch, &mut read.projection, &view.features)
         } else if view.serve == ServeMode::Online {
