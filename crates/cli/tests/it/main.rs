@@ -4,6 +4,7 @@
 
 mod get_historical;
 mod golden;
+mod no_loss;
 mod on_demand;
 mod options;
 mod project;
