@@ -8,6 +8,7 @@
 
 mod latest;
 mod limits;
+mod newest;
 mod rows;
 mod sources;
 mod windows;
@@ -80,8 +81,9 @@ pub struct FoundEvents {
     pub source: usize,
     /// The columns of [`LiveSource::projection`].
     pub events: RecordBatch,
-    /// Of each event which of the read's distinct keys found it; `None`: the
-    /// events were not looked for by key, and may belong to any.
+    /// Of each event which of the read's distinct keys found it, `u32::MAX` for
+    /// one that does not count; `None`: the events were not looked for by key,
+    /// and may belong to any.
     pub keys: Option<Vec<u32>>,
 }
 
@@ -267,7 +269,7 @@ impl LiveRead<'_> {
 
     pub fn needs(&self) -> NeededEvents {
         let (from, newest_first) = match &self.view.form {
-            Form::Windowed(windows) => (windows.first_seen(self.time), false),
+            Form::Windowed(windows) => (windows.first_seen(self.time), windows.newest_may_do()),
             Form::Timestamped(_) => (None, true),
         };
         NeededEvents {
@@ -285,8 +287,12 @@ impl LiveRead<'_> {
         found: &[FoundEvents],
         oldest: &[Option<UtcMicros>],
     ) -> Result<Vec<u32>, EngineError> {
-        let Form::Timestamped(latest) = &self.view.form else {
-            return Ok(Vec::new());
+        let latest = match &self.view.form {
+            Form::Timestamped(latest) => latest,
+            Form::Windowed(windows) => {
+                let undecided = windows.undecided(self, found, oldest);
+                return undecided.map_err(|e| self.view.failed(e));
+            }
         };
         let best = latest.best(self, found).map_err(|e| self.view.failed(e))?;
         let open = oldest.iter().zip(best.times()).enumerate();

@@ -212,6 +212,7 @@ impl LiveFetch<'_> {
                 break;
             }
             asked = read.undecided(&found, &oldest)?;
+            forget(&mut found, &asked);
             limit = limit.saturating_mul(NEXT);
         }
         Ok(found)
@@ -241,6 +242,19 @@ impl LiveFetch<'_> {
             keys: Some(keys.collect()),
             events: read.batch,
         })
+    }
+}
+
+/// Leaves out the events of keys that are looked for once more.
+fn forget(found: &mut [FoundEvents], again: &[u32]) {
+    for key in found
+        .iter_mut()
+        .filter_map(|found| found.keys.as_mut())
+        .flatten()
+    {
+        if again.binary_search(key).is_ok() {
+            *key = u32::MAX;
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
+use arrow::array::{Array, ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::error::Result;
@@ -13,6 +13,7 @@ use datafusion::physical_expr::expressions::{Column, Literal};
 use granary_model::types::UTC;
 use granary_model::{FeatureStatus, FeatureView, UtcMicros};
 
+use super::newest::Needed;
 use super::{FoundEvents, LiveRead, LiveRows, LiveTime};
 use crate::asof::{AsOfWindows, GroupedEvents, event_schema};
 use crate::engine::physical_expr;
@@ -25,6 +26,8 @@ use crate::windowed::{Seen, SharedWindows, SpineKeys, WindowedQuery, WindowedVie
 pub(super) struct LiveWindows {
     /// As of t, and of what happened strictly before t.
     windows: [AsOfWindows; 2],
+    /// Where the newest events may do.
+    needed: Option<Needed>,
     /// The key columns of events.
     keys: Vec<Arc<dyn PhysicalExpr>>,
     /// The features, over the aggregates and t.
@@ -78,6 +81,7 @@ impl LiveWindows {
                 physical_expr(state, output, &schema)
             });
         let this = Self {
+            needed: Needed::of(spec),
             keys: spec.on.iter().map(|(_, event)| event.clone()).collect(),
             outputs: outputs.collect::<Result<_>>()?,
             windows,
@@ -91,12 +95,37 @@ impl LiveWindows {
         self.windows[0].first_seen(time.as_of.0).map(UtcMicros)
     }
 
-    pub(super) fn values(
+    pub(super) fn newest_may_do(&self) -> bool {
+        self.needed.is_some()
+    }
+
+    /// The keys that older events may decide, see [`LiveRead::undecided`].
+    pub(super) fn undecided(
         &self,
         read: &LiveRead<'_>,
         found: &[FoundEvents],
-        projection: &[usize],
-    ) -> Result<LiveRows> {
+        oldest: &[Option<UtcMicros>],
+    ) -> Result<Vec<u32>> {
+        let Some(needed) = &self.needed else {
+            return Ok(Vec::new());
+        };
+        let mut times: Vec<Vec<i64>> = vec![Vec::new(); oldest.len()];
+        for GroupedEvents { events, groups } in self.grouped(read, found)? {
+            let at = self.windows[0].times(&events)?;
+            for (row, group) in groups.into_iter().enumerate() {
+                if let (Some(times), true) = (times.get_mut(group as usize), at.is_valid(row)) {
+                    times.push(at.value(row));
+                }
+            }
+        }
+        let open = oldest.iter().zip(&times).enumerate();
+        let open = open.filter(|(_, (oldest, times))| {
+            oldest.is_some_and(|oldest| !needed.are_met(read.time, times, oldest))
+        });
+        Ok(open.map(|(key, _)| key as u32).collect())
+    }
+
+    fn grouped(&self, read: &LiveRead<'_>, found: &[FoundEvents]) -> Result<Vec<GroupedEvents>> {
         let keys = |rows: &RecordBatch| {
             let keys = self.keys.iter();
             keys.map(|key| key.evaluate(rows)?.into_array(rows.num_rows()))
@@ -105,11 +134,19 @@ impl LiveWindows {
         let mut grouped = Vec::new();
         for found in found {
             let rows = read.rows_of(found, keys)?;
-            grouped.extend(
-                rows.into_iter()
-                    .map(|(events, groups)| GroupedEvents { events, groups }),
-            );
+            let rows = rows.into_iter();
+            grouped.extend(rows.map(|(events, groups)| GroupedEvents { events, groups }));
         }
+        Ok(grouped)
+    }
+
+    pub(super) fn values(
+        &self,
+        read: &LiveRead<'_>,
+        found: &[FoundEvents],
+        projection: &[usize],
+    ) -> Result<LiveRows> {
+        let grouped = self.grouped(read, found)?;
         let windows = &self.windows[usize::from(read.time.strictly_before)];
         let mut columns = windows.evaluate(&read.spine, &grouped)?;
         let rows = read.spine.row_count();

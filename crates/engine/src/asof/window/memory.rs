@@ -94,11 +94,16 @@ impl AsOfWindows {
         rows.collect()
     }
 
+    /// The event times, in microseconds.
+    pub fn times(&self, events: &RecordBatch) -> Result<Int64Array> {
+        let times = self.spec.event_time.evaluate(events)?;
+        micros(&times.into_array(events.num_rows())?)
+    }
+
     /// The events that matter, as [`Sorted`] takes them.
     fn dealt(&self, spine: &Spine, grouped: &GroupedEvents) -> Result<RecordBatch> {
         let events = &grouped.events;
-        let times = self.spec.event_time.evaluate(events)?;
-        let times: Int64Array = micros(&times.into_array(events.num_rows())?)?;
+        let times = self.times(events)?;
         let (first, last) = self.program.reach(spine.times());
         let matters = |row: usize| {
             let time = times.value(row);
