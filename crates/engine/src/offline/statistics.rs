@@ -254,8 +254,13 @@ impl ColumnSummary {
     }
 }
 
-/// The statistics of a file as Delta Lake's protocol has them in `add.stats`.
-pub(crate) fn file_statistics(rows: u64, columns: &[ColumnSummary], stamp: Stamp) -> String {
+/// The statistics of a file as Delta Lake's protocol has them in `add.stats`;
+/// of a run's file with its stamp.
+pub(crate) fn file_statistics(
+    rows: u64,
+    columns: &[ColumnSummary],
+    stamp: Option<Stamp>,
+) -> String {
     let mut low = serde_json::Map::new();
     let mut high = serde_json::Map::new();
     let mut nulls = serde_json::Map::new();
@@ -269,8 +274,9 @@ pub(crate) fn file_statistics(rows: u64, columns: &[ColumnSummary], stamp: Stamp
             high.insert(column.name.clone(), max);
         }
     }
-    let stamped = [(AS_OF_COLUMN, stamp.as_of), (CREATED_COLUMN, stamp.created)];
-    for (name, t) in stamped.into_iter().filter(|_| rows > 0) {
+    let stamped = |s: Stamp| [(AS_OF_COLUMN, s.as_of), (CREATED_COLUMN, s.created)];
+    let stamped = stamp.into_iter().flat_map(stamped);
+    for (name, t) in stamped.filter(|_| rows > 0) {
         nulls.insert(name.to_owned(), 0.into());
         if let Some((min, max)) = delta_times(t.0, t.0) {
             low.insert(name.to_owned(), min);

@@ -23,20 +23,21 @@ use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use uuid::Uuid;
 
-use super::log::{NewFile, Stamp, TableLog};
+use super::log::{Stamp, TableLog};
 use super::statistics::{ColumnSummary, file_statistics};
 use super::{AS_OF_COLUMN, CREATED_COLUMN};
+use crate::delta_log::NewFile;
 use crate::error::EngineError;
 
 /// Small enough that a look-up reads little and a merge of many files holds little.
-const ROW_GROUP_ROWS: usize = 128 * 1024;
+pub(crate) const ROW_GROUP_ROWS: usize = 128 * 1024;
 /// Encoded; bounds what wide rows hold.
-const ROW_GROUP_BYTES: usize = 32 << 20;
+pub(crate) const ROW_GROUP_BYTES: usize = 32 << 20;
 /// A file is closed once it is this big.
-const FILE_BYTES: usize = 512 << 20;
-const PAGE_ROWS: usize = 8 * 1024;
-const UPLOAD_BYTES: usize = 8 << 20;
-const UPLOADS: usize = 2;
+pub(crate) const FILE_BYTES: usize = 512 << 20;
+pub(crate) const PAGE_ROWS: usize = 8 * 1024;
+pub(crate) const UPLOAD_BYTES: usize = 8 << 20;
+pub(crate) const UPLOADS: usize = 2;
 const BLOOM_FALSE_POSITIVES: f64 = 0.01;
 
 const SORTED_PREFIX: &str = "sorted-";
@@ -244,7 +245,7 @@ impl PartitionWriter {
         self.written.files.push(NewFile {
             path: open.path,
             bytes: open.writer.bytes_written() as u64,
-            statistics: file_statistics(open.rows, &open.columns, self.stamp),
+            statistics: file_statistics(open.rows, &open.columns, Some(self.stamp)),
         });
         Ok(())
     }

@@ -8,9 +8,10 @@ use datafusion::logical_expr::lit;
 use datafusion::prelude::ident;
 
 use super::Run;
+use crate::delta_log::NewFile;
 use crate::engine::Joins;
 use crate::error::EngineError;
-use crate::offline::log::{DataFile, LogState, NewFile};
+use crate::offline::log::{DataFile, LogState};
 use crate::offline::read::{OfflineScan, time_scalar};
 use crate::offline::write::PartitionWriter;
 
