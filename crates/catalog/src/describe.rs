@@ -192,12 +192,6 @@ pub fn used_by(definitions: &Definitions, name: &str) -> Vec<String> {
             .filter(|s| binds(&s.from))
             .map(|s| &s.name),
     );
-    users.extend(
-        d.streams
-            .values()
-            .filter(|s| s.history.as_deref() == Some(name))
-            .map(|s| &s.name),
-    );
     users.into_iter().cloned().collect()
 }
 
@@ -332,7 +326,6 @@ fn describe_stream(stream: &Stream) -> ObjectDescription {
         described
             .properties
             .insert("history".into(), history.clone());
-        described.depends_on.push(history.clone());
     }
     described
 }

@@ -213,7 +213,8 @@ impl Engine {
 
     /// A stream as a relation.
     pub(crate) fn stream_table(&self, stream: &Stream) -> Arc<StreamTable> {
-        Arc::new(StreamTable::new(stream, self.inner.streams.get().cloned()))
+        let source = self.inner.streams.get().cloned();
+        Arc::new(StreamTable::new(self, stream, source))
     }
 
     pub(crate) fn verified(&self) -> &Arc<VerifiedSources> {

@@ -10,7 +10,7 @@ mod delta_log;
 pub mod engine;
 pub mod error;
 pub mod expression;
-pub mod live;
+pub mod history;
 pub mod lookup;
 pub mod memory;
 pub mod offline;
@@ -27,12 +27,10 @@ mod windowed;
 pub use engine::{Engine, EngineSettings, Joins, StoreFactory, Stores};
 pub use error::EngineError;
 pub use expression::{Argument, CompiledExpressions, Computed, Expanded, InputColumn, source_of};
-pub use live::{
-    EventIndex, FoundEvents, LiveRead, LiveRows, LiveSource, LiveTime, LiveView, NeededEvents,
-};
+pub use history::{HistoryAppend, HistoryTable};
 pub use lookup::QueryLookup;
 pub use offline::{ColumnStatistics, OfflineTable, RunMode, RunRecord};
 pub use row_file::{FileRows, RowFormat};
 pub use run::{RunScope, RunSummary};
-pub use stream_table::{EventBatches, StreamSource};
+pub use stream_table::{EventBatches, StreamEvents, StreamSource};
 pub use training::{Spine, TrainingOptions, TrainingReport, TrainingRequest, TrainingSet};

@@ -1,8 +1,9 @@
 //! A stream as a relation: its events, wherever they are kept.
 //!
-//! The engine knows no event store: whoever has the events gives them as a
-//! [`StreamSource`]. Of a stream that nobody gives, names and types stand, and
-//! a scan is an error.
+//! The engine knows no event store: whoever has the events gives those that are
+//! kept as a [`StreamSource`], with the sequence up to which events are in the
+//! history; these the engine reads itself (see [`crate::history`]). Of a stream
+//! that nobody gives, names and types stand, and a scan is an error.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,12 +12,13 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::Result;
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, Result};
 use datafusion::datasource::TableType;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{
     Boundedness, EmissionType, ReplaceChildrenOptions,
@@ -25,42 +27,94 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
 };
+use datafusion::prelude::ident;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use granary_model::definitions::Stream;
 
+use crate::engine::Engine;
 use crate::error::EngineError;
+use crate::history::{HistoryRows, rows};
 
 /// Events of a scan, batch by batch.
 pub type EventBatches = BoxStream<'static, std::result::Result<RecordBatch, EngineError>>;
 
+/// What a source has of a stream, both at one moment.
+pub struct StreamEvents {
+    /// Events up to this sequence are in the history, and not in `kept`; 0 for a
+    /// stream without HISTORY.
+    pub flushed: u64,
+    /// All others that are acknowledged, each once, in any order.
+    pub kept: EventBatches,
+}
+
+impl fmt::Debug for StreamEvents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamEvents")
+            .field("flushed", &self.flushed)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Where the events of streams are.
 #[async_trait]
 pub trait StreamSource: fmt::Debug + Send + Sync {
-    /// Every event that is acknowledged now, each once, in any order; of each
-    /// the columns at `projection` in [`Stream::row_schema`], in that order.
-    /// Of no columns the batches still have their numbers of rows.
+    /// The events that are acknowledged now; of each the columns at
+    /// `projection` in [`Stream::row_schema`], in that order. Of no columns the
+    /// batches still have their numbers of rows.
     async fn scan(
         &self,
         stream: &Stream,
         projection: &[usize],
-    ) -> std::result::Result<EventBatches, EngineError>;
+    ) -> std::result::Result<StreamEvents, EngineError>;
 }
 
 /// See [`Stream::row_schema`] for the columns.
 #[derive(Debug)]
 pub(crate) struct StreamTable {
+    engine: Engine,
     stream: Arc<Stream>,
     source: Option<Arc<dyn StreamSource>>,
     schema: SchemaRef,
 }
 
 impl StreamTable {
-    pub(crate) fn new(stream: &Stream, source: Option<Arc<dyn StreamSource>>) -> Self {
+    pub(crate) fn new(
+        engine: &Engine,
+        stream: &Stream,
+        source: Option<Arc<dyn StreamSource>>,
+    ) -> Self {
         Self {
+            engine: engine.clone(),
             stream: Arc::new(stream.clone()),
             source,
             schema: stream.row_schema(),
+        }
+    }
+
+    /// What the filters are of a row of the history, for those that it can be
+    /// pruned by; `None` where there is nothing to prune.
+    fn predicate(
+        &self,
+        state: &dyn Session,
+        filters: &[Expr],
+    ) -> Result<Option<Arc<dyn PhysicalExpr>>> {
+        let schema = DFSchema::try_from(self.stream.history_schema())?;
+        let unqualified = |filter: &Expr| {
+            let bare = |expr| match expr {
+                Expr::Column(column) => Ok(Transformed::yes(ident(column.name))),
+                other => Ok(Transformed::no(other)),
+            };
+            filter.clone().transform(bare).map(|bare| bare.data)
+        };
+        match conjunction(
+            filters
+                .iter()
+                .map(unqualified)
+                .collect::<Result<Vec<_>>>()?,
+        ) {
+            Some(filter) => state.create_physical_expr(filter, &schema).map(Some),
+            None => Ok(None),
         }
     }
 }
@@ -75,37 +129,56 @@ impl TableProvider for StreamTable {
         TableType::Base
     }
 
+    /// Kept events come unfiltered; the history is pruned.
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>> {
+        let pushed = match self.stream.history {
+            Some(_) => TableProviderFilterPushDown::Inexact,
+            None => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(vec![pushed; filters.len()])
+    }
+
     async fn scan(
         &self,
-        _: &dyn Session,
+        state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
+        filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let all = || (0..self.schema.fields().len()).collect();
         let projection: Vec<usize> = projection.cloned().unwrap_or_else(all);
         let schema = Arc::new(self.schema.project(&projection)?);
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(schema),
+            EquivalenceProperties::new(Arc::clone(&schema)),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
         Ok(Arc::new(StreamExec {
+            engine: self.engine.clone(),
             stream: Arc::clone(&self.stream),
             source: self.source.clone(),
-            projection,
+            read: HistoryRows {
+                projection,
+                schema,
+                predicate: self.predicate(state, filters)?,
+            },
             properties: Arc::new(properties),
         }))
     }
 }
 
-/// Reads the events when it is executed, not when it is planned.
+/// Reads the events when it is executed, not when it is planned: kept ones
+/// first, since what they pin cannot be freed meanwhile, then the history.
 #[derive(Debug)]
 struct StreamExec {
+    engine: Engine,
     stream: Arc<Stream>,
     source: Option<Arc<dyn StreamSource>>,
-    projection: Vec<usize>,
+    read: HistoryRows,
     properties: Arc<PlanProperties>,
 }
 
@@ -118,7 +191,11 @@ impl DisplayAs for StreamExec {
             "StreamExec: {} columns=[{}]",
             self.stream.name,
             names.join(", ")
-        )
+        )?;
+        match &self.read.predicate {
+            Some(predicate) => write!(f, " predicate={predicate}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -137,9 +214,12 @@ impl ExecutionPlan for StreamExec {
 
     fn apply_expressions(
         &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+        visit: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
+        match &self.read.predicate {
+            Some(predicate) => visit(predicate),
+            None => Ok(TreeNodeRecursion::Continue),
+        }
     }
 
     fn replace_children(
@@ -157,17 +237,24 @@ impl ExecutionPlan for StreamExec {
         Ok(self)
     }
 
-    fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
         if partition != 0 {
             return Err(DataFusionError::Internal(format!(
                 "StreamExec has one partition, {partition} was asked for"
             )));
         }
-        let (stream, projection) = (Arc::clone(&self.stream), self.projection.clone());
-        let source = self.source.clone();
+        let (engine, stream) = (self.engine.clone(), Arc::clone(&self.stream));
+        let (source, read) = (self.source.clone(), self.read.clone());
         let opened = async move {
             let source = source.ok_or_else(|| no_source(&stream.name))?;
-            source.scan(&stream, &projection).await
+            let StreamEvents { flushed, kept } = source.scan(&stream, &read.projection).await?;
+            let history = async move { rows(&engine, &stream, read, flushed, context).await };
+            let history = futures::stream::once(history).try_flatten();
+            Ok::<_, EngineError>(kept.chain(history))
         };
         let batches = futures::stream::once(opened)
             .try_flatten()

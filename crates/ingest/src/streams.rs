@@ -5,6 +5,8 @@
 //! is refused with its reason, the good rows beside it are appended as one
 //! durable batch. A batch of other columns or types is refused as a whole.
 //!
+//! Of a stream with HISTORY the events go on into a table (`streams/flush.rs`).
+//!
 //! This module knows nothing of the wire, of who pushes or of who reads: reads
 //! find what is open in [`OpenStreams`].
 
@@ -27,7 +29,7 @@ use tracing::instrument;
 
 use crate::error::IngestError;
 
-mod keys;
+mod flush;
 mod rows;
 mod source;
 
@@ -35,18 +37,24 @@ use keys::IndexKeys;
 use rows::{CheckedRows, EventCodec};
 pub use source::OpenEvents;
 
-/// Settings of pushes.
+/// Settings of streams.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StreamSettings {
     /// How far beyond the clock an event time may be.
     pub future_seconds_max: u32,
+    /// How often events are taken into the histories; 0: never.
+    pub flush_seconds: u32,
+    /// Events that one commit to a history takes.
+    pub flush_events_max: usize,
 }
 
 impl Default for StreamSettings {
     fn default() -> Self {
         Self {
             future_seconds_max: 3600,
+            flush_seconds: 60,
+            flush_events_max: 1_000_000,
         }
     }
 }
@@ -108,6 +116,8 @@ impl LazyStore {
 struct Writer {
     codec: EventCodec,
     stream: Arc<OpenStream>,
+    /// Who holds it may write into the history.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Streams {
@@ -183,7 +193,13 @@ impl Streams {
                 events,
             });
             open.insert(name.clone(), Arc::clone(&stream));
-            writers.insert(name.clone(), Arc::new(Writer { codec, stream }));
+            let turn = self.writer(name).map(|writer| Arc::clone(&writer.turn));
+            let writer = Writer {
+                codec,
+                stream,
+                turn: turn.unwrap_or_default(),
+            };
+            writers.insert(name.clone(), Arc::new(writer));
         }
         self.open.replace(open);
         *self.writers.write().unwrap_or_else(PoisonError::into_inner) = writers;

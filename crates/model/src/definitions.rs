@@ -227,6 +227,15 @@ impl Stream {
         std::sync::Arc::new(Schema::new(fields))
     }
 
+    /// The columns of the stream's history table: [`Self::row_schema`], then the
+    /// event's number.
+    pub fn history_schema(&self) -> SchemaRef {
+        let mut fields: Vec<_> = self.row_schema().fields().iter().cloned().collect();
+        let sequence = Field::new(Self::SEQUENCE, FeatureType::BigInt.to_arrow(), true);
+        fields.push(std::sync::Arc::new(sequence));
+        std::sync::Arc::new(Schema::new(fields))
+    }
+
     /// When its events happened, and when they were acknowledged.
     pub fn times(&self) -> EventTime {
         EventTime {

@@ -7,7 +7,7 @@ use datafusion::datasource::empty::EmptyTable;
 use granary_model::definitions::{Annotations, Column, Entity, Stream};
 use granary_model::fingerprint::Fingerprint;
 use granary_model::statement::{
-    AnnotationClauses, ColumnDef, CreateEntity, CreateStream, Ident, ObjectSort, StatementKind,
+    AnnotationClauses, ColumnDef, CreateEntity, CreateStream, Ident, StatementKind,
 };
 use granary_model::{Diagnostic, FeatureType};
 
@@ -81,7 +81,7 @@ impl Check<'_> {
         let listed = create.deduplicate_by.iter().chain(&create.then_by);
         errors.extend(listed.filter_map(|ident| of_stream(ident).err()));
         if let Some(history) = &create.history {
-            errors.extend(self.names.wrong(history, &[ObjectSort::Table], "table"));
+            errors.extend(self.taken(name, history));
         }
         if !errors.is_empty() {
             self.breaks(name);
@@ -100,6 +100,39 @@ impl Check<'_> {
         let table = Arc::new(EmptyTable::new(stream.row_schema()));
         self.register(&create.name, table);
         self.definitions.streams.insert(name.clone(), stream);
+    }
+}
+
+impl<'a> Check<'a> {
+    /// The error for the name of a history that something else has.
+    fn taken(&self, stream: &str, history: &Ident) -> Option<Diagnostic> {
+        let name = &history.value;
+        let first = match self.names.get(name) {
+            Some(named) => named.name,
+            None => {
+                let other = self.history_of(name)?;
+                let first = other.history.as_ref();
+                first.filter(|_| other.name.value != stream)?
+            }
+        };
+        let (file, line) = (&first.span.file.path, first.span.start.line);
+        let message = format!("{name:?} is taken: the history of a stream is a table of its own");
+        Some(Diagnostic::new(&history.span, message).help(format!(
+            "{name:?} stands at {file}:{line}; Granary makes and fills the history, nothing else \
+             defines it"
+        )))
+    }
+
+    /// The stream whose history has a name.
+    pub(super) fn history_of(&self, name: &str) -> Option<&'a CreateStream> {
+        let mut statements = self.statements.iter();
+        statements.find_map(|statement| match &statement.kind {
+            StatementKind::CreateStream(create) => {
+                let history = create.history.as_ref()?;
+                (history.value == name).then_some(create)
+            }
+            _ => None,
+        })
     }
 }
 

@@ -67,7 +67,6 @@ fn of(all: &Definitions, name: &str, done: &mut BTreeMap<String, Fingerprint>) -
         parts.push(stream.event_time.clone());
         parts.push(stream.deduplicate_by.join(","));
         parts.push(stream.then_by.join(","));
-        parts.extend(stream.history.clone());
     } else if let Some(view) = all.feature_views.get(name) {
         parts.extend(feature_view(view));
         reads = &view.depends_on;

@@ -295,6 +295,13 @@ impl<'a> Check<'a> {
         for read in reads {
             let sort = self.names.get(&read.name).map(|named| named.sort);
             let error = match sort {
+                None if let Some(stream) = self.history_of(&read.name) => {
+                    let (history, stream) = (&read.name, &stream.name.value);
+                    let message = format!("{history:?} is the history of the stream {stream:?}");
+                    Diagnostic::new(&read.span, message).help(format!(
+                        "read {stream}: it gives the history and the events that are not in it yet"
+                    ))
+                }
                 None => {
                     let message = format!("unknown table or view {:?}", read.name);
                     let names = self.names.of(&[Table, View, Stream, FeatureView]);

@@ -27,6 +27,7 @@ use super::planner::GranaryPlanner;
 use super::{Engine, no_later_than};
 use crate::check::{event_time_origins, is_row_wise};
 use crate::error::EngineError;
+use crate::history::HistoryRelation;
 use crate::lookup::QueryViewTable;
 use crate::offline::table::FeatureViewTable;
 use crate::preceding::TakePrecedingWindows;
@@ -105,6 +106,14 @@ impl Engine {
         for stream in definitions.streams.values() {
             register(&context, &stream.name, self.stream_table(stream))?;
             cut(&context, &stream.name, Some(&stream.times()), as_of)?;
+            if let Some(history) = &stream.history {
+                register(
+                    &context,
+                    history,
+                    Arc::new(HistoryRelation::new(self, stream)),
+                )?;
+                cut(&context, history, Some(&stream.times()), as_of)?;
+            }
         }
         self.feature_views(&context, definitions, as_of, joins)?;
         for view in in_order(definitions) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use granary_engine::{EngineError, EventBatches, StreamSource};
+use granary_engine::{EngineError, StreamEvents, StreamSource};
 use granary_model::definitions::Stream;
 use granary_store::events::EventSnapshot;
 use granary_store::{EventRows, OpenStream, OpenStreams, StoreError};
@@ -22,7 +22,7 @@ impl StreamSource for OpenEvents {
         &self,
         stream: &Stream,
         projection: &[usize],
-    ) -> Result<EventBatches, EngineError> {
+    ) -> Result<StreamEvents, EngineError> {
         let unknown = || EngineError::Refused(format!("{}: the stream is not open", stream.name));
         let open = self.0.get(&stream.name).ok_or_else(unknown)?;
         if open.definition.columns != stream.columns {
@@ -32,18 +32,26 @@ impl StreamSource for OpenEvents {
             });
         }
         let snapshot = open.events.snapshot().await.map_err(failed(&stream.name))?;
+        // Without HISTORY in its definition the reader has only what is kept.
+        let flushed = match stream.history {
+            Some(_) => snapshot.state().flushed,
+            None => 0,
+        };
         let scan = Scan {
             open,
             snapshot,
             projection: projection.to_vec(),
-            after: 0,
+            after: flushed,
         };
         let batches = futures::stream::try_unfold(scan, async |mut scan| {
             let name = scan.open.definition.name.clone();
             let batch = scan.next().await.map_err(failed(&name))?;
             Ok(batch.map(|batch| (batch, scan)))
         });
-        Ok(batches.boxed())
+        Ok(StreamEvents {
+            flushed,
+            kept: batches.boxed(),
+        })
     }
 }
 

@@ -6,6 +6,7 @@ mod claims;
 mod crash;
 mod full;
 mod full_disk;
+mod history;
 mod online;
 mod project;
 mod refresh;

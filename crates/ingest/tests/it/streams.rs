@@ -80,7 +80,7 @@ async fn kept(streams: &Streams) -> RecordBatch {
     let stream = &definitions().streams["card_event"];
     let columns: Vec<usize> = (0..stream.columns.len()).collect();
     let batches = source.scan(stream, &columns).await.unwrap();
-    let batches: Vec<RecordBatch> = batches.try_collect().await.unwrap();
+    let batches: Vec<RecordBatch> = batches.kept.try_collect().await.unwrap();
     let schema = stream.row_schema().project(&columns).unwrap();
     concat_batches(&Arc::new(schema), &batches).unwrap()
 }

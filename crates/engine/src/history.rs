@@ -1,0 +1,122 @@
+//! The history of a stream: a Delta table of the events that were flushed.
+//!
+//! `history/<name>/` under the root, named by the stream's HISTORY clause.
+//! Columns: those of [`Stream::row_schema`], which end with `_created`, then
+//! `_seq`, the event's number. Any engine that knows Delta Lake reads the table;
+//! the owner of the stream's events alone appends to it, and nothing is ever
+//! rewritten or removed.
+//!
+//! **Exactly once.** Every commit carries the transaction
+//! `granary/stream/<stream>` with the sequence F up to which the table then has
+//! the events. The invariant: *the table holds every event with `_seq` ≤ F that
+//! there ever was, each once, and none beyond*. What the event store notes as
+//! flushed (f) follows the commit, so f ≤ F, and whoever reads history with
+//! `_seq` ≤ f and kept events after f sees each event once, at whatever point
+//! a process was killed. To go on after that, f is set to F.
+//!
+//! **Reading** (`rows`): the snapshot of the event store is taken first and says
+//! f, the table is opened then, so it has all up to f; what was flushed since
+//! is left out by `_seq`.
+//!
+//! This module knows nothing of the event store.
+
+mod append;
+mod relation;
+mod scan;
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use deltalake_core::table::state::DeltaTableState;
+use granary_model::definitions::Stream;
+use object_store::path::Path;
+use tracing::instrument;
+
+use crate::delta_log::{DeltaLog, folder_name};
+use crate::engine::Engine;
+use crate::error::EngineError;
+
+pub use append::HistoryAppend;
+pub(crate) use relation::HistoryRelation;
+pub(crate) use scan::{HistoryRows, rows};
+
+/// The history of a stream as it was when it was opened.
+#[derive(Debug, Clone)]
+pub struct HistoryTable {
+    engine: Engine,
+    log: DeltaLog,
+    state: Arc<DeltaTableState>,
+    flushed: u64,
+    files: Vec<HistoryFile>,
+}
+
+/// A file of the table.
+#[derive(Debug, Clone)]
+struct HistoryFile {
+    /// Within the store of the root.
+    path: Path,
+    bytes: u64,
+    rows: Option<u64>,
+}
+
+impl HistoryTable {
+    /// `None` where nothing was flushed yet. `EngineError::Refused` for a stream
+    /// without HISTORY.
+    #[instrument(skip_all, fields(stream = stream.name), err)]
+    pub async fn open(engine: &Engine, stream: &Stream) -> Result<Option<Self>, EngineError> {
+        let log = log_of(engine, stream)?;
+        let Some((state, flushed)) = log.read(&transaction(stream)).await? else {
+            return Ok(None);
+        };
+        let files = state.log_data();
+        let files = files.iter().map(|file| {
+            if file.deletion_vector_descriptor().is_some() {
+                let what = "another engine deleted rows of it; only Granary writes a history";
+                return Err(log.foreign(what));
+            }
+            Ok(HistoryFile {
+                path: log.path_in_store(&file.object_store_path()),
+                bytes: file.size().unsigned_abs(),
+                rows: file.num_records().map(|rows| rows as u64),
+            })
+        });
+        let files = files.collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(Self {
+            engine: engine.clone(),
+            flushed: flushed.unsigned_abs(),
+            files,
+            state: Arc::new(state),
+            log,
+        }))
+    }
+
+    /// Up to which sequence the table has the events.
+    pub fn flushed(&self) -> u64 {
+        self.flushed
+    }
+
+    /// Events in the table.
+    pub fn rows(&self) -> u64 {
+        self.files.iter().filter_map(|file| file.rows).sum()
+    }
+
+    /// Bytes of its files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    fn schema(&self) -> &SchemaRef {
+        self.log.schema()
+    }
+}
+
+fn log_of(engine: &Engine, stream: &Stream) -> Result<DeltaLog, EngineError> {
+    let none = || EngineError::Refused(format!("{}: the stream has no HISTORY", stream.name));
+    let name = stream.history.as_ref().ok_or_else(none)?;
+    let folder = format!("history/{}", folder_name(name));
+    DeltaLog::new(engine, name, &folder, stream.history_schema())
+}
+
+fn transaction(stream: &Stream) -> String {
+    format!("granary/stream/{}", stream.name)
+}

@@ -1,0 +1,204 @@
+//! Adding events to a history in one commit.
+
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+use datafusion::error::DataFusionError;
+use deltalake_core::kernel::{Action, Transaction};
+use deltalake_core::protocol::SaveMode;
+use granary_model::definitions::Stream;
+use object_store::buffered::BufWriter;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::AsyncArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use tracing::instrument;
+use uuid::Uuid;
+
+use super::{HistoryTable, log_of, transaction};
+use crate::delta_log::{DeltaLog, NewCommit, NewFile};
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::offline::statistics::{ColumnSummary, file_statistics};
+use crate::offline::write::{
+    FILE_BYTES, PAGE_ROWS, ROW_GROUP_BYTES, ROW_GROUP_ROWS, UPLOAD_BYTES, UPLOADS,
+};
+
+/// Events on their way into a history; nothing shows before [`Self::commit`].
+pub struct HistoryAppend {
+    engine: Engine,
+    log: DeltaLog,
+    base: Option<HistoryTable>,
+    transaction: String,
+    /// Names the files of this append.
+    id: Uuid,
+    open: Option<OpenFile>,
+    files: Vec<NewFile>,
+    rows: u64,
+    /// The greatest that was written.
+    last_sequence: u64,
+}
+
+struct OpenFile {
+    path: Path,
+    writer: AsyncArrowWriter<BufWriter>,
+    columns: Vec<ColumnSummary>,
+    rows: u64,
+}
+
+impl HistoryAppend {
+    /// On top of what the table holds now.
+    pub async fn begin(engine: &Engine, stream: &Stream) -> Result<Self, EngineError> {
+        Ok(Self {
+            base: HistoryTable::open(engine, stream).await?,
+            engine: engine.clone(),
+            log: log_of(engine, stream)?,
+            transaction: transaction(stream),
+            id: Uuid::new_v4(),
+            open: None,
+            files: Vec::new(),
+            rows: 0,
+            last_sequence: 0,
+        })
+    }
+
+    /// What this is added to; `None` where there is no table yet.
+    pub fn base(&self) -> Option<&HistoryTable> {
+        self.base.as_ref()
+    }
+
+    /// Events written so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Adds events with the columns of [`Stream::history_schema`], none of a
+    /// sequence that the table has reached.
+    pub async fn write(&mut self, batch: &RecordBatch) -> Result<(), EngineError> {
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => self.open_file()?,
+        };
+        let reached = self.base.as_ref().map_or(0, HistoryTable::flushed);
+        let sequences = batch.column(batch.num_columns() - 1);
+        for sequence in sequences.as_primitive::<Int64Type>().iter() {
+            let sequence = sequence.unwrap_or(0).unsigned_abs();
+            if sequence <= reached {
+                let what = format!("event {sequence} is in it: it has all up to {reached}");
+                return Err(self.log.foreign(&what));
+            }
+            self.last_sequence = self.last_sequence.max(sequence);
+        }
+        for (summary, column) in open.columns.iter_mut().zip(batch.columns()) {
+            summary.update(column)?;
+        }
+        open.rows += batch.num_rows() as u64;
+        self.rows += batch.num_rows() as u64;
+        let written = open.writer.write(batch).await;
+        written.map_err(|e| self.failed(e.into()))?;
+        match open.writer.bytes_written() >= FILE_BYTES {
+            true => self.close(open).await?,
+            false => self.open = Some(open),
+        }
+        Ok(())
+    }
+
+    /// Commits what was written as the events up to a sequence: afterwards the
+    /// table has to hold every one of them. `EngineError::Conflict` where
+    /// somebody else committed meanwhile.
+    #[instrument(skip_all, fields(history = self.log.object(), flushed), err)]
+    pub async fn commit(mut self, flushed: u64) -> Result<(), EngineError> {
+        if let Some(open) = self.open.take() {
+            self.close(open).await?;
+        }
+        if flushed < self.last_sequence {
+            let last = self.last_sequence;
+            return Err(self
+                .log
+                .foreign(&format!("event {last} lies beyond {flushed}")));
+        }
+        let now = self.engine.clock().now();
+        let base = self.base.as_ref().map(|base| base.state.as_ref());
+        let text = serde_json::json!({
+            "rows": self.rows, "flushed": flushed, "committed_at": now.to_string(),
+        });
+        let additions = self.files.iter().map(|file| Action::Add(file.to_add(now)));
+        let version = i64::try_from(flushed).unwrap_or(i64::MAX);
+        let commit = NewCommit {
+            version: base.map_or(0, |base| base.version() + 1),
+            mode: SaveMode::Append,
+            actions: additions.collect(),
+            transaction: Transaction::new(&self.transaction, version),
+            text: text.to_string(),
+        };
+        self.log.commit(base, commit).await
+    }
+
+    /// Deletes what was written, as far as that can be done.
+    pub async fn discard(self) {
+        let open = self.open.iter().map(|open| &open.path);
+        for path in self.files.iter().map(|file| &file.path).chain(open) {
+            let path = self.log.path_in_store(path);
+            match self.engine.root_store().delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => tracing::warn!(%path, %error, "a file of a failed flush remains"),
+            }
+        }
+    }
+
+    fn open_file(&self) -> Result<OpenFile, EngineError> {
+        let number = self.files.len();
+        let path = Path::from(format!("events-{}-{number:05}.parquet", self.id.simple()));
+        let store: Arc<dyn ObjectStore> = self.engine.root_store().clone();
+        let upload = BufWriter::with_capacity(store, self.log.path_in_store(&path), UPLOAD_BYTES)
+            .with_max_concurrency(UPLOADS);
+        let schema = self.log.schema();
+        let writer = AsyncArrowWriter::try_new(upload, schema.clone(), Some(properties()))
+            .map_err(|e| self.failed(e.into()))?;
+        let columns = schema.fields().iter();
+        Ok(OpenFile {
+            path,
+            writer,
+            columns: columns
+                .map(|field| ColumnSummary::new(field.name(), field.data_type()))
+                .collect(),
+            rows: 0,
+        })
+    }
+
+    async fn close(&mut self, mut open: OpenFile) -> Result<(), EngineError> {
+        let finished = open.writer.finish().await;
+        finished.map_err(|e| self.failed(e.into()))?;
+        self.files.push(NewFile {
+            bytes: open.writer.bytes_written() as u64,
+            statistics: file_statistics(open.rows, &open.columns, None),
+            path: open.path,
+        });
+        Ok(())
+    }
+
+    fn failed(&self, error: DataFusionError) -> EngineError {
+        EngineError::from_query(self.log.object(), error)
+    }
+}
+
+fn properties() -> WriterProperties {
+    WriterProperties::builder()
+        .set_created_by(concat!("granary ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+        .set_data_page_row_count_limit(PAGE_ROWS)
+        .build()
+}
+
+impl std::fmt::Debug for HistoryAppend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HistoryAppend")
+            .field("history", &self.log.object())
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
