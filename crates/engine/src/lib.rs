@@ -16,7 +16,7 @@ pub mod memory;
 pub mod offline;
 pub mod preceding;
 pub mod query;
-pub mod row_file;
+pub mod retention;
 pub mod run;
 mod shared_scan;
 mod source;
@@ -30,7 +30,7 @@ pub use expression::{Argument, CompiledExpressions, Computed, Expanded, InputCol
 pub use history::{HistoryAppend, HistoryTable};
 pub use lookup::QueryLookup;
 pub use offline::{ColumnStatistics, OfflineTable, RunMode, RunRecord};
-pub use row_file::{FileRows, RowFormat};
+pub use retention::{Bounds, Retention};
 pub use run::{RunScope, RunSummary};
 pub use stream_table::{EventBatches, StreamEvents, StreamSource};
 pub use training::{Spine, TrainingOptions, TrainingReport, TrainingRequest, TrainingSet};

@@ -5,7 +5,8 @@
 //! is refused with its reason, the good rows beside it are appended as one
 //! durable batch. A batch of other columns or types is refused as a whole.
 //!
-//! Of a stream with HISTORY the events go on into a table (`streams/flush.rs`).
+//! Of a stream with HISTORY the events go on into a table (`streams/flush.rs`);
+//! what no view needs any more goes (`streams/retain.rs`).
 //!
 //! This module knows nothing of the wire, of who pushes or of who reads: reads
 //! find what is open in [`OpenStreams`].
@@ -30,11 +31,13 @@ use tracing::instrument;
 use crate::error::IngestError;
 
 mod flush;
+mod retain;
 mod rows;
 mod source;
 
-use keys::IndexKeys;
-use rows::{CheckedRows, EventCodec};
+pub use retain::{Maintained, StreamStatus};
+use retain::{Needs, Upkeep};
+use rows::{CheckedRows, EventCodec, TakenTimes};
 pub use source::OpenEvents;
 
 /// Settings of streams.
@@ -47,6 +50,11 @@ pub struct StreamSettings {
     pub flush_seconds: u32,
     /// Events that one commit to a history takes.
     pub flush_events_max: usize,
+    /// How often events that need not be kept are removed; 0: never.
+    pub trim_seconds: u32,
+    /// How long events of a stream that has HISTORY and that no live view reads
+    /// are kept: duplicates are told that long.
+    pub keep_days: u32,
 }
 
 impl Default for StreamSettings {
@@ -55,6 +63,8 @@ impl Default for StreamSettings {
             future_seconds_max: 3600,
             flush_seconds: 60,
             flush_events_max: 1_000_000,
+            trim_seconds: 60,
+            keep_days: 7,
         }
     }
 }
@@ -78,37 +88,9 @@ pub struct Streams {
     settings: StreamSettings,
     writers: RwLock<BTreeMap<String, Arc<Writer>>>,
     open: Arc<OpenStreams>,
-    /// Held while streams are opened.
-    following: Mutex<()>,
-}
-
-/// Opens the store of a root's events.
-type Opener = dyn Fn() -> Result<Arc<dyn EventStore>, IngestError> + Send + Sync;
-
-/// A store that is opened when a definition first needs it: a project without
-/// streams owns nothing.
-struct LazyStore {
-    opener: Box<Opener>,
-    opened: OnceLock<Arc<dyn EventStore>>,
-}
-
-impl fmt::Debug for LazyStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("LazyStore")
-            .field(&self.opened.get())
-            .finish()
-    }
-}
-
-impl LazyStore {
-    /// Opens it. Only under `Streams::following`: it is opened once.
-    fn open(&self) -> Result<&Arc<dyn EventStore>, IngestError> {
-        if let Some(store) = self.opened.get() {
-            return Ok(store);
-        }
-        let store = (self.opener)()?;
-        Ok(self.opened.get_or_init(|| store))
-    }
+    /// What live views need; `None` until somebody said.
+    needs: RwLock<Option<Needs>>,
+    upkeep: Mutex<Upkeep>,
 }
 
 /// An open stream with what turns its rows into events.
@@ -116,7 +98,7 @@ impl LazyStore {
 struct Writer {
     codec: EventCodec,
     stream: Arc<OpenStream>,
-    /// Who holds it may write into the history.
+    /// Who holds it may write into the history, or trim.
     turn: Arc<Mutex<()>>,
 }
 
@@ -159,6 +141,8 @@ impl Streams {
             settings,
             writers: RwLock::default(),
             open: Arc::default(),
+            needs: RwLock::default(),
+            upkeep: Mutex::default(),
         }
     }
 
@@ -260,7 +244,11 @@ impl Streams {
 
     async fn append(&self, stream: &str, batch: &RecordBatch) -> Result<Vec<Pushed>, IngestError> {
         let writer = self.writer(stream)?;
-        let CheckedRows { events, refused } = writer.codec.check(batch, self.latest())?;
+        let times = TakenTimes {
+            earliest: self.earliest(&writer).await?,
+            latest: self.latest(),
+        };
+        let CheckedRows { events, refused } = writer.codec.check(batch, times)?;
         let appended = match events.is_empty() {
             true => Vec::new(),
             false => {

@@ -1,13 +1,12 @@
 //! What a server does beside answering: looking for news, sweeping, catching
-//! up, making the runs that are due. Each task ends when the server closes; a
+//! up, making the runs that are due, flushing and trimming streams. Each task ends when the server closes; a
 //! failure is logged, counted and tried again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use granary_catalog::{Catalog, Snapshot};
 use granary_engine::Engine;
-use granary_ingest::{IngestError, Materializer, Progress, Silent, Streams, sweep};
+use granary_ingest::{Materializer, Progress, Silent, Streams, sweep};
 use granary_model::Clock;
 use granary_serving::Reader;
 use granary_store::OnlineStore;
@@ -24,6 +23,8 @@ use crate::settings::ServerSettings;
 pub(crate) struct Background {
     pub reader: Arc<Reader>,
     pub materializer: Materializer,
+    pub engine: Engine,
+    pub streams: Option<Arc<Streams>>,
     pub store: Arc<dyn OnlineStore>,
     pub catalog: Catalog,
     pub engine: Engine,
@@ -62,6 +63,10 @@ impl Background {
         if settings.refresh_views {
             let this = self.clone();
             tasks.spawn(async move { this.until_closing(this.refresh_views()).await });
+        }
+        if let Some(streams) = self.streams.clone() {
+            let this = self.clone();
+            tasks.spawn(async move { this.until_closing(this.maintain(&streams)).await });
         }
     }
 
@@ -140,6 +145,24 @@ impl Background {
                     tracing::info!(rows, "swept expired rows");
                 }
                 Err(error) => tracing::warn!(%error, "expired rows cannot be swept"),
+            }
+        }
+    }
+
+    /// Looks often; what is due is up to the settings of streams.
+    async fn maintain(&self, streams: &Streams) {
+        let mut ticks = every(Duration::from_secs(1));
+        loop {
+            ticks.tick().await;
+            let done = streams.maintain(&self.engine, self.clock.now()).await;
+            self.metrics.flushed_events.inc_by(done.flushed);
+            self.metrics.trimmed_events.inc_by(done.removed);
+            if done.flushed + done.removed > 0 {
+                let (flushed, removed) = (done.flushed, done.removed);
+                tracing::info!(flushed, removed, "flushed and trimmed streams");
+            }
+            for (stream, error) in done.failed {
+                tracing::warn!(stream, %error, "a stream cannot be flushed or trimmed");
             }
         }
     }

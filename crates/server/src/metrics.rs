@@ -93,6 +93,8 @@ pub(crate) struct Metrics {
     values: IntCounter,
     pub refresh_failures: IntCounter,
     pub swept_rows: IntCounter,
+    pub flushed_events: IntCounter,
+    pub trimmed_events: IntCounter,
     pub materializations: IntCounter,
     pub failed_materializations: IntCounter,
     pub training_rows: IntCounter,
@@ -219,6 +221,16 @@ impl Metrics {
                 r,
                 "granary_swept_rows_total",
                 "expired rows that were removed",
+            )?,
+            flushed_events: counter(
+                r,
+                "granary_flushed_events_total",
+                "events of streams that were taken into their histories",
+            )?,
+            trimmed_events: counter(
+                r,
+                "granary_trimmed_events_total",
+                "events of streams that need not be kept and were removed",
             )?,
             materializations: counter(
                 r,

@@ -63,6 +63,8 @@ pub struct Components {
     pub reader: Arc<Reader>,
     pub materializer: Materializer,
     pub engine: Engine,
+    /// Of a server that owns the events of streams.
+    pub streams: Option<Arc<Streams>>,
     pub store: Arc<dyn OnlineStore>,
     pub catalog: Catalog,
     /// The engine reads streams by what is open here.
@@ -132,6 +134,8 @@ pub async fn serve(
     let background = Background {
         reader: Arc::clone(&components.reader),
         materializer: components.materializer,
+        engine: components.engine,
+        streams: components.streams,
         store: components.store,
         catalog: components.catalog,
         engine: components.engine,

@@ -76,8 +76,10 @@ pub async fn components(
     let engine = project.engine_over(Arc::new(opened))?;
     events::open_for_server(project, &engine, &streams).await?;
     Ok(Components {
-        reader: Arc::new(project.reader(&engine, store, streams.opened()).await?),
-        materializer: project.materializer(&engine, store)?,
+        reader: Arc::new(project.reader(engine, store).await?),
+        materializer: project.materializer(engine, store)?,
+        engine: engine.clone(),
+        streams: None,
         store: Arc::clone(store),
         catalog: project.catalog()?,
         clock: Arc::clone(&project.clock),

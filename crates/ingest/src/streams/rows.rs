@@ -30,6 +30,15 @@ pub(super) struct EventCodec {
     keys: IndexKeys,
 }
 
+/// Which event times are taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TakenTimes {
+    /// Live views need nothing before it, and it may be gone: an event that came
+    /// in now would be counted by some reads only.
+    pub earliest: Option<UtcMicros>,
+    pub latest: UtcMicros,
+}
+
 /// A batch, row by row.
 pub(super) struct CheckedRows {
     /// Of the rows that were not refused, in order.
@@ -68,11 +77,11 @@ impl EventCodec {
         &self.layout
     }
 
-    /// Looks at every row of a batch; event times after `latest` are refused.
+    /// Looks at every row of a batch.
     pub(super) fn check(
         &self,
         batch: &RecordBatch,
-        latest: UtcMicros,
+        taken: TakenTimes,
     ) -> Result<CheckedRows, IngestError> {
         let given = batch;
         let batch = self.plain(given)?;
@@ -89,7 +98,7 @@ impl EventCodec {
         for (row, ((time, keys), keyless)) in checked {
             let time = match lost.get(row).cloned().flatten().or(keyless) {
                 Some(reason) => Err(reason),
-                None => self.event_time(time, latest),
+                None => self.event_time(time, taken),
             };
             rows.refused.push(time.as_ref().err().cloned());
             if let Ok(event_time) = time {
@@ -104,14 +113,20 @@ impl EventCodec {
         Ok(rows)
     }
 
-    fn event_time(&self, time: Option<i64>, latest: UtcMicros) -> Result<UtcMicros, String> {
+    fn event_time(&self, time: Option<i64>, taken: TakenTimes) -> Result<UtcMicros, String> {
         let name = &self.event_time;
+        let TakenTimes { earliest, latest } = taken;
         match time.map(UtcMicros) {
             None => Err(format!("{name} is NULL: an event needs its event time")),
             Some(time) if time > latest => Err(format!(
                 "{name} is {time}, {latest} is the latest taken now"
             )),
-            Some(time) => Ok(time),
+            Some(time) => match earliest.filter(|earliest| time < *earliest) {
+                Some(earliest) => Err(format!(
+                    "{name} is {time}, older than what is kept: {earliest} is the earliest taken now"
+                )),
+                None => Ok(time),
+            },
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod home;
 mod killed;
+mod retained;
 
 use granary_ingest::StreamSettings;
 use granary_model::UtcMicros;

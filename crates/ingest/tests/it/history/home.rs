@@ -35,7 +35,7 @@ pub fn settings() -> StreamSettings {
     StreamSettings::default()
 }
 
-fn definitions(history: &str) -> Definitions {
+fn definitions(history: Option<&str>) -> Definitions {
     let stream = Stream {
         name: STREAM.into(),
         columns: vec![
@@ -46,7 +46,7 @@ fn definitions(history: &str) -> Definitions {
         ],
         event_time: "at".into(),
         deduplicate_by: vec!["event_id".into()],
-        history: Some(history.into()),
+        history: history.map(str::to_owned),
         then_by: Vec::new(),
         annotations: Annotations::default(),
         fingerprint: Fingerprint("1".into()),
@@ -93,7 +93,12 @@ async fn try_texts(session: &SessionContext, sql: &str) -> Result<Vec<String>, E
 
 impl Home {
     pub async fn open(folder: &Path, settings: StreamSettings) -> Self {
-        Self::of(folder, settings, definitions("card_history")).await
+        Self::of(folder, settings, definitions(Some("card_history"))).await
+    }
+
+    /// Without HISTORY.
+    pub async fn bare(folder: &Path, settings: StreamSettings) -> Self {
+        Self::of(folder, settings, definitions(None)).await
     }
 
     async fn of(folder: &Path, settings: StreamSettings, definitions: Definitions) -> Self {
@@ -134,7 +139,7 @@ impl Home {
     }
 
     pub async fn renamed(self, history: &str) -> Self {
-        self.with(definitions(history)).await
+        self.with(definitions(Some(history))).await
     }
 
     async fn with(self, definitions: Definitions) -> Self {

@@ -1,0 +1,205 @@
+//! What is kept of streams: trims, and the upkeep that flushes first.
+//!
+//! **What goes.** An event goes when no live view needs it (see
+//! `granary_engine::retention`), and of a stream with HISTORY not before it is
+//! flushed, which the store sees to. A stream that no live view reads keeps
+//! everything where it has no HISTORY, since nothing else would have its events;
+//! where it has one, the events of the last `keep_days`, so that duplicates are
+//! told that long. Until [`Streams::retain`] was called nobody knows what is
+//! needed, and nothing goes.
+//!
+//! Event times may be ahead of the clock by `future_seconds_max`, and a read as
+//! of now must not lose what such an event pushes out: so long longer everything
+//! stays.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+
+use granary_engine::{Engine, Retention};
+use granary_model::definitions::Stream;
+use granary_model::{Interval, UtcMicros};
+use granary_store::events::{StreamState, TrimPolicy};
+use tracing::instrument;
+
+use super::{Streams, Writer};
+use crate::error::IngestError;
+
+/// What live views need, by stream.
+pub(super) type Needs = BTreeMap<String, Retention>;
+
+/// What is known of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamStatus {
+    pub name: String,
+    /// Events kept, flushed up to, newest event time.
+    pub state: StreamState,
+    /// What is kept.
+    pub retention: Retention,
+    /// Whether live views say so.
+    pub live: bool,
+    /// The name of its history.
+    pub history: Option<String>,
+}
+
+/// What an upkeep did.
+#[derive(Debug, Default)]
+pub struct Maintained {
+    /// Events that were taken into histories.
+    pub flushed: u64,
+    /// Events that were removed.
+    pub removed: u64,
+    /// Streams that it failed for: it goes on with the others.
+    pub failed: Vec<(String, IngestError)>,
+}
+
+/// When the upkeep was last made.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    flushed: Option<UtcMicros>,
+    trimmed: Option<UtcMicros>,
+}
+
+impl Streams {
+    /// Takes what the live views need of each stream that they read.
+    pub fn retain(&self, needs: BTreeMap<String, Retention>) {
+        *self.needs.write().unwrap_or_else(PoisonError::into_inner) = Some(needs);
+    }
+
+    /// What is known of each open stream, by name.
+    pub async fn statuses(&self) -> Result<Vec<StreamStatus>, IngestError> {
+        let mut statuses = Vec::new();
+        for (name, open) in self.open.all().iter() {
+            let snapshot = open.events.snapshot().await?;
+            statuses.push(StreamStatus {
+                name: name.clone(),
+                state: *snapshot.state(),
+                retention: self.retention(&open.definition),
+                live: self.needed(name).is_some(),
+                history: open.definition.history.clone(),
+            });
+        }
+        Ok(statuses)
+    }
+
+    /// Does what is due by the settings: flushes every stream, then trims it.
+    #[instrument(skip_all)]
+    pub async fn maintain(&self, engine: &Engine, now: UtcMicros) -> Maintained {
+        let mut upkeep = self.upkeep.lock().await;
+        let flush = is_due(&mut upkeep.flushed, self.settings.flush_seconds, now);
+        let trim = is_due(&mut upkeep.trimmed, self.settings.trim_seconds, now);
+        let mut done = Maintained::default();
+        let names: Vec<String> = self.open.all().keys().cloned().collect();
+        for name in names {
+            let mut outcome = Ok(());
+            if flush {
+                let flushed = self.flush(engine, &name).await;
+                outcome = flushed.map(|events| done.flushed += events);
+            }
+            // A history that cannot be written must not fill the disk with
+            // what is flushed already.
+            if trim {
+                match self.trim(&name).await {
+                    Ok(events) => done.removed += events,
+                    Err(error) => outcome = outcome.and(Err(error)),
+                }
+            }
+            done.failed.extend(outcome.err().map(|error| (name, error)));
+        }
+        done
+    }
+
+    /// Removes what need not be kept; gives the number of events.
+    #[instrument(skip_all, err, fields(stream))]
+    pub async fn trim(&self, stream: &str) -> Result<u64, IngestError> {
+        let (mut removed, mut from) = (0, None);
+        loop {
+            let writer = self.writer(stream)?;
+            let _turn = writer.turn.lock().await;
+            let Some(policy) = self.policy(&writer).await? else {
+                return Ok(removed);
+            };
+            let step = writer.stream.events.trim(&policy, from).await?;
+            removed += step.removed;
+            from = step.next;
+            if from.is_none() {
+                return Ok(removed);
+            }
+        }
+    }
+
+    /// What may go now; `None` where nobody knows.
+    async fn policy(&self, writer: &Writer) -> Result<Option<TrimPolicy>, IngestError> {
+        if self.needs_are_unknown() {
+            return Ok(None);
+        }
+        let events = &writer.stream.events;
+        let newest = events.snapshot().await?.state().newest_event_time;
+        let mut policy = TrimPolicy {
+            older_than: UtcMicros::MIN,
+            keep_newest: Vec::new(),
+        };
+        let retention = self.retention(&writer.stream.definition);
+        let (Some(newest), Retention::Bounded(bounds)) = (newest, &retention) else {
+            return Ok(Some(policy));
+        };
+        let oldest = retention.oldest(newest).unwrap_or(newest);
+        policy.older_than = self.less_future(oldest);
+        let indexes = &events.spec().indexes;
+        for (index, newest) in &bounds.newest {
+            // An index that is not there yet: what it needs is not known.
+            let Some(position) = indexes.iter().position(|spec| spec.name == *index) else {
+                return Ok(None);
+            };
+            policy.keep_newest.push((position, *newest));
+        }
+        Ok(Some(policy))
+    }
+
+    /// The first event time that live views may need; `None` without a bound.
+    pub(super) async fn earliest(&self, writer: &Writer) -> Result<Option<UtcMicros>, IngestError> {
+        let Some(needed) = self.needed(&writer.stream.definition.name) else {
+            return Ok(None);
+        };
+        let newest = writer.stream.events.snapshot().await?;
+        let newest = newest.state().newest_event_time;
+        let oldest = newest.and_then(|newest| needed.oldest(newest));
+        Ok(oldest.map(|oldest| self.less_future(oldest)))
+    }
+
+    fn less_future(&self, t: UtcMicros) -> UtcMicros {
+        let future = i64::from(self.settings.future_seconds_max) * 1_000_000;
+        UtcMicros(t.0.saturating_sub(future))
+    }
+
+    fn needs_are_unknown(&self) -> bool {
+        let needs = self.needs.read().unwrap_or_else(PoisonError::into_inner);
+        needs.is_none()
+    }
+
+    /// What live views need of a stream; `None` where none reads it.
+    fn needed(&self, stream: &str) -> Option<Retention> {
+        let needs = self.needs.read().unwrap_or_else(PoisonError::into_inner);
+        needs.as_ref()?.get(stream).cloned()
+    }
+
+    fn retention(&self, stream: &Stream) -> Retention {
+        match (self.needed(&stream.name), &stream.history) {
+            (Some(needed), _) => needed,
+            (None, None) => Retention::Everything,
+            (None, Some(_)) => Retention::range(Interval {
+                days: i32::try_from(self.settings.keep_days).unwrap_or(i32::MAX),
+                ..Interval::ZERO
+            }),
+        }
+    }
+}
+
+/// Whether so many seconds passed since `last`, which is now then; 0: never.
+fn is_due(last: &mut Option<UtcMicros>, seconds: u32, now: UtcMicros) -> bool {
+    let micros = i64::from(seconds) * 1_000_000;
+    let due = seconds > 0 && last.is_none_or(|last| now.0.saturating_sub(last.0) >= micros);
+    if due {
+        *last = Some(now);
+    }
+    due
+}
