@@ -39,23 +39,25 @@ use tracing::instrument;
 use crate::embedded::blocking;
 use crate::error::StoreError;
 use crate::events::{
-    Appended, EventBatch, EventSnapshot, EventStore, EventStream, KeyOf, NewTile, SnapshotPoint,
-    StreamSpec, StreamState, TrimCursor, TrimPolicy, TrimStep, make_distinct,
+    Appended, EventBatch, EventSnapshot, EventStore, EventStream, KeyOf, NewTile, RestoredEvents,
+    SnapshotPoint, StreamSpec, StreamState, TrimCursor, TrimPolicy, TrimStep, make_distinct,
 };
 
 mod committer;
+mod entry;
 mod format;
 mod group;
 mod journal;
 mod owner;
 mod reshape;
+mod restore;
 mod shelf;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 mod trim;
 
-use committer::{Committer, Work, batch_bytes, tiles_bytes};
+use committer::{Committer, Work, batch_bytes, event_bytes, tiles_bytes};
 pub use owner::EventsOwner;
 use shelf::{Described, Shelf};
 use snapshot::EmbeddedSnapshot;
@@ -199,17 +201,23 @@ impl EmbeddedStream {
         &self.open.shelf
     }
 
-    /// Queues work of so many bytes.
-    async fn queue(&self, work: Work, what: &'static str, bytes: usize) -> Result<(), StoreError> {
-        let settings = &self.shelf().settings;
-        if bytes > settings.batch_bytes_max {
-            return Err(StoreError::EventTooLarge {
+    fn check_bytes(&self, what: &'static str, bytes: usize) -> Result<(), StoreError> {
+        let bytes_max = self.shelf().settings.batch_bytes_max;
+        match bytes > bytes_max {
+            true => Err(StoreError::EventTooLarge {
                 stream: self.name.to_string(),
                 what,
                 bytes,
-                bytes_max: settings.batch_bytes_max,
-            });
+                bytes_max,
+            }),
+            false => Ok(()),
         }
+    }
+
+    /// Queues work of so many bytes.
+    async fn queue(&self, work: Work, what: &'static str, bytes: usize) -> Result<(), StoreError> {
+        self.check_bytes(what, bytes)?;
+        let settings = &self.shelf().settings;
         let (name, committer) = (Arc::clone(&self.name), &self.open.committer);
         let bytes_max = settings.queue_bytes_max;
         committer
@@ -253,6 +261,21 @@ impl EventStream for EmbeddedStream {
     #[instrument(skip_all, err, fields(stream = &*self.name, sequence))]
     async fn set_flushed(&self, sequence: u64) -> Result<(), StoreError> {
         blocking(|| self.shelf().set_flushed(&self.name, self.epoch, sequence))
+    }
+
+    #[instrument(skip_all, err, fields(stream = &*self.name, sequences))]
+    async fn reserve(&self, sequences: u64) -> Result<u64, StoreError> {
+        blocking(|| restore::reserve(self.shelf(), &self.name, self.epoch, sequences))
+    }
+
+    #[instrument(skip_all, err, fields(stream = &*self.name))]
+    async fn restore(&self, mut events: RestoredEvents) -> Result<u64, StoreError> {
+        for (_, event) in &mut events.events {
+            event.keys.iter_mut().for_each(make_distinct);
+        }
+        let bytes = events.events.iter().map(|(_, event)| event_bytes(event));
+        self.check_bytes("events to restore", bytes.sum())?;
+        blocking(|| restore::restore(self.shelf(), &self.described, self.epoch, events))
     }
 
     #[instrument(skip_all, err, fields(stream = &*self.name))]

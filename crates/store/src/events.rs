@@ -83,14 +83,47 @@ pub struct EventBatch {
 impl EventBatch {
     /// What every store checks first: keys for each index, in every event.
     pub fn check(&self, spec: &StreamSpec) -> Result<(), StoreError> {
-        let expected = spec.indexes.len();
-        let mut events = self.events.iter().enumerate();
-        match events.find(|(_, event)| event.keys.len() != expected) {
-            Some((event, found)) => Err(StoreError::EventKeys {
+        check_keys(self.events.iter(), spec)
+    }
+}
+
+fn check_keys<'a>(
+    events: impl Iterator<Item = &'a NewEvent>,
+    spec: &StreamSpec,
+) -> Result<(), StoreError> {
+    let expected = spec.indexes.len();
+    let mut events = events.enumerate();
+    match events.find(|(_, event)| event.keys.len() != expected) {
+        Some((event, found)) => Err(StoreError::EventKeys {
+            stream: spec.name.clone(),
+            event,
+            expected,
+            given: found.keys.len(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Events that were kept once, to be put back under the ids they had.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RestoredEvents {
+    pub events: Vec<(EventId, NewEvent)>,
+    /// From this event time on nothing that was trimmed is missing any more,
+    /// once these are back.
+    pub whole_from: Option<UtcMicros>,
+}
+
+impl RestoredEvents {
+    /// What every store checks first: keys for each index, and sequences up to
+    /// what is flushed, since all events beyond it are kept.
+    pub fn check(&self, spec: &StreamSpec, flushed: u64) -> Result<(), StoreError> {
+        check_keys(self.events.iter().map(|(_, event)| event), spec)?;
+        let mut ids = self.events.iter().map(|(id, _)| id.sequence);
+        match ids.find(|sequence| *sequence == 0 || *sequence > flushed) {
+            Some(sequence) => Err(StoreError::EventSequence {
                 stream: spec.name.clone(),
-                event,
-                expected,
-                given: found.keys.len(),
+                sequence,
+                last: flushed,
             }),
             None => Ok(()),
         }
@@ -200,7 +233,7 @@ pub struct StreamState {
     pub events: u64,
     /// Bytes of their payloads and dedup keys.
     pub bytes: u64,
-    /// The greatest sequence given so far, 0 before the first.
+    /// The greatest sequence given or set aside so far, 0 before the first.
     pub last_sequence: u64,
     /// The greatest created time given so far.
     pub last_created_time: Option<UtcMicros>,
@@ -208,7 +241,8 @@ pub struct StreamState {
     pub newest_event_time: Option<UtcMicros>,
     /// Up to which sequence events are in the history table.
     pub flushed: u64,
-    /// What the last trim was asked to remove below: older events may be missing.
+    /// What trims were asked to remove below, as far as it was not put back:
+    /// older events may be missing.
     pub trimmed_before: Option<UtcMicros>,
 }
 
@@ -308,6 +342,21 @@ pub trait EventStream: Debug + Send + Sync {
     /// given is `StoreError::EventSequence`.
     async fn set_flushed(&self, sequence: u64) -> Result<(), StoreError>;
 
+    /// Durably sets sequences aside that no event is ever given, and gives the
+    /// first: events that are appended when this has returned come after them,
+    /// and those that came before are in every later snapshot.
+    async fn reserve(&self, sequences: u64) -> Result<u64, StoreError>;
+
+    /// Puts trimmed events back, durably and as a whole; gives the number of
+    /// those that were not there. What is there stays as it is, so that this may
+    /// be repeated. An event whose dedup key another has meanwhile comes back
+    /// without it. Tiles over the events go, and tiles that were computed before
+    /// are left out of later puts.
+    ///
+    /// `StoreError::EventSequence` for one beyond what is flushed; otherwise as
+    /// [`Self::append`].
+    async fn restore(&self, events: RestoredEvents) -> Result<u64, StoreError>;
+
     /// One bounded step of a trim. Begin without a cursor, go on with the one
     /// that the last step gave. A killed trim leaves whole events, fewer of
     /// them; begun again it does the rest. Tiles go with the first of their
@@ -338,7 +387,8 @@ pub trait EventStream: Debug + Send + Sync {
 pub struct SnapshotPoint {
     /// [`StreamState::last_sequence`] of the snapshot.
     pub sequence: u64,
-    /// Counts the steps of trims that removed something.
+    /// Counts the steps of trims that removed something, and of restores that
+    /// put something back.
     pub removals: u64,
 }
 

@@ -13,8 +13,8 @@ use granary_model::{Clock, SystemClock};
 
 use crate::error::StoreError;
 use crate::events::{
-    Appended, EventBatch, EventSnapshot, EventStore, EventStream, KeyOf, NewTile, SnapshotPoint,
-    StreamSpec, StreamState, TrimCursor, TrimPolicy, TrimStep,
+    Appended, EventBatch, EventSnapshot, EventStore, EventStream, KeyOf, NewTile, RestoredEvents,
+    SnapshotPoint, StreamSpec, StreamState, TrimCursor, TrimPolicy, TrimStep,
 };
 
 mod content;
@@ -169,6 +169,21 @@ impl EventStream for MemoryStream {
             }
             content.state.flushed = content.state.flushed.max(sequence);
             Ok(())
+        })
+    }
+
+    async fn reserve(&self, sequences: u64) -> Result<u64, StoreError> {
+        self.change(|content| {
+            let first = content.state.last_sequence + 1;
+            content.state.last_sequence += sequences;
+            Ok(first)
+        })
+    }
+
+    async fn restore(&self, events: RestoredEvents) -> Result<u64, StoreError> {
+        self.change(|content| {
+            events.check(&self.spec, content.state.flushed)?;
+            Ok(content.restore(events))
         })
     }
 

@@ -19,6 +19,7 @@ mod fixture;
 mod keys;
 mod lifecycle;
 mod reads;
+mod restores;
 mod shapes;
 mod tiles;
 
@@ -97,6 +98,14 @@ properties! {
         a_trim_keeps_the_newest_of_each_key,
         a_trim_beside_appends,
         a_dropped_stream_is_gone;
+    restores:
+        sequences_set_aside_are_given_to_no_event,
+        a_restored_event_is_as_it_was,
+        a_restore_may_be_repeated,
+        an_event_that_was_not_flushed_is_not_restored,
+        a_restored_event_leaves_its_dedup_key_to_another,
+        a_restore_removes_the_tiles_over_it,
+        tiles_from_before_a_restore_are_left_out;
     shapes:
         other_columns_are_refused_while_events_are_stored,
         an_index_that_is_added_later_is_filled,

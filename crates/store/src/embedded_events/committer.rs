@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use super::group::Group;
 use super::shelf::Shelf;
 use crate::error::StoreError;
-use crate::events::{Appended, EventBatch, NewTile, SnapshotPoint};
+use crate::events::{Appended, EventBatch, NewEvent, NewTile, SnapshotPoint};
 
 /// What a handle asks for.
 #[derive(Debug)]
@@ -157,17 +157,19 @@ impl Request {
 
 /// What a batch takes of the queue.
 pub(super) fn batch_bytes(batch: &EventBatch) -> usize {
-    let events = batch.events.iter().map(|event| {
-        // Each further key of an index is an entry of its own, payload and all.
-        let further = event.keys.iter().map(|keys| keys.len().saturating_sub(1));
-        let further = further.sum::<usize>() * (EVENT_BYTES + event.payload.len());
-        let keys = event.keys.iter().flatten().map(bytes::Bytes::len);
-        let dedup = event.dedup_key.as_ref().map_or(0, bytes::Bytes::len);
-        EVENT_BYTES + event.payload.len() + dedup + keys.sum::<usize>() + further
-    });
+    let events = batch.events.iter().map(event_bytes);
     let offsets = batch.offsets.iter();
     let offsets = offsets.map(|at| EVENT_BYTES + at.consumer.len() + at.offset.len());
     events.sum::<usize>() + offsets.sum::<usize>()
+}
+
+pub(super) fn event_bytes(event: &NewEvent) -> usize {
+    // Each further key of an index is an entry of its own, payload and all.
+    let further = event.keys.iter().map(|keys| keys.len().saturating_sub(1));
+    let further = further.sum::<usize>() * (EVENT_BYTES + event.payload.len());
+    let keys = event.keys.iter().flatten().map(bytes::Bytes::len);
+    let dedup = event.dedup_key.as_ref().map_or(0, bytes::Bytes::len);
+    EVENT_BYTES + event.payload.len() + dedup + keys.sum::<usize>() + further
 }
 
 pub(super) fn tiles_bytes(tiles: &[NewTile]) -> usize {

@@ -12,7 +12,8 @@ use fjall::OwnedWriteBatch as WriteBatch;
 use granary_model::UtcMicros;
 
 use super::committer::{Reply, Request, Work};
-use super::format::{self, Id, LogEvent};
+use super::entry;
+use super::format::{self, Id};
 use super::shelf::{Core, Held, Shelf, key_hash};
 use crate::error::StoreError;
 use crate::events::{
@@ -203,48 +204,19 @@ impl<'a> Group<'a> {
             sequence: held.state.last_sequence + 1,
             created_time: last.map_or(self.now, |last| self.now.max(UtcMicros(last.0 + 1))),
         };
-        let keys: Vec<(Id, &Bytes)> = held
-            .described
-            .indexes
-            .iter()
-            .zip(&event.keys)
-            .flat_map(|(index, keys)| keys.iter().map(|key| (*index, key)))
-            .collect();
-        let logged = LogEvent {
-            event_time: event.event_time,
-            created_time: id.created_time,
-            dedup_key: event.dedup_key.as_deref().map(Into::into),
-            keys: keys
-                .iter()
-                .map(|(i, key)| (*i, (&key[..]).into()))
-                .collect(),
-            payload: &event.payload,
-        };
+        let keys = held.described.keys_of(event);
+        let spaces = &self.shelf.spaces;
         held.state.events += 1;
-        held.state.bytes += logged.bytes();
+        held.state.bytes += entry::put(spaces, &mut self.batch, stream, id, event, &keys);
         held.state.last_sequence = id.sequence;
         held.state.last_created_time = Some(id.created_time);
         held.state.newest_event_time = held.state.newest_event_time.max(Some(event.event_time));
-
-        let spaces = &self.shelf.spaces;
-        let batch = &mut self.batch;
-        let log_key = format::log_key(stream, id.sequence);
-        batch.insert(&spaces.log, log_key, logged.encode());
-        let times_key = format::times_key(stream, event.event_time, id.sequence);
-        batch.insert(&spaces.times, times_key, []);
         if let Some(key) = dedup {
-            let value = format::dedup_value(id, event.event_time);
-            batch.insert(&spaces.dedup, key.as_slice(), value);
             self.stored.insert(key, id);
         }
-        let value = format::index_value(id.created_time, &event.payload);
-        let value = fjall::Slice::from(value);
         for (index, key) in &keys {
-            let prefix = format::index_prefix(*index, key);
-            let entry = format::index_key(&prefix, event.event_time, id.sequence);
-            batch.insert(&spaces.index, entry, value.clone());
             held.tiles_over(*index, key, event.event_time, |tile| {
-                batch.remove(&spaces.tiles, tile);
+                self.batch.remove(&spaces.tiles, tile);
             });
         }
         let hashes = keys.iter().map(|(i, key)| (*i, key_hash(key))).collect();
@@ -267,12 +239,12 @@ impl<'a> Group<'a> {
             let trimmed = computed_from.removals != held.removals
                 && held.state.trimmed_before > Some(tile.start);
             let untouched = held.recent.untouched(
-                held.state.last_sequence,
                 computed_from.sequence,
                 (ids.index, key_hash(&tile.key)),
                 (tile.start, end),
             );
-            if trimmed || !untouched {
+            let before_a_restore = computed_from.removals < held.restored;
+            if trimmed || before_a_restore || !untouched {
                 continue;
             }
             let reach = &mut held.reaches[set];

@@ -178,11 +178,12 @@ fn finish(
         epoch: core.epochs,
         state,
         removals,
+        restored: removals,
         reaches: reaches.map(|r| r.unwrap_or(UtcMicros::MIN)).collect(),
         // It knows nothing of the keys of new indexes.
         recent: old
             .filter(|_| change.fill.is_empty())
-            .map_or_else(Recent::default, |old| old.recent),
+            .map_or_else(|| Recent::after(state.last_sequence), |old| old.recent),
         described: Arc::clone(&described),
     };
     core.streams.insert(name.clone(), held);

@@ -79,8 +79,12 @@ pub(super) struct Held {
     pub(super) epoch: u64,
     pub(super) described: Arc<Described>,
     pub(super) state: StreamState,
-    /// Steps of trims that removed something.
+    /// Steps of trims that removed something, and of restores that put
+    /// something back.
     pub(super) removals: u64,
+    /// `removals` when something was last put back, as far as is known since
+    /// the store was opened.
+    pub(super) restored: u64,
     /// By tile set, in the spec's order: the greatest end of a tile that was
     /// ever put. Events from there on are in no tile.
     pub(super) reaches: Vec<UtcMicros>,
@@ -106,8 +110,10 @@ pub(super) struct TileSet {
 }
 
 /// The newest events, to tell which tiles are out of date.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Recent {
+    /// Every event that was appended after this sequence.
+    after: u64,
     events: VecDeque<RecentEvent>,
     /// Keys of all of them.
     keys: usize,
@@ -126,6 +132,15 @@ const RECENT_MAX: usize = 1 << 14;
 const RECENT_KEYS_MAX: usize = 1 << 17;
 
 impl Recent {
+    /// Of a stream that has come to this sequence.
+    pub(super) fn after(last_sequence: u64) -> Self {
+        Self {
+            after: last_sequence,
+            events: VecDeque::new(),
+            keys: 0,
+        }
+    }
+
     pub(super) fn push(&mut self, sequence: u64, event_time: UtcMicros, keys: Vec<(Id, u64)>) {
         self.keys += keys.len();
         self.events.push_back(RecentEvent {
@@ -137,6 +152,7 @@ impl Recent {
             && let Some(oldest) = self.events.pop_front()
         {
             self.keys -= oldest.keys.len();
+            self.after = oldest.sequence;
         }
     }
 
@@ -150,21 +166,19 @@ impl Recent {
     /// Whether no event after `sequence` came to this key in [start, end).
     pub(super) fn untouched(
         &self,
-        last_sequence: u64,
         sequence: u64,
         key: (Id, u64),
         (start, end): (UtcMicros, UtcMicros),
     ) -> bool {
-        let newer = last_sequence.saturating_sub(sequence);
-        if newer > self.events.len() as u64 {
-            return false;
-        }
-        let newer = self.events.iter().rev().take(newer as usize);
-        newer
-            .filter(|event| event.sequence > sequence)
-            .all(|event| {
-                event.event_time < start || event.event_time >= end || !event.keys.contains(&key)
-            })
+        let newer = self.events.iter().rev();
+        sequence >= self.after
+            && newer
+                .take_while(|event| event.sequence > sequence)
+                .all(|event| {
+                    event.event_time < start
+                        || event.event_time >= end
+                        || !event.keys.contains(&key)
+                })
     }
 }
 
@@ -368,8 +382,9 @@ impl Core {
                 epoch: 0,
                 state,
                 removals,
+                restored: removals,
                 reaches,
-                recent: Recent::default(),
+                recent: Recent::after(state.last_sequence),
                 described: Arc::new(described),
             };
             core.streams.insert(held.described.spec.name.clone(), held);

@@ -8,8 +8,8 @@ use granary_model::UtcMicros;
 
 use crate::error::StoreError;
 use crate::events::{
-    Appended, EventBatch, EventId, EventRef, KeyOf, NewEvent, NewTile, SnapshotPoint, StreamSpec,
-    StreamState, TrimPolicy,
+    Appended, EventBatch, EventId, EventRef, KeyOf, NewEvent, NewTile, RestoredEvents,
+    SnapshotPoint, StreamSpec, StreamState, TrimPolicy,
 };
 
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub(super) struct Content {
     pub(super) spec: Arc<StreamSpec>,
     pub(super) state: StreamState,
     pub(super) removals: u64,
+    /// `removals` when something was last put back.
+    pub(super) restored: u64,
     pub(super) log: BTreeMap<u64, Event>,
     pub(super) dedup: BTreeMap<Bytes, u64>,
     /// By index, key, event time, sequence.
@@ -70,6 +72,7 @@ impl Content {
             spec,
             state: StreamState::default(),
             removals: 0,
+            restored: 0,
             log: BTreeMap::new(),
             dedup: BTreeMap::new(),
             indexed: BTreeMap::new(),
@@ -141,14 +144,22 @@ impl Content {
         if let Some(sequence) = stored {
             return Appended::Duplicate(self.id(*sequence));
         }
-        let state = &mut self.state;
-        let sequence = state.last_sequence + 1;
-        let last = state.last_created_time;
-        let created_time = last.map_or(now, |last| now.max(UtcMicros(last.0 + 1)));
+        let last = self.state.last_created_time;
+        let id = EventId {
+            sequence: self.state.last_sequence + 1,
+            created_time: last.map_or(now, |last| now.max(UtcMicros(last.0 + 1))),
+        };
+        self.state.last_sequence = id.sequence;
+        self.state.last_created_time = Some(id.created_time);
+        self.put(id, event);
+        Appended::New(id)
+    }
+
+    fn put(&mut self, id: EventId, event: NewEvent) {
         let names = self.spec.indexes.iter().map(|index| index.name.clone());
         let event = Event {
             event_time: event.event_time,
-            created_time,
+            created_time: id.created_time,
             dedup_key: event.dedup_key,
             keys: names
                 .zip(event.keys)
@@ -156,24 +167,40 @@ impl Content {
                 .collect(),
             payload: event.payload,
         };
+        let state = &mut self.state;
         state.events += 1;
         state.bytes += event.bytes();
-        state.last_sequence = sequence;
-        state.last_created_time = Some(created_time);
         state.newest_event_time = state.newest_event_time.max(Some(event.event_time));
         if let Some(key) = &event.dedup_key {
-            self.dedup.insert(key.clone(), sequence);
+            self.dedup.insert(key.clone(), id.sequence);
         }
         for (index, key) in event.places() {
-            let entry = (index.clone(), key.clone(), event.event_time, sequence);
+            let entry = (index.clone(), key.clone(), event.event_time, id.sequence);
             self.indexed.insert(entry, ());
         }
         self.forget_tiles(&event);
-        self.log.insert(sequence, event);
-        Appended::New(EventId {
-            sequence,
-            created_time,
-        })
+        self.log.insert(id.sequence, event);
+    }
+
+    pub(super) fn restore(&mut self, restored: RestoredEvents) -> u64 {
+        let mut back = 0;
+        for (id, mut event) in restored.events {
+            if self.log.contains_key(&id.sequence) {
+                continue;
+            }
+            event.dedup_key = event.dedup_key.filter(|key| !self.dedup.contains_key(key));
+            self.put(id, event);
+            back += 1;
+        }
+        let trimmed = self.state.trimmed_before;
+        if let (Some(trimmed), Some(whole)) = (trimmed, restored.whole_from) {
+            self.state.trimmed_before = Some(trimmed.min(whole));
+        }
+        if back > 0 || self.state.trimmed_before != trimmed {
+            self.removals += 1;
+            self.restored = self.removals;
+        }
+        back
     }
 
     pub(super) fn id(&self, sequence: u64) -> EventId {
@@ -213,7 +240,8 @@ impl Content {
             let newer = inside.any(|((.., sequence), ())| *sequence > from.sequence);
             let trimmed =
                 from.removals != self.removals && self.state.trimmed_before > Some(tile.start);
-            if newer || trimmed {
+            let before_a_restore = from.removals < self.restored;
+            if newer || trimmed || before_a_restore {
                 continue;
             }
             let name = (set.name.clone(), set.version);

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use granary_model::{Clock, ManualClock, UtcMicros};
 use granary_store::conformance::events::EventHome;
 use granary_store::events::{
-    EventBatch, EventRef, EventSink, IndexSpec, KeyOf, KeyRange, NewEvent, NewTile, ScanOrder,
-    SnapshotPoint, StreamSpec, TileRange, TileSetSpec, TileSink, TrimPolicy,
+    EventBatch, EventId, EventRef, EventSink, IndexSpec, KeyOf, KeyRange, NewEvent, NewTile,
+    RestoredEvents, ScanOrder, SnapshotPoint, StreamSpec, TileRange, TileSetSpec, TileSink,
+    TrimPolicy,
 };
 use granary_store::{EmbeddedEventSettings, EventStore, EventStream, MemoryEventStore, StoreError};
 use proptest::prelude::*;
@@ -28,6 +29,10 @@ enum Work {
     Append(Vec<(u8, i64, u8, u8)>),
     Trim(i64, Vec<(usize, usize)>),
     Flush(u64),
+    Reserve(u64),
+    /// Every so manieth of the flushed events that there ever were, and from
+    /// when on nothing is missing then.
+    Restore(u64, Option<i64>),
     Restart,
     /// Whether the index by device is there.
     Reopen(bool),
@@ -51,6 +56,8 @@ fn work() -> impl Strategy<Value = Work> {
         8 => prop::collection::vec(event, 0..6).prop_map(Work::Append),
         2 => (-6..45_i64, keep).prop_map(|(t, keep)| Work::Trim(t, keep)),
         1 => (0..40_u64).prop_map(Work::Flush),
+        1 => (0..3_u64).prop_map(Work::Reserve),
+        2 => (1..4_u64, prop::option::of(-6..45_i64)).prop_map(|(n, t)| Work::Restore(n, t)),
         1 => Just(Work::Restart),
         1 => any::<bool>().prop_map(Work::Reopen),
         2 => Just(Work::Look),
@@ -118,6 +125,8 @@ struct Side {
     store: Option<Arc<dyn EventStore>>,
     stream: Option<Arc<dyn EventStream>>,
     point: SnapshotPoint,
+    /// Every event there ever was.
+    ever: Vec<(EventId, (u8, i64, u8, u8))>,
 }
 
 /// All that a stream answers, in words.
@@ -159,12 +168,18 @@ impl Side {
         let stream = Arc::clone(self.stream());
         match work {
             Work::Append(events) => {
-                let events = events.iter().map(|event| new_event(*event, spec)).collect();
+                let new = events.iter().map(|event| new_event(*event, spec));
                 let batch = EventBatch {
-                    events,
+                    events: new.collect(),
                     offsets: Vec::new(),
                 };
-                format!("{:?}", stream.append(batch).await.unwrap())
+                let appended = stream.append(batch).await.unwrap();
+                for (event, appended) in events.iter().zip(&appended) {
+                    if appended.is_new() {
+                        self.ever.push((appended.id(), *event));
+                    }
+                }
+                format!("{appended:?}")
             }
             Work::Trim(older_than, keep_newest) => {
                 let policy = TrimPolicy {
@@ -186,6 +201,18 @@ impl Side {
                 }
             }
             Work::Flush(sequence) => format!("{:?}", stream.set_flushed(*sequence).await.is_ok()),
+            Work::Reserve(sequences) => format!("{:?}", stream.reserve(*sequences).await.unwrap()),
+            Work::Restore(nth, whole_from) => {
+                let flushed = stream.snapshot().await.unwrap().state().flushed;
+                let ever = self.ever.iter();
+                let wanted =
+                    ever.filter(|(id, _)| id.sequence <= flushed && id.sequence % nth == 0);
+                let events = RestoredEvents {
+                    events: wanted.map(|(id, e)| (*id, new_event(*e, spec))).collect(),
+                    whole_from: whole_from.map(UtcMicros),
+                };
+                format!("{} restored", stream.restore(events).await.unwrap())
+            }
             Work::Restart => {
                 drop(stream);
                 self.open(clock, spec.clone()).await;
@@ -289,6 +316,7 @@ async fn agree(history: bool, settings: EmbeddedEventSettings, works: &[Work]) {
                 sequence: 0,
                 removals: 0,
             },
+            ever: Vec::new(),
         };
         side.open(&clock, spec(history, wide)).await;
         sides.push(side);
