@@ -58,6 +58,8 @@ impl Push {
 pub struct PushAnswer {
     pub appended: u64,
     pub duplicates: u64,
+    /// Rows that are too old to be kept and are in the history only.
+    pub history: u64,
     /// Positions of refused rows, and why.
     pub refused: Vec<(usize, String)>,
     /// Of each row, where asked for; `None` of refused rows.
@@ -86,6 +88,7 @@ impl PushAnswer {
         Self {
             appended: answer.appended,
             duplicates: answer.duplicates,
+            history: answer.history,
             refused: refused.map(|r| (r.row as usize, r.reason)).collect(),
             ids: ids.map(id).collect(),
         }

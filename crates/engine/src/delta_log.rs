@@ -79,7 +79,7 @@ pub(crate) struct NewCommit {
     pub(crate) mode: SaveMode,
     /// Of files; those that make the table are added to the first commit.
     pub(crate) actions: Vec<Action>,
-    pub(crate) transaction: Transaction,
+    pub(crate) transactions: Vec<Transaction>,
     /// JSON.
     pub(crate) text: String,
 }
@@ -165,12 +165,21 @@ impl DeltaLog {
         let state = DeltaTableState::try_new(&self.log_store, None)
             .await
             .map_err(|e| self.error(e))?;
-        let version = state
-            .transaction_version(&self.log_store, transaction)
-            .await
-            .map_err(|e| self.error(e))?
+        let version = self
+            .transaction_version(&state, transaction)
+            .await?
             .ok_or_else(|| self.foreign(&format!("it has no transaction {transaction}")))?;
         Ok(Some((state, version)))
+    }
+
+    /// The version of an application's transaction in a state.
+    pub(crate) async fn transaction_version(
+        &self,
+        state: &DeltaTableState,
+        transaction: &str,
+    ) -> Result<Option<i64>, EngineError> {
+        let version = state.transaction_version(&self.log_store, transaction);
+        version.await.map_err(|e| self.error(e))
     }
 
     /// [`EngineError::Conflict`] where another commit came first.
@@ -193,7 +202,7 @@ impl DeltaLog {
                 ("userMetadata".to_owned(), commit.text.into()),
                 (COMMIT_ID.to_owned(), commit_id.clone().into()),
             ])
-            .with_application_transaction(commit.transaction);
+            .with_application_transactions(commit.transactions);
         let operation = DeltaOperation::Write {
             mode: commit.mode,
             partition_by: None,

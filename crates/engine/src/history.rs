@@ -14,6 +14,11 @@
 //! `_seq` ≤ f and kept events after f sees each event once, at whatever point
 //! a process was killed. To go on after that, f is set to F.
 //!
+//! Events that never were in the event store go in under sequences that the
+//! store sets aside: one commit takes them, and the kept events before them that
+//! are not in yet, so the invariant holds for it as well. Such a commit may have
+//! a mark, `granary/stream/<stream>/<mark>`, by which a repetition is known.
+//!
 //! **Reading** (`rows`): the snapshot of the event store is taken first and says
 //! f, the table is opened then, so it has all up to f; what was flushed since
 //! is left out by `_seq`.
@@ -27,14 +32,20 @@ mod scan;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use datafusion::logical_expr::lit;
+use datafusion::prelude::ident;
 use deltalake_core::table::state::DeltaTableState;
+use futures::{StreamExt, TryStreamExt};
+use granary_model::UtcMicros;
 use granary_model::definitions::Stream;
 use object_store::path::Path;
 use tracing::instrument;
 
 use crate::delta_log::{DeltaLog, folder_name};
-use crate::engine::Engine;
+use crate::engine::{Engine, Joins};
 use crate::error::EngineError;
+use crate::offline::read::time_scalar;
+use crate::stream_table::EventBatches;
 
 pub use append::HistoryAppend;
 pub(crate) use relation::HistoryRelation;
@@ -44,6 +55,7 @@ pub(crate) use scan::{HistoryRows, rows};
 #[derive(Debug, Clone)]
 pub struct HistoryTable {
     engine: Engine,
+    stream: Arc<Stream>,
     log: DeltaLog,
     state: Arc<DeltaTableState>,
     flushed: u64,
@@ -83,6 +95,7 @@ impl HistoryTable {
         let files = files.collect::<Result<Vec<_>, _>>()?;
         Ok(Some(Self {
             engine: engine.clone(),
+            stream: Arc::new(stream.clone()),
             flushed: flushed.unsigned_abs(),
             files,
             state: Arc::new(state),
@@ -105,6 +118,37 @@ impl HistoryTable {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
+    /// Whether a commit of this mark was made.
+    pub async fn has(&self, mark: &str) -> Result<bool, EngineError> {
+        let transaction = marked(&transaction(&self.stream), mark);
+        let version = self.log.transaction_version(&self.state, &transaction);
+        Ok(version.await?.is_some())
+    }
+
+    /// These columns of [`Stream::history_schema`], of every event; with `since`,
+    /// of the events from that event time on.
+    pub async fn read(
+        &self,
+        columns: &[&str],
+        since: Option<UtcMicros>,
+    ) -> Result<EventBatches, EngineError> {
+        let name = self.stream.name.clone();
+        let failed = |error| EngineError::from_query(&name, error);
+        let relation = HistoryRelation::opened(self.clone());
+        let context = self.engine.context(None, Joins::default());
+        let mut frame = context.read_table(Arc::new(relation)).map_err(failed)?;
+        if let Some(since) = since {
+            let event_time = ident(&self.stream.event_time);
+            let late_enough = event_time.gt_eq(lit(time_scalar(since)));
+            frame = frame.filter(late_enough).map_err(failed)?;
+        }
+        let columns = columns.iter().map(|column| ident(*column));
+        let frame = frame.select(columns).map_err(failed)?;
+        let batches = frame.execute_stream().await.map_err(failed)?;
+        let batches = batches.map_err(move |error| EngineError::from_query(&name, error));
+        Ok(batches.boxed())
+    }
+
     fn schema(&self) -> &SchemaRef {
         self.log.schema()
     }
@@ -119,4 +163,8 @@ fn log_of(engine: &Engine, stream: &Stream) -> Result<DeltaLog, EngineError> {
 
 fn transaction(stream: &Stream) -> String {
     format!("granary/stream/{}", stream.name)
+}
+
+fn marked(transaction: &str, mark: &str) -> String {
+    format!("{transaction}/{mark}")
 }

@@ -27,5 +27,7 @@ pub use materialize::{
 pub use progress::{Progress, Silent, Stage};
 pub use sink::{Filled, Sink, SinkSettings};
 pub use status::{ViewStatus, view_statuses};
-pub use streams::{Maintained, OpenEvents, Pushed, StreamSettings, StreamStatus, Streams};
+pub use streams::{
+    HistoryPushed, Late, Maintained, OpenEvents, Pushed, StreamSettings, StreamStatus, Streams,
+};
 pub use sweep::sweep;

@@ -6,7 +6,8 @@
 //! durable batch. A batch of other columns or types is refused as a whole.
 //!
 //! Of a stream with HISTORY the events go on into a table (`streams/flush.rs`);
-//! what no view needs any more goes (`streams/retain.rs`).
+//! older ones of another system come into it (`streams/older.rs`), and what no view
+//! needs any more goes (`streams/retain.rs`).
 //!
 //! This module knows nothing of the wire, of who pushes or of who reads: reads
 //! find what is open in [`OpenStreams`].
@@ -31,13 +32,15 @@ use tracing::instrument;
 use crate::error::IngestError;
 
 mod flush;
+mod older;
 mod retain;
 mod rows;
 mod source;
 
+pub use older::HistoryPushed;
 pub use retain::{Maintained, StreamStatus};
 use retain::{Needs, Upkeep};
-use rows::{CheckedRows, EventCodec, TakenTimes};
+use rows::{CheckedRows, EventCodec, TakenTimes, Verdict};
 pub use source::OpenEvents;
 
 /// Settings of streams.
@@ -46,6 +49,7 @@ pub use source::OpenEvents;
 pub struct StreamSettings {
     /// How far beyond the clock an event time may be.
     pub future_seconds_max: u32,
+    pub late: Late,
     /// How often events are taken into the histories; 0: never.
     pub flush_seconds: u32,
     /// Events that one commit to a history takes.
@@ -61,6 +65,7 @@ impl Default for StreamSettings {
     fn default() -> Self {
         Self {
             future_seconds_max: 3600,
+            late: Late::Refuse,
             flush_seconds: 60,
             flush_events_max: 1_000_000,
             trim_seconds: 60,
@@ -69,12 +74,24 @@ impl Default for StreamSettings {
     }
 }
 
+/// What to do with events that are older than what live views need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Late {
+    #[default]
+    Refuse,
+    /// They go to the history, in a commit of their own for each batch.
+    History,
+}
+
 /// What became of one pushed row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pushed {
     Appended(EventId),
     /// One of the same DEDUPLICATE columns is stored, or came earlier.
     Duplicate(EventId),
+    /// Too old to be kept, and in the history only.
+    History(EventId),
     /// Not stored, and why.
     Refused(String),
 }
@@ -248,7 +265,11 @@ impl Streams {
             earliest: self.earliest(&writer).await?,
             latest: self.latest(),
         };
-        let CheckedRows { events, refused } = writer.codec.check(batch, times)?;
+        let CheckedRows {
+            events,
+            late,
+            verdicts,
+        } = writer.codec.check(batch, times)?;
         let appended = match events.is_empty() {
             true => Vec::new(),
             false => {
@@ -257,15 +278,24 @@ impl Streams {
                 writer.stream.events.append(batch).await?
             }
         };
-        let mut appended = appended.into_iter();
-        let outcome = |reason: Option<String>| match reason {
-            Some(reason) => Some(Pushed::Refused(reason)),
-            None => appended.next().map(|event| match event {
+        let to_history = self.settings.late == Late::History;
+        let late = match to_history && writer.stream.definition.history.is_some() {
+            true => self.push_late(&writer, late).await,
+            false => Vec::new(),
+        };
+        let (mut appended, mut late) = (appended.into_iter(), late.into_iter());
+        let outcome = |verdict: Verdict| match verdict {
+            Verdict::Refused(reason) => Some(Pushed::Refused(reason)),
+            Verdict::Late(reason) => Some(late.next().unwrap_or_else(|| match to_history {
+                true => Pushed::Refused(format!("{reason}; the stream has no HISTORY to take it")),
+                false => Pushed::Refused(reason),
+            })),
+            Verdict::Taken => appended.next().map(|event| match event {
                 Appended::New(id) => Pushed::Appended(id),
                 Appended::Duplicate(id) => Pushed::Duplicate(id),
             }),
         };
-        Ok(refused.into_iter().filter_map(outcome).collect())
+        Ok(verdicts.into_iter().filter_map(outcome).collect())
     }
 
     /// What is known of each stored stream, by name.

@@ -190,6 +190,10 @@ fn encode(pushed: &[Pushed], ids: bool) -> pb::PushResponse {
                 answer.duplicates += 1;
                 Some(id)
             }
+            Pushed::History(id) => {
+                answer.history += 1;
+                Some(id)
+            }
             Pushed::Refused(reason) => {
                 answer.refused += 1;
                 answer.refused_rows.push(pb::RefusedRow {

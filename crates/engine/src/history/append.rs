@@ -17,7 +17,7 @@ use parquet::file::properties::WriterProperties;
 use tracing::instrument;
 use uuid::Uuid;
 
-use super::{HistoryTable, log_of, transaction};
+use super::{HistoryTable, log_of, marked, transaction};
 use crate::delta_log::{DeltaLog, NewCommit, NewFile};
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -106,10 +106,11 @@ impl HistoryAppend {
     }
 
     /// Commits what was written as the events up to a sequence: afterwards the
-    /// table has to hold every one of them. `EngineError::Conflict` where
-    /// somebody else committed meanwhile.
+    /// table has to hold every one of them. With a mark, [`HistoryTable::has`]
+    /// tells that this was committed. `EngineError::Conflict` where somebody else
+    /// committed meanwhile.
     #[instrument(skip_all, fields(history = self.log.object(), flushed), err)]
-    pub async fn commit(mut self, flushed: u64) -> Result<(), EngineError> {
+    pub async fn commit(mut self, flushed: u64, mark: Option<&str>) -> Result<(), EngineError> {
         if let Some(open) = self.open.take() {
             self.close(open).await?;
         }
@@ -126,11 +127,13 @@ impl HistoryAppend {
         });
         let additions = self.files.iter().map(|file| Action::Add(file.to_add(now)));
         let version = i64::try_from(flushed).unwrap_or(i64::MAX);
+        let mut transactions = vec![Transaction::new(&self.transaction, version)];
+        transactions.extend(mark.map(|mark| Transaction::new(marked(&self.transaction, mark), 1)));
         let commit = NewCommit {
             version: base.map_or(0, |base| base.version() + 1),
             mode: SaveMode::Append,
             actions: additions.collect(),
-            transaction: Transaction::new(&self.transaction, version),
+            transactions,
             text: text.to_string(),
         };
         self.log.commit(base, commit).await

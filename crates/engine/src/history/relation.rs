@@ -23,6 +23,8 @@ pub(crate) struct HistoryRelation {
     engine: Engine,
     stream: Stream,
     schema: SchemaRef,
+    /// What is read; `None`: the table as it is at each scan.
+    opened: Option<HistoryTable>,
 }
 
 impl HistoryRelation {
@@ -32,6 +34,14 @@ impl HistoryRelation {
             engine: engine.clone(),
             stream: stream.clone(),
             schema: stream.history_schema(),
+            opened: None,
+        }
+    }
+
+    pub(super) fn opened(table: HistoryTable) -> Self {
+        Self {
+            opened: Some(table.clone()),
+            ..Self::new(&table.engine, &table.stream)
         }
     }
 }
@@ -61,7 +71,10 @@ impl TableProvider for HistoryRelation {
         _filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let opened = HistoryTable::open(&self.engine, &self.stream).await;
+        let opened = match &self.opened {
+            Some(table) => Ok(Some(table.clone())),
+            None => HistoryTable::open(&self.engine, &self.stream).await,
+        };
         match opened.map_err(|e| DataFusionError::External(Box::new(e)))? {
             Some(table) => table.scan(&state.task_ctx(), projection.cloned(), None, limit),
             None => {

@@ -195,7 +195,7 @@ impl TableLog {
                 RunMode::Replace => SaveMode::Overwrite,
             },
             actions: actions.chain(additions.map(Action::Add)).collect(),
-            transaction: Transaction::new(&self.transaction, watermark.0),
+            transactions: vec![Transaction::new(&self.transaction, watermark.0)],
             text,
         };
         self.log.commit(base.map(|b| &b.state), commit).await

@@ -7,12 +7,13 @@
 //! flush notes it first. One flush of a stream runs at a time: the lock is the
 //! stream's, over changes of the definitions too.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use granary_engine::{Engine, HistoryAppend, HistoryTable};
 use granary_store::EventRows;
-use granary_store::events::EventSnapshot;
+use granary_store::events::{EventRef, EventSink, EventSnapshot};
 use tracing::instrument;
 
 use super::{Streams, Writer};
@@ -32,24 +33,33 @@ impl Streams {
             return Ok(0);
         }
         let _turn = writer.turn.lock().await;
-        let events_max = self.settings.flush_events_max.max(1);
-        let last = writer.stream.events.snapshot().await?;
+        writer.flush(engine, self.settings.flush_events_max).await
+    }
+}
+
+impl Writer {
+    /// Up to the last event that is acknowledged now. Whoever calls it has the
+    /// turn.
+    pub(super) async fn flush(
+        &self,
+        engine: &Engine,
+        events_max: usize,
+    ) -> Result<u64, IngestError> {
+        let last = self.stream.events.snapshot().await?;
         let last = last.state().last_sequence;
         let mut flushed = 0;
         loop {
-            let (append, reached) = writer.begin(engine).await?;
+            let (append, reached) = self.begin(engine).await?;
             if reached >= last {
                 return Ok(flushed);
             }
-            match writer.flush_next(append, reached, events_max).await? {
+            match self.flush_next(append, reached, events_max.max(1)).await? {
                 0 => return Ok(flushed),
                 events => flushed += events,
             }
         }
     }
-}
 
-impl Writer {
     /// An append to the history, and up to which event that has them all: as
     /// much is noted as flushed when this returns.
     pub(super) async fn begin(&self, engine: &Engine) -> Result<(HistoryAppend, u64), IngestError> {
@@ -79,12 +89,13 @@ impl Writer {
         events_max: usize,
     ) -> Result<u64, IngestError> {
         let snapshot = self.stream.events.snapshot().await?;
-        let written = self.write_kept(&mut append, snapshot.as_ref(), after, events_max);
+        let all = (after, u64::MAX);
+        let written = self.write_kept(&mut append, snapshot.as_ref(), all, events_max);
         match written.await {
             Ok(None) => Ok(0),
             Ok(Some(last)) => {
                 let events = append.rows();
-                self.commit(append, last).await?;
+                self.commit(append, last, None).await?;
                 Ok(events)
             }
             Err(error) => {
@@ -99,40 +110,77 @@ impl Writer {
         &self,
         append: HistoryAppend,
         flushed: u64,
+        mark: Option<&str>,
     ) -> Result<(), IngestError> {
-        append.commit(flushed).await?;
+        append.commit(flushed, mark).await?;
         Ok(self.stream.events.set_flushed(flushed).await?)
     }
 
-    /// Writes the kept events after a sequence, at most so many; gives the
-    /// sequence of the last, `None` where there are none.
+    /// Writes the kept events after one sequence and up to another, at most so
+    /// many; gives the sequence of the last, `None` where there are none.
     pub(super) async fn write_kept(
         &self,
         append: &mut HistoryAppend,
         snapshot: &dyn EventSnapshot,
-        after: u64,
+        (after, up_to): (u64, u64),
         events_max: usize,
     ) -> Result<Option<u64>, IngestError> {
-        let schema = self.stream.definition.history_schema();
-        let columns: Vec<usize> = (0..schema.fields().len() - 1).collect();
         let (mut last, mut left) = (None, events_max);
         while left > 0 {
-            let mut rows = EventRows::new(&self.stream.layout, &columns);
-            let (after, limit) = (last.unwrap_or(after), left.min(EVENTS_READ));
-            snapshot.scan_log(after, limit, &mut rows).await?;
-            let read = rows.finish()?;
-            let Some(newest) = read.sequences.last() else {
+            let after = last.unwrap_or(after);
+            let room = usize::try_from(up_to.saturating_sub(after)).unwrap_or(usize::MAX);
+            let limit = left.min(EVENTS_READ).min(room);
+            let mut rows = self.history_rows();
+            if limit > 0 {
+                let mut reading = UpTo {
+                    up_to,
+                    rows: &mut rows,
+                };
+                snapshot.scan_log(after, limit, &mut reading).await?;
+            }
+            if rows.is_empty() {
                 break;
-            };
-            last = Some(*newest);
-            left = left.saturating_sub(read.sequences.len());
-            let sequences = read.sequences.iter().map(|sequence| *sequence as i64);
-            let mut values = read.batch.columns().to_vec();
-            values.push(Arc::new(Int64Array::from_iter_values(sequences)) as ArrayRef);
-            let batch = RecordBatch::try_new(Arc::clone(&schema), values);
-            let batch = batch.map_err(|e| IngestError::Stopped(e.to_string()))?;
-            append.write(&batch).await?;
+            }
+            left -= rows.len();
+            last = self.write_rows(append, rows).await?;
         }
         Ok(last)
+    }
+
+    /// Collects events for the history.
+    pub(super) fn history_rows(&self) -> EventRows {
+        let columns = self.stream.layout.schema().fields().len();
+        EventRows::new(&self.stream.layout, &(0..columns).collect::<Vec<_>>())
+    }
+
+    /// Gives the sequence of the last event.
+    pub(super) async fn write_rows(
+        &self,
+        append: &mut HistoryAppend,
+        rows: EventRows,
+    ) -> Result<Option<u64>, IngestError> {
+        let read = rows.finish()?;
+        let sequences = read.sequences.iter().map(|sequence| *sequence as i64);
+        let mut values = read.batch.columns().to_vec();
+        values.push(Arc::new(Int64Array::from_iter_values(sequences)) as ArrayRef);
+        let batch = RecordBatch::try_new(self.stream.definition.history_schema(), values);
+        let batch = batch.map_err(|e| IngestError::Stopped(e.to_string()))?;
+        append.write(&batch).await?;
+        Ok(read.sequences.last().copied())
+    }
+}
+
+/// Takes events up to a sequence.
+struct UpTo<'a> {
+    up_to: u64,
+    rows: &'a mut EventRows,
+}
+
+impl EventSink for UpTo<'_> {
+    fn event(&mut self, range: usize, event: EventRef<'_>) -> ControlFlow<()> {
+        match event.sequence <= self.up_to {
+            true => self.rows.event(range, event),
+            false => ControlFlow::Break(()),
+        }
     }
 }

@@ -39,12 +39,33 @@ pub(super) struct TakenTimes {
     pub latest: UtcMicros,
 }
 
+impl TakenTimes {
+    pub(super) fn up_to(latest: UtcMicros) -> Self {
+        Self {
+            earliest: None,
+            latest,
+        }
+    }
+}
+
+/// What is to become of a row.
+#[derive(Debug, Clone)]
+pub(super) enum Verdict {
+    /// The next of the events.
+    Taken,
+    /// The next of the late events, and what is said where those are refused.
+    Late(String),
+    Refused(String),
+}
+
 /// A batch, row by row.
 pub(super) struct CheckedRows {
-    /// Of the rows that were not refused, in order.
+    /// Of the rows that are taken, in order.
     pub events: Vec<NewEvent>,
-    /// Of every row why it was refused, if it was.
-    pub refused: Vec<Option<String>>,
+    /// Those that are before the earliest time.
+    pub late: Vec<NewEvent>,
+    /// Of every row.
+    pub verdicts: Vec<Verdict>,
 }
 
 impl EventCodec {
@@ -92,42 +113,53 @@ impl EventCodec {
         let (keys, keyless) = self.keys.of_rows(&batch);
         let mut rows = CheckedRows {
             events: Vec::with_capacity(batch.num_rows()),
-            refused: Vec::with_capacity(batch.num_rows()),
+            late: Vec::new(),
+            verdicts: Vec::with_capacity(batch.num_rows()),
         };
-        let checked = times.into_iter().zip(keys).zip(keyless).enumerate();
-        for (row, ((time, keys), keyless)) in checked {
-            let time = match lost.get(row).cloned().flatten().or(keyless) {
-                Some(reason) => Err(reason),
-                None => self.event_time(time, taken),
+        for (row, time) in times.into_iter().enumerate() {
+            let verdict = match lost.get(row).cloned().flatten() {
+                Some(reason) => Verdict::Refused(reason),
+                None => self.verdict(time, taken),
             };
-            rows.refused.push(time.as_ref().err().cloned());
-            if let Ok(event_time) = time {
-                rows.events.push(NewEvent {
-                    event_time,
-                    dedup_key: dedup.get(row).cloned().flatten(),
-                    keys,
-                    payload: Bytes::copy_from_slice(payloads.get(row)),
-                });
+            let event = || NewEvent {
+                event_time: UtcMicros(time.unwrap_or_default()),
+                dedup_key: dedup.get(row).cloned().flatten(),
+                keys: Vec::new(),
+                payload: Bytes::copy_from_slice(payloads.get(row)),
+            };
+            match &verdict {
+                Verdict::Taken => rows.events.push(event()),
+                Verdict::Late(_) => rows.late.push(event()),
+                Verdict::Refused(_) => {}
             }
+            rows.verdicts.push(verdict);
         }
         Ok(rows)
     }
 
-    fn event_time(&self, time: Option<i64>, taken: TakenTimes) -> Result<UtcMicros, String> {
-        let name = &self.event_time;
-        let TakenTimes { earliest, latest } = taken;
-        match time.map(UtcMicros) {
-            None => Err(format!("{name} is NULL: an event needs its event time")),
-            Some(time) if time > latest => Err(format!(
-                "{name} is {time}, {latest} is the latest taken now"
-            )),
-            Some(time) => match earliest.filter(|earliest| time < *earliest) {
-                Some(earliest) => Err(format!(
-                    "{name} is {time}, older than what is kept: {earliest} is the earliest taken now"
-                )),
-                None => Ok(time),
-            },
+    fn verdict(&self, time: Option<i64>, taken: TakenTimes) -> Verdict {
+        let (name, latest) = (&self.event_time, taken.latest);
+        let Some(time) = time.map(UtcMicros) else {
+            return Verdict::Refused(format!("{name} is NULL: an event needs its event time"));
+        };
+        if time > latest {
+            let reason = format!("{name} is {time}, {latest} is the latest taken now");
+            return Verdict::Refused(reason);
         }
+        match taken.earliest.filter(|earliest| time < *earliest) {
+            Some(earliest) => Verdict::Late(format!(
+                "{name} is {time}, older than what is kept: {earliest} is the earliest taken now"
+            )),
+            None => Verdict::Taken,
+        }
+    }
+
+    /// The DEDUPLICATE BY columns, in the order of the stream's.
+    pub(super) fn dedup_columns(&self) -> impl Iterator<Item = &str> {
+        self.dedup
+            .features
+            .iter()
+            .map(|column| column.name.as_str())
     }
 
     /// The batch in the stream's own columns and types.
@@ -207,7 +239,10 @@ impl EventCodec {
     }
 
     /// Of every row; a row with a NULL among the columns is never a duplicate.
-    fn dedup_keys(&self, batch: &RecordBatch) -> Result<Vec<Option<Bytes>>, IngestError> {
+    pub(super) fn dedup_keys(
+        &self,
+        batch: &RecordBatch,
+    ) -> Result<Vec<Option<Bytes>>, IngestError> {
         if self.dedup.features.is_empty() {
             return Ok(Vec::new());
         }

@@ -3,13 +3,14 @@
 
 mod home;
 mod killed;
+mod older;
 mod retained;
 
 use granary_ingest::StreamSettings;
 use granary_model::UtcMicros;
 use proptest::prelude::*;
 
-use home::{DAY, Home, NOW, settings};
+use home::{DAY, Home, NOW, batch, settings};
 
 #[tokio::test]
 async fn a_scan_is_the_history_and_what_is_kept_after_it() {
@@ -102,6 +103,8 @@ async fn a_history_of_another_name_is_told_and_not_begun() {
 #[derive(Debug, Clone)]
 enum Work {
     Push(usize, i64),
+    /// To the history only, the first of them a second time.
+    Older(usize, i64),
     Flush,
     CommitOnly,
     Trim(i64),
@@ -111,6 +114,7 @@ enum Work {
 fn work() -> impl Strategy<Value = Work> {
     prop_oneof![
         4 => (1..5_usize, 0..10_i64).prop_map(|(events, day)| Work::Push(events, day)),
+        2 => (1..5_usize, 0..40_i64).prop_map(|(events, day)| Work::Older(events, day)),
         2 => Just(Work::Flush),
         1 => Just(Work::CommitOnly),
         2 => (0..11_i64).prop_map(Work::Trim),
@@ -128,11 +132,17 @@ async fn each_event_once(works: &[Work]) {
     let mut expected: Vec<String> = Vec::new();
     for work in works {
         match work {
-            Work::Push(events, day) => {
+            Work::Push(events, day) | Work::Older(events, day) => {
                 let ids = (0..*events).map(|n| format!("{:03}", expected.len() + n));
                 let ids: Vec<String> = ids.collect();
-                let names: Vec<&str> = ids.iter().map(String::as_str).collect();
-                home.push(&names, NOW - day * DAY).await;
+                let mut names: Vec<&str> = ids.iter().map(String::as_str).collect();
+                if matches!(work, Work::Push(..)) {
+                    home.push(&names, NOW - day * DAY).await;
+                } else {
+                    names.push(expected.first().unwrap_or(&ids[0]));
+                    let pushed = home.push_history(&[batch(&names, NOW - day * DAY)]).await;
+                    assert_eq!(pushed.added, ids.len() as u64);
+                }
                 expected.extend(ids);
             }
             Work::Flush => drop(home.flush().await),

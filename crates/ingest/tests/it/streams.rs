@@ -69,6 +69,7 @@ fn words(pushed: &[Pushed]) -> Vec<&str> {
     let word = |row: &Pushed| match row {
         Pushed::Appended(_) => "appended",
         Pushed::Duplicate(_) => "duplicate",
+        Pushed::History(_) => "history",
         Pushed::Refused(_) => "refused",
     };
     let words = pushed.iter().map(word);

@@ -10,7 +10,7 @@ use arrow::util::display::array_value_to_string;
 use datafusion::prelude::SessionContext;
 use granary_catalog::DurableLocal;
 use granary_engine::{Engine, EngineError, EngineSettings, HistoryAppend, HistoryTable};
-use granary_ingest::{IngestError, OpenEvents, Pushed, StreamSettings, Streams};
+use granary_ingest::{HistoryPushed, IngestError, OpenEvents, Pushed, StreamSettings, Streams};
 use granary_model::definitions::{Annotations, Column, Definitions, Stream};
 use granary_model::fingerprint::Fingerprint;
 use granary_model::{FeatureType, ManualClock, UtcMicros};
@@ -96,6 +96,14 @@ impl Home {
         Self::of(folder, settings, definitions(Some("card_history"))).await
     }
 
+    /// With HISTORY and without DEDUPLICATE BY.
+    pub async fn repeating(folder: &Path, settings: StreamSettings) -> Self {
+        let mut definitions = definitions(Some("card_history"));
+        let stream = definitions.streams.get_mut(STREAM).unwrap();
+        stream.deduplicate_by.clear();
+        Self::of(folder, settings, definitions).await
+    }
+
     /// Without HISTORY.
     pub async fn bare(folder: &Path, settings: StreamSettings) -> Self {
         Self::of(folder, settings, definitions(None)).await
@@ -157,6 +165,11 @@ impl Home {
         pushed.unwrap()
     }
 
+    pub async fn push_history(&self, batches: &[RecordBatch]) -> HistoryPushed {
+        let pushed = self.streams.push_history(STREAM, batches).await;
+        pushed.unwrap()
+    }
+
     pub async fn flush(&self) -> u64 {
         self.try_flush().await.unwrap()
     }
@@ -183,7 +196,7 @@ impl Home {
         columns.push(Arc::new(Int64Array::from_iter_values(sequences)));
         let batch = RecordBatch::try_new(self.stream().history_schema(), columns);
         append.write(&batch.unwrap()).await.unwrap();
-        append.commit(*last).await.unwrap();
+        append.commit(*last, None).await.unwrap();
     }
 
     pub async fn trim(&self, older_than: i64) {
