@@ -1,6 +1,6 @@
 //! Adding events to a history in one commit.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
@@ -34,7 +34,8 @@ pub struct HistoryAppend {
     transaction: String,
     /// Names the files of this append.
     id: Uuid,
-    open: Option<OpenFile>,
+    /// In a lock that is never waited for: a writer may not be shared.
+    open: Mutex<Option<OpenFile>>,
     files: Vec<NewFile>,
     rows: u64,
     /// The greatest that was written.
@@ -57,7 +58,7 @@ impl HistoryAppend {
             log: log_of(engine, stream)?,
             transaction: transaction(stream),
             id: Uuid::new_v4(),
-            open: None,
+            open: Mutex::default(),
             files: Vec::new(),
             rows: 0,
             last_sequence: 0,
@@ -77,7 +78,7 @@ impl HistoryAppend {
     /// Adds events with the columns of [`Stream::history_schema`], none of a
     /// sequence that the table has reached.
     pub async fn write(&mut self, batch: &RecordBatch) -> Result<(), EngineError> {
-        let mut open = match self.open.take() {
+        let mut open = match self.take_open() {
             Some(open) => open,
             None => self.open_file()?,
         };
@@ -100,7 +101,7 @@ impl HistoryAppend {
         written.map_err(|e| self.failed(e.into()))?;
         match open.writer.bytes_written() >= FILE_BYTES {
             true => self.close(open).await?,
-            false => self.open = Some(open),
+            false => self.open = Mutex::new(Some(open)),
         }
         Ok(())
     }
@@ -111,7 +112,7 @@ impl HistoryAppend {
     /// committed meanwhile.
     #[instrument(skip_all, fields(history = self.log.object(), flushed), err)]
     pub async fn commit(mut self, flushed: u64, mark: Option<&str>) -> Result<(), EngineError> {
-        if let Some(open) = self.open.take() {
+        if let Some(open) = self.take_open() {
             self.close(open).await?;
         }
         if flushed < self.last_sequence {
@@ -140,15 +141,21 @@ impl HistoryAppend {
     }
 
     /// Deletes what was written, as far as that can be done.
-    pub async fn discard(self) {
-        let open = self.open.iter().map(|open| &open.path);
-        for path in self.files.iter().map(|file| &file.path).chain(open) {
-            let path = self.log.path_in_store(path);
+    pub async fn discard(mut self) {
+        let open = self.take_open().map(|open| open.path);
+        let files = std::mem::take(&mut self.files);
+        for path in files.into_iter().map(|file| file.path).chain(open) {
+            let path = self.log.path_in_store(&path);
             match self.engine.root_store().delete(&path).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
                 Err(error) => tracing::warn!(%path, %error, "a file of a failed flush remains"),
             }
         }
+    }
+
+    fn take_open(&mut self) -> Option<OpenFile> {
+        let open = self.open.get_mut();
+        open.unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn open_file(&self) -> Result<OpenFile, EngineError> {
