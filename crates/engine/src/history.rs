@@ -125,22 +125,23 @@ impl HistoryTable {
         Ok(version.await?.is_some())
     }
 
-    /// These columns of [`Stream::history_schema`], of every event; with `since`,
-    /// of the events from that event time on.
+    /// These columns of [`Stream::history_schema`], of every event that has an
+    /// event time from one time on and before another.
     pub async fn read(
         &self,
         columns: &[&str],
-        since: Option<UtcMicros>,
+        (since, before): (Option<UtcMicros>, Option<UtcMicros>),
     ) -> Result<EventBatches, EngineError> {
         let name = self.stream.name.clone();
         let failed = |error| EngineError::from_query(&name, error);
         let relation = HistoryRelation::opened(self.clone());
         let context = self.engine.context(None, Joins::default());
         let mut frame = context.read_table(Arc::new(relation)).map_err(failed)?;
-        if let Some(since) = since {
-            let event_time = ident(&self.stream.event_time);
-            let late_enough = event_time.gt_eq(lit(time_scalar(since)));
-            frame = frame.filter(late_enough).map_err(failed)?;
+        let event_time = || ident(&self.stream.event_time);
+        let since = since.map(|t| event_time().gt_eq(lit(time_scalar(t))));
+        let before = before.map(|t| event_time().lt(lit(time_scalar(t))));
+        for bound in since.into_iter().chain(before) {
+            frame = frame.filter(bound).map_err(failed)?;
         }
         let columns = columns.iter().map(|column| ident(*column));
         let frame = frame.select(columns).map_err(failed)?;

@@ -12,16 +12,18 @@ use std::fmt;
 
 use granary_model::interval::MICROS_PER_DAY;
 use granary_model::{Interval, UtcMicros};
+use serde::{Deserialize, Serialize};
 
 /// What must stay of a stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Retention {
     Everything,
     Bounded(Bounds),
 }
 
 /// An event stays that any of these needs.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Bounds {
     /// How far behind the newest event RANGE frames begin.
     pub ranges: Vec<Interval>,
@@ -68,6 +70,23 @@ impl Retention {
         Self::Bounded(bounds)
     }
 
+    /// Nothing at all.
+    pub fn nothing() -> Self {
+        Self::Bounded(Bounds::default())
+    }
+
+    /// Whether this keeps all that another needs, whatever the events are.
+    pub fn covers(&self, other: &Self) -> bool {
+        let (bounds, other) = match (self, other) {
+            (Self::Everything, _) => return true,
+            (Self::Bounded(_), Self::Everything) => return false,
+            (Self::Bounded(bounds), Self::Bounded(other)) => (bounds, other),
+        };
+        let reaches = |range| bounds.ranges.iter().any(|own| is_as_long(own, range));
+        let holds = |(index, events)| bounds.newest.get(index).is_some_and(|own| own >= events);
+        other.ranges.iter().all(reaches) && other.newest.iter().all(holds)
+    }
+
     /// The first event time that a RANGE frame may reach, by the newest event
     /// time of the stream; `None` where there is no such bound.
     pub fn oldest(&self, newest: UtcMicros) -> Option<UtcMicros> {
@@ -82,6 +101,18 @@ impl Retention {
             }
         };
         bounds.ranges.iter().map(begin).min()
+    }
+}
+
+/// Whether a range is as long as another whichever months they begin in.
+fn is_as_long(own: &Interval, other: &Interval) -> bool {
+    let micros = |range: &Interval, days_of_a_month: i64| {
+        let days = i64::from(range.months) * days_of_a_month + i64::from(range.days);
+        i128::from(days) * i128::from(MICROS_PER_DAY) + i128::from(range.micros)
+    };
+    match own.months == other.months {
+        true => micros(own, 0) >= micros(other, 0),
+        false => micros(own, 28) >= micros(other, 31),
     }
 }
 
@@ -138,6 +169,36 @@ mod tests {
         for (retention, oldest) in cases {
             let found = retention.oldest(at("2025-03-31"));
             assert_eq!(found, oldest.map(at), "{retention}");
+        }
+    }
+
+    #[test]
+    fn more_covers_less() {
+        let month = Retention::range(Interval {
+            months: 1,
+            ..Interval::ZERO
+        });
+        let newest = |events| Retention::newest("customer", events);
+        let cases = [
+            (Retention::Everything, days(9).and(newest(3)), true),
+            (days(9), Retention::Everything, false),
+            (days(9), days(9), true),
+            (days(9), days(10), false),
+            (days(31), month.clone(), true),
+            (days(30), month.clone(), false),
+            (month.clone(), month.clone(), true),
+            (month.clone(), days(28), true),
+            (month, days(29), false),
+            (newest(3), newest(2), true),
+            (newest(2), newest(3), false),
+            (newest(3), Retention::newest("device", 1), false),
+            (newest(3), days(1), false),
+            (days(9).and(newest(3)), days(2).and(newest(1)), true),
+            (Retention::nothing(), days(1), false),
+            (Retention::nothing(), Retention::nothing(), true),
+        ];
+        for (own, other, covers) in cases {
+            assert_eq!(own.covers(&other), covers, "{own} / {other}");
         }
     }
 

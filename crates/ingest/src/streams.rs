@@ -7,7 +7,8 @@
 //!
 //! Of a stream with HISTORY the events go on into a table (`streams/flush.rs`);
 //! older ones of another system come into it (`streams/older.rs`), and what no view
-//! needs any more goes (`streams/retain.rs`).
+//! needs any more goes (`streams/retain.rs`), and comes back when a new view needs
+//! it (`streams/restore.rs`).
 //!
 //! This module knows nothing of the wire, of who pushes or of who reads: reads
 //! find what is open in [`OpenStreams`].
@@ -33,6 +34,7 @@ use crate::error::IngestError;
 
 mod flush;
 mod older;
+mod restore;
 mod retain;
 mod rows;
 mod source;
@@ -168,10 +170,9 @@ impl Streams {
         &self.open
     }
 
-    /// Opens every stream of the definitions, with the indexes that their live
-    /// views need; what is stored already is filed in the new ones first, which
-    /// takes as long as reading it. Streams that left the definitions take no
-    /// more events, and keep what they have.
+    /// Opens every stream of the definitions; those that left them take no more
+    /// events, and keep what they have. What live views need anew is put back by
+    /// [`Self::restore`], after [`Self::retain`].
     #[instrument(skip_all, err)]
     pub async fn follow(
         &self,
@@ -200,6 +201,9 @@ impl Streams {
                 stream,
                 turn: turn.unwrap_or_default(),
             };
+            if let (Some(engine), Some(_)) = (self.engine.get(), &definition.history) {
+                writer.begin_behind_history(engine).await?;
+            }
             writers.insert(name.clone(), Arc::new(writer));
         }
         self.open.replace(open);

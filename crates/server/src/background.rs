@@ -157,9 +157,9 @@ impl Background {
             let done = streams.maintain(&self.engine, self.clock.now()).await;
             self.metrics.flushed_events.inc_by(done.flushed);
             self.metrics.trimmed_events.inc_by(done.removed);
-            if done.flushed + done.removed > 0 {
-                let (flushed, removed) = (done.flushed, done.removed);
-                tracing::info!(flushed, removed, "flushed and trimmed streams");
+            if done.flushed + done.restored + done.removed > 0 {
+                let (flushed, restored, removed) = (done.flushed, done.restored, done.removed);
+                tracing::info!(flushed, restored, removed, "kept streams in order");
             }
             for (stream, error) in done.failed {
                 tracing::warn!(stream, %error, "a stream cannot be flushed or trimmed");

@@ -61,9 +61,11 @@ enum Added {
 }
 
 impl Streams {
-    /// Takes older events of another system into the history, and nowhere else:
-    /// rows of the stream's columns, and perhaps `_created`, whose NULL counts as
-    /// the event time. In one commit; a call may be repeated until it succeeds.
+    /// Takes older events of another system into the history: rows of the
+    /// stream's columns, and perhaps `_created`, whose NULL counts as the event
+    /// time. In one commit; a call may be repeated until it succeeds. Those that
+    /// live views need are put into the event store then, under the ids that they
+    /// have in the history.
     /// Nothing is stored where a batch is not of the stream's columns.
     #[instrument(skip_all, err, fields(stream))]
     pub async fn push_history(
@@ -110,6 +112,7 @@ impl Streams {
         let new = |added: &&Added| matches!(added, Added::New(_));
         pushed.added = added.iter().filter(new).count() as u64;
         pushed.duplicates = all - pushed.added;
+        self.restore(stream).await?;
         Ok(pushed)
     }
 
@@ -144,6 +147,7 @@ impl Streams {
         let _turn = writer.turn.lock().await;
         // What is left of the kept events is little then.
         writer.flush(engine, self.settings.flush_events_max).await?;
+        self.expect_older(writer, &events).await?;
         writer.add(engine, events, mark).await
     }
 }
@@ -201,7 +205,9 @@ impl Writer {
         if let Some(base) = base.filter(|_| !keys.is_empty()) {
             let wanted = self.codec.dedup_columns();
             let columns = wanted.chain([Stream::CREATED_TIME, Stream::SEQUENCE]);
-            let mut batches = base.read(&columns.collect::<Vec<_>>(), None).await?;
+            let mut batches = base
+                .read(&columns.collect::<Vec<_>>(), (None, None))
+                .await?;
             while let Some(batch) = batches.try_next().await? {
                 let found = self.codec.dedup_keys(&batch)?;
                 let created = batch.column(batch.num_columns() - 2);

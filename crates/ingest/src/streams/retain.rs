@@ -8,6 +8,9 @@
 //! told that long. Until [`Streams::retain`] was called nobody knows what is
 //! needed, and nothing goes.
 //!
+//! What goes by a retention goes when the store is whole for it (see
+//! `streams/restore.rs`): events that a new view needs come back first.
+//!
 //! Event times may be ahead of the clock by `future_seconds_max`, and a read as
 //! of now must not lose what such an event pushes out: so long longer everything
 //! stays.
@@ -46,6 +49,8 @@ pub struct StreamStatus {
 pub struct Maintained {
     /// Events that were taken into histories.
     pub flushed: u64,
+    /// Events that came back from histories.
+    pub restored: u64,
     /// Events that were removed.
     pub removed: u64,
     /// Streams that it failed for: it goes on with the others.
@@ -81,7 +86,8 @@ impl Streams {
         Ok(statuses)
     }
 
-    /// Does what is due by the settings: flushes every stream, then trims it.
+    /// Does what is due by the settings: flushes every stream, puts back what is
+    /// needed anew, then trims it.
     #[instrument(skip_all)]
     pub async fn maintain(&self, engine: &Engine, now: UtcMicros) -> Maintained {
         let mut upkeep = self.upkeep.lock().await;
@@ -98,10 +104,11 @@ impl Streams {
             // A history that cannot be written must not fill the disk with
             // what is flushed already.
             if trim {
-                match self.trim(&name).await {
-                    Ok(events) => done.removed += events,
-                    Err(error) => outcome = outcome.and(Err(error)),
-                }
+                let restored = self.restore(&name).await;
+                let restored = restored.map(|events| done.restored += events);
+                let removed = self.trim(&name).await;
+                let removed = removed.map(|events| done.removed += events);
+                outcome = outcome.and(restored).and(removed);
             }
             done.failed.extend(outcome.err().map(|error| (name, error)));
         }
@@ -139,6 +146,9 @@ impl Streams {
             keep_newest: Vec::new(),
         };
         let retention = self.retention(&writer.stream.definition);
+        if !writer.may_trim_to(&retention).await? {
+            return Ok(None);
+        }
         let (Some(newest), Retention::Bounded(bounds)) = (newest, &retention) else {
             return Ok(Some(policy));
         };
@@ -166,23 +176,23 @@ impl Streams {
         Ok(oldest.map(|oldest| self.less_future(oldest)))
     }
 
-    fn less_future(&self, t: UtcMicros) -> UtcMicros {
+    pub(super) fn less_future(&self, t: UtcMicros) -> UtcMicros {
         let future = i64::from(self.settings.future_seconds_max) * 1_000_000;
         UtcMicros(t.0.saturating_sub(future))
     }
 
-    fn needs_are_unknown(&self) -> bool {
+    pub(super) fn needs_are_unknown(&self) -> bool {
         let needs = self.needs.read().unwrap_or_else(PoisonError::into_inner);
         needs.is_none()
     }
 
     /// What live views need of a stream; `None` where none reads it.
-    fn needed(&self, stream: &str) -> Option<Retention> {
+    pub(super) fn needed(&self, stream: &str) -> Option<Retention> {
         let needs = self.needs.read().unwrap_or_else(PoisonError::into_inner);
         needs.as_ref()?.get(stream).cloned()
     }
 
-    fn retention(&self, stream: &Stream) -> Retention {
+    pub(super) fn retention(&self, stream: &Stream) -> Retention {
         match (self.needed(&stream.name), &stream.history) {
             (Some(needed), _) => needed,
             (None, None) => Retention::Everything,

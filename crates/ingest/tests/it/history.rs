@@ -4,9 +4,10 @@
 mod home;
 mod killed;
 mod older;
+mod restored;
 mod retained;
 
-use granary_ingest::StreamSettings;
+use granary_ingest::{Late, StreamSettings};
 use granary_model::UtcMicros;
 use proptest::prelude::*;
 
@@ -108,6 +109,8 @@ enum Work {
     Flush,
     CommitOnly,
     Trim(i64),
+    /// What live views need from now on, and the upkeep that follows.
+    Need(i32),
     Restart,
 }
 
@@ -118,6 +121,7 @@ fn work() -> impl Strategy<Value = Work> {
         2 => Just(Work::Flush),
         1 => Just(Work::CommitOnly),
         2 => (0..11_i64).prop_map(Work::Trim),
+        2 => (0..12_i32).prop_map(Work::Need),
         1 => Just(Work::Restart),
     ]
 }
@@ -126,6 +130,7 @@ async fn each_event_once(works: &[Work]) {
     let folder = tempfile::tempdir().unwrap();
     let settings = StreamSettings {
         flush_events_max: 3,
+        late: Late::History,
         ..settings()
     };
     let mut home = Home::open(folder.path(), settings).await;
@@ -148,6 +153,12 @@ async fn each_event_once(works: &[Work]) {
             Work::Flush => drop(home.flush().await),
             Work::CommitOnly => home.commit_only().await,
             Work::Trim(day) => home.trim(NOW - day * DAY).await,
+            Work::Need(days) => {
+                home.need(*days).await;
+                let (kept, needed) = home.kept_and_needed(*days).await;
+                let missing: Vec<_> = needed.iter().filter(|id| !kept.contains(id)).collect();
+                assert!(missing.is_empty(), "{missing:?} of {needed:?}");
+            }
             Work::Restart => home = home.restart().await,
         }
         assert_eq!(home.ids().await, expected, "after {work:?}");

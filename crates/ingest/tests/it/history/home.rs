@@ -1,19 +1,24 @@
 //! A stream with a history, its events and an engine that reads both.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
 };
 use arrow::util::display::array_value_to_string;
 use datafusion::prelude::SessionContext;
+use futures::TryStreamExt;
 use granary_catalog::DurableLocal;
-use granary_engine::{Engine, EngineError, EngineSettings, HistoryAppend, HistoryTable};
+use granary_engine::{
+    Engine, EngineError, EngineSettings, HistoryAppend, HistoryTable, Retention, StreamSource,
+};
 use granary_ingest::{HistoryPushed, IngestError, OpenEvents, Pushed, StreamSettings, Streams};
 use granary_model::definitions::{Annotations, Column, Definitions, Stream};
 use granary_model::fingerprint::Fingerprint;
-use granary_model::{FeatureType, ManualClock, UtcMicros};
+use granary_model::{FeatureType, Interval, ManualClock, UtcMicros};
 use granary_store::events::{StreamState, TrimPolicy};
 use granary_store::{EmbeddedEventSettings, EventRows};
 use url::Url;
@@ -119,7 +124,6 @@ impl Home {
             clock.clone(),
         );
         let streams = Arc::new(streams.unwrap());
-        streams.follow(&definitions).await.unwrap();
         let files = Arc::new(DurableLocal::new());
         let engine = Engine::new(
             EngineSettings {
@@ -132,6 +136,9 @@ impl Home {
             clock,
         );
         let source = OpenEvents(Arc::clone(streams.opened()));
+        let engine = engine.unwrap().with_streams(Arc::new(source));
+        streams.attach(&engine);
+        streams.follow(&definitions).await.unwrap();
         Self {
             folder: folder.to_owned(),
             settings,
@@ -144,6 +151,15 @@ impl Home {
     pub async fn restart(self) -> Self {
         let definitions = self.definitions.clone();
         self.with(definitions).await
+    }
+
+    /// Restarted after the events were lost.
+    pub async fn without_events(self) -> Self {
+        let (folder, settings) = (self.folder.clone(), self.settings.clone());
+        let definitions = self.definitions.clone();
+        drop(self);
+        std::fs::remove_dir_all(folder.join("events")).unwrap();
+        Self::of(&folder, settings, definitions).await
     }
 
     pub async fn renamed(self, history: &str) -> Self {
@@ -168,6 +184,37 @@ impl Home {
     pub async fn push_history(&self, batches: &[RecordBatch]) -> HistoryPushed {
         let pushed = self.streams.push_history(STREAM, batches).await;
         pushed.unwrap()
+    }
+
+    /// Live views need so many days from now on; restores and trims.
+    pub async fn need(&self, days: i32) {
+        let range = Interval {
+            days,
+            ..Interval::ZERO
+        };
+        let needs = BTreeMap::from([(STREAM.to_owned(), Retention::range(range))]);
+        self.streams.retain(needs);
+        self.streams.restore(STREAM).await.unwrap();
+        self.streams.trim(STREAM).await.unwrap();
+    }
+
+    /// What the event store has, and all that lies so many days behind the
+    /// newest event.
+    pub async fn kept_and_needed(&self, days: i32) -> (Vec<String>, Vec<String>) {
+        let source = OpenEvents(Arc::clone(self.streams.opened()));
+        let mut bare = self.stream().clone();
+        bare.history = None;
+        let kept = source.scan(&bare, &[0]).await.unwrap().kept;
+        let kept: Vec<RecordBatch> = kept.try_collect().await.unwrap();
+        let kept = kept.iter().flat_map(|batch| {
+            let ids = batch.column(0).as_string::<i32>().iter();
+            ids.map(|id| id.unwrap().to_owned()).collect::<Vec<_>>()
+        });
+        let needed = format!(
+            "SELECT event_id FROM card_event \
+             WHERE at >= (SELECT max(at) FROM card_event) - INTERVAL '{days} days' ORDER BY 1"
+        );
+        (kept.collect(), self.texts(&needed).await)
     }
 
     pub async fn flush(&self) -> u64 {

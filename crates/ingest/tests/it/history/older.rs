@@ -136,6 +136,8 @@ async fn late_events_go_to_the_history_where_the_settings_say_so() {
     assert_eq!(again, [Pushed::Duplicate(first)]);
     assert_eq!(home.state().await.events, 2);
     assert_eq!(home.ids().await, ["kept", "late", "new"]);
+    home.need(20).await;
+    assert_eq!(home.state().await.events, 3, "a longer window takes it in");
 
     let folder = tempfile::tempdir().unwrap();
     let bare = Home::bare(folder.path(), settings).await;
