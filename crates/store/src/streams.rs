@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray};
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray};
 use arrow::datatypes::{Schema, SchemaRef};
+use bytes::Bytes;
 use granary_model::definitions::{Column, Stream};
 use granary_model::types::UTC;
 
@@ -23,6 +24,8 @@ use crate::rows::EncodedRows;
 #[derive(Debug, Clone)]
 pub struct StreamLayout {
     rows: Arc<RowLayout>,
+    /// The DEDUPLICATE BY columns alone; none where there are none.
+    dedup: Arc<RowLayout>,
     /// [`Stream::row_schema`].
     schema: SchemaRef,
 }
@@ -30,12 +33,19 @@ pub struct StreamLayout {
 impl StreamLayout {
     pub fn of(stream: &Stream) -> Self {
         let plain = |column: &Column| Column::new(column.name.clone(), column.data_type.clone());
-        Self {
-            rows: Arc::new(RowLayout {
+        let layout = |features| {
+            Arc::new(RowLayout {
                 event_time: false,
                 created_time: false,
-                features: stream.columns.iter().map(plain).collect(),
-            }),
+                features,
+            })
+        };
+        let columns = stream.columns.iter();
+        let dedup = columns.clone();
+        let dedup = dedup.filter(|column| stream.deduplicate_by.contains(&column.name));
+        Self {
+            dedup: layout(dedup.map(plain).collect()),
+            rows: layout(columns.map(plain).collect()),
             schema: stream.row_schema(),
         }
     }
@@ -53,6 +63,25 @@ impl StreamLayout {
     /// Payloads of rows that have the stream's columns by name.
     pub fn encode(&self, batch: &RecordBatch) -> Result<EncodedRows, StoreError> {
         self.rows.encode(batch, None, None)
+    }
+
+    /// The dedup key of every row, from the stream's columns by name. A row with
+    /// a NULL among the DEDUPLICATE BY columns is never a duplicate.
+    pub fn dedup_keys(&self, batch: &RecordBatch) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let rows = batch.num_rows();
+        if self.dedup.features.is_empty() {
+            return Ok(vec![None; rows]);
+        }
+        let columns = self.dedup.features.iter();
+        let columns: Vec<&ArrayRef> = columns
+            .filter_map(|column| batch.column_by_name(&column.name))
+            .collect();
+        let keys = self.dedup.encode(batch, None, None)?;
+        let key = |row: usize| {
+            let null = columns.iter().any(|column| column.is_null(row));
+            (!null).then(|| Bytes::copy_from_slice(keys.get(row)))
+        };
+        Ok((0..rows).map(key).collect())
     }
 }
 

@@ -10,9 +10,8 @@ use arrow::error::ArrowError;
 use bytes::Bytes;
 use granary_model::definitions::{Column, Stream};
 use granary_model::{FeatureType, UtcMicros};
+use granary_store::StreamLayout;
 use granary_store::events::NewEvent;
-use granary_store::rows::EncodedRows;
-use granary_store::{RowLayout, StreamLayout};
 
 use super::keys::IndexKeys;
 use crate::error::IngestError;
@@ -22,8 +21,6 @@ use crate::error::IngestError;
 pub(super) struct EventCodec {
     stream: String,
     layout: StreamLayout,
-    /// The DEDUPLICATE BY columns alone; none where there are none.
-    dedup: RowLayout,
     event_time: String,
     /// The columns that are pushed.
     schema: SchemaRef,
@@ -70,19 +67,11 @@ pub(super) struct CheckedRows {
 
 impl EventCodec {
     pub(super) fn of(stream: &Stream) -> Self {
-        let plain = |column: &Column| Column::new(column.name.clone(), column.data_type.clone());
-        let dedup = stream.columns.iter();
-        let dedup = dedup.filter(|column| stream.deduplicate_by.contains(&column.name));
         let field = |column: &Column| Field::new(&column.name, column.data_type.to_arrow(), true);
         let fields: Vec<Field> = stream.columns.iter().map(field).collect();
         Self {
             stream: stream.name.clone(),
             layout: StreamLayout::of(stream),
-            dedup: RowLayout {
-                event_time: false,
-                created_time: false,
-                features: dedup.map(plain).collect(),
-            },
             event_time: stream.event_time.clone(),
             schema: Arc::new(Schema::new(fields)),
             keys: IndexKeys::new(&stream.name, StreamLayout::of(stream), None),
@@ -109,7 +98,7 @@ impl EventCodec {
         let lost = self.lost(given, &batch);
         let times = self.event_times(&batch)?;
         let payloads = self.layout.encode(&batch)?;
-        let dedup = self.dedup_keys(&batch)?;
+        let dedup = self.layout.dedup_keys(&batch)?;
         let (keys, keyless) = self.keys.of_rows(&batch);
         let mut rows = CheckedRows {
             events: Vec::with_capacity(batch.num_rows()),
@@ -236,26 +225,6 @@ impl EventCodec {
             .as_primitive::<TimestampMicrosecondType>()
             .iter()
             .collect())
-    }
-
-    /// Of every row; a row with a NULL among the columns is never a duplicate.
-    pub(super) fn dedup_keys(
-        &self,
-        batch: &RecordBatch,
-    ) -> Result<Vec<Option<Bytes>>, IngestError> {
-        if self.dedup.features.is_empty() {
-            return Ok(Vec::new());
-        }
-        let columns = self.dedup.features.iter();
-        let columns: Vec<&ArrayRef> = columns
-            .filter_map(|column| batch.column_by_name(&column.name))
-            .collect();
-        let keys: EncodedRows = self.dedup.encode(batch, None, None)?;
-        let key = |row: usize| {
-            let null = columns.iter().any(|column| column.is_null(row));
-            (!null).then(|| Bytes::copy_from_slice(keys.get(row)))
-        };
-        Ok((0..batch.num_rows()).map(key).collect())
     }
 
     fn refuse(&self, what: &str) -> IngestError {
