@@ -134,6 +134,7 @@ async fn open(folder: &Path, arguments: &Arguments) -> Result<(), BoxError> {
             target: ReadTarget::Features(vec!["customer_facts.*".to_owned()]),
             keys: RecordBatch::try_from_iter([("customer_id", keys)])?,
             inputs: Vec::new(),
+            request_events: Vec::new(),
             as_of: None,
             strictly_before: false,
             full_names: false,

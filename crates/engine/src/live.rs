@@ -83,7 +83,9 @@ pub struct FoundEvents {
     pub events: RecordBatch,
     /// Of each event which of the read's distinct keys found it, `u32::MAX` for
     /// one that does not count; `None`: the events were not looked for by key,
-    /// and may belong to any.
+    /// and may belong to any. What was found by key is no later than
+    /// [`NeededEvents::to`], other events no later than the time of the read, even
+    /// where stored ones are strictly before it.
     pub keys: Option<Vec<u32>>,
 }
 

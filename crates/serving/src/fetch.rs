@@ -21,6 +21,7 @@ use crate::plan::{
 use crate::query_cache::QueryCache;
 use crate::read::AsOf;
 use crate::reader::ReadTime;
+use crate::request_events::RequestEvents;
 
 /// What one view gave for all entities of a request.
 #[derive(Debug)]
@@ -62,12 +63,12 @@ pub(crate) type Found = Vec<Option<Fetched>>;
 pub(crate) async fn fetch(
     sources: Sources<'_>,
     plan: &ReadPlan,
-    request: &RequestRows,
+    (request, events): (&RequestRows, RequestEvents),
     time: ReadTime,
 ) -> Result<Vec<Fetched>, ServingError> {
     let mut found: Found = Vec::new();
     found.resize_with(plan.fetches, || None);
-    let mut snapshots = Snapshots::default();
+    let mut snapshots = Snapshots::beside(events);
     for level in &plan.levels {
         for step in &level.computed {
             found[step.fetch] = Some(compute(step, request, time, &found)?);

@@ -155,7 +155,8 @@ fn unknown(expected: &[Column], name: &str) -> ServingError {
     ))
 }
 
-fn bind_column(
+/// One column in exactly its type.
+pub(crate) fn bind_column(
     column: &Column,
     given: &ArrayRef,
     accepts: impl Fn(&FeatureType, &FeatureType) -> bool,
@@ -239,6 +240,7 @@ mod tests {
             target: crate::ReadTarget::Features(Vec::new()),
             keys: RecordBatch::try_from_iter([("customer_id", ints())]).unwrap(),
             inputs: given.collect(),
+            request_events: Vec::new(),
             as_of: None,
             strictly_before: false,
             full_names: false,

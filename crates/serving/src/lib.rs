@@ -20,6 +20,7 @@ mod query;
 mod query_cache;
 pub mod read;
 pub mod reader;
+mod request_events;
 mod state;
 pub mod training;
 

@@ -9,17 +9,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{Array, ArrayRef};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use granary_engine::{Engine, FoundEvents, LiveRead, LiveRows, LiveTime, LiveView, NeededEvents};
 use granary_model::{Definitions, FeatureStatus, FeatureView, UtcMicros};
 use granary_store::events::{EventRef, EventSink, EventSnapshot, KeyRange, ScanOrder};
-use granary_store::{EntityKeys, EventRows, OpenStream};
+use granary_store::{EntityKeys, EventRows, OpenStream, StoreError};
 
 use crate::error::ServingError;
 use crate::fetch::Fetched;
 use crate::plan::LiveSourceRead;
 use crate::read::AsOf;
 use crate::reader::ReadTime;
+use crate::request_events::RequestEvents;
 
 /// Events of a key that are looked at first where the newest may decide.
 const NEWEST_FIRST: usize = 16;
@@ -74,18 +75,43 @@ impl LiveViews {
     }
 }
 
-/// One snapshot of each stream that a read looks at.
-#[derive(Debug, Default)]
-pub(crate) struct Snapshots(HashMap<String, Arc<dyn EventSnapshot>>);
+/// One snapshot of each stream that a read looks at, and what the read has
+/// beside it.
+#[derive(Debug)]
+pub(crate) struct Snapshots {
+    taken: HashMap<String, Taken>,
+    request_events: RequestEvents,
+}
+
+#[derive(Debug, Clone)]
+struct Taken {
+    snapshot: Arc<dyn EventSnapshot>,
+    /// Request events that it does not hold, [`Stream::row_schema`].
+    ///
+    /// [`Stream::row_schema`]: granary_model::definitions::Stream::row_schema
+    unstored: Option<RecordBatch>,
+}
 
 impl Snapshots {
-    async fn of(&mut self, stream: &OpenStream) -> Result<Arc<dyn EventSnapshot>, ServingError> {
-        let name = &stream.definition.name;
-        if let Some(taken) = self.0.get(name) {
-            return Ok(Arc::clone(taken));
+    pub(crate) fn beside(request_events: RequestEvents) -> Self {
+        Self {
+            taken: HashMap::new(),
+            request_events,
         }
-        let taken = stream.events.snapshot().await?;
-        self.0.insert(name.clone(), Arc::clone(&taken));
+    }
+
+    async fn of(&mut self, stream: &OpenStream, cut: UtcMicros) -> Result<Taken, ServingError> {
+        let name = &stream.definition.name;
+        if let Some(taken) = self.taken.get(name) {
+            return Ok(taken.clone());
+        }
+        let snapshot = stream.events.snapshot().await?;
+        let unstored = self.request_events.unstored(name, snapshot.as_ref(), cut);
+        let taken = Taken {
+            unstored: unstored.await?,
+            snapshot,
+        };
+        self.taken.insert(name.clone(), taken.clone());
         Ok(taken)
     }
 }
@@ -118,25 +144,32 @@ impl LiveFetch<'_> {
         (keys, arrays): (&EntityKeys, &[ArrayRef]),
         time: ReadTime,
     ) -> Result<Fetched, ServingError> {
+        let cut = time.cut;
         let time = LiveTime {
             as_of: time.as_of,
-            strictly_before: time.cut != time.as_of,
+            strictly_before: cut != time.as_of,
         };
         let read = self.view.begin(arrays, time)?;
         let needs = read.needs();
         let mut sources = Vec::with_capacity(self.sources.len());
+        let mut found = Vec::new();
         for (place, source) in self.sources.iter().enumerate() {
-            let snapshot = snapshots.of(&source.stream).await?;
+            let Taken { snapshot, unstored } = snapshots.of(&source.stream, cut).await?;
             self.check_kept(&source.stream, snapshot.as_ref(), needs)?;
+            let projection = self.view.sources()[place].projection();
+            if let Some(events) = unstored {
+                found.push(unfiled(place, &events, projection)?);
+            }
             sources.push(Source {
                 place,
                 stream: &source.stream,
                 index: source.index,
-                projection: self.view.sources()[place].projection(),
+                projection,
                 snapshot,
             });
         }
-        let found = self.find(&read, keys, &sources, needs).await?;
+        self.find((&read, needs), keys, &sources, &mut found)
+            .await?;
         let rows = read.finish(&found, self.projection)?;
         Ok(fetched(rows, time.as_of))
     }
@@ -170,20 +203,20 @@ impl LiveFetch<'_> {
         )))
     }
 
+    /// Puts what is stored behind what was found besides.
     async fn find(
         &self,
-        read: &LiveRead<'_>,
+        (read, needs): (&LiveRead<'_>, NeededEvents),
         keys: &EntityKeys,
         sources: &[Source<'_>],
-        needs: NeededEvents,
-    ) -> Result<Vec<FoundEvents>, ServingError> {
+        found: &mut Vec<FoundEvents>,
+    ) -> Result<(), ServingError> {
         let rows = read.key_rows();
         let mut asked: Vec<u32> = (0..rows.len() as u32).collect();
         let mut limit = match needs.newest_first {
             true => NEWEST_FIRST,
             false => usize::MAX,
         };
-        let mut found = Vec::new();
         while !asked.is_empty() {
             let mut oldest: Vec<Option<UtcMicros>> = vec![None; rows.len()];
             for source in sources {
@@ -211,11 +244,11 @@ impl LiveFetch<'_> {
             if !needs.newest_first {
                 break;
             }
-            asked = read.undecided(&found, &oldest)?;
-            forget(&mut found, &asked);
+            asked = read.undecided(found, &oldest)?;
+            forget(found, &asked);
             limit = limit.saturating_mul(NEXT);
         }
-        Ok(found)
+        Ok(())
     }
 
     fn taken(
@@ -256,6 +289,20 @@ fn forget(found: &mut [FoundEvents], again: &[u32]) {
             *key = u32::MAX;
         }
     }
+}
+
+/// Request events, which no index has.
+fn unfiled(
+    source: usize,
+    events: &RecordBatch,
+    projection: &[usize],
+) -> Result<FoundEvents, ServingError> {
+    let events = events.project(projection);
+    Ok(FoundEvents {
+        source,
+        events: events.map_err(|e| StoreError::Codec(e.to_string()))?,
+        keys: None,
+    })
 }
 
 /// Collects events, and tells which ranges came to their limit.

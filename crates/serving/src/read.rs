@@ -20,9 +20,16 @@ pub struct ReadRequest {
     pub keys: RecordBatch,
     /// Inputs of on-demand views by name: one row an entity, or one for all.
     pub inputs: Vec<(String, ArrayRef)>,
+    /// Rows of streams, by the stream's name, that count as already there for
+    /// this one read, in every live view over the stream and under whatever keys
+    /// they have. An event without a time is at the time of the read, one after
+    /// it is not seen, and one whose DEDUPLICATE BY columns equal those of a
+    /// stored event that is seen, or of an earlier one here, counts once.
+    pub request_events: Vec<(String, RecordBatch)>,
     /// Default: now.
     pub as_of: Option<UtcMicros>,
-    /// Only events before the time of the read, not at it.
+    /// Only stored events before the time of the read, not at it; request events
+    /// may be at it.
     ///
     /// Times are whole microseconds, so this is a read as of the microsecond
     /// before, with ages (TTL) still counted from the time of the read. Values

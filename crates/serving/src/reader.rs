@@ -23,6 +23,7 @@ use crate::plan::{Pins, ReadPlan};
 use crate::query::QueryViews;
 use crate::query_cache::QueryCache;
 use crate::read::{ReadRequest, ReadResponse, ReadTarget};
+use crate::request_events::RequestEvents;
 use crate::state::{History, Planner, ReadState, pin};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -265,6 +266,12 @@ impl Reader {
             rows.unwrap_or_default(),
             self.settings.request_rows_max,
         )?;
+        let events = request.request_events.iter();
+        within(
+            "the number of request events",
+            events.map(|(_, events)| events.num_rows()).sum(),
+            self.settings.request_rows_max,
+        )?;
         if let ReadTarget::Features(list) = &request.target {
             self.check_list(list)?;
         }
@@ -285,6 +292,8 @@ impl Reader {
             return Err(ServingError::Invalid(message));
         }
         let rows = RequestRows::bind(&plan, request)?;
+        let definitions = &state.newest.definitions;
+        let events = RequestEvents::bind(&plan, definitions, &request.request_events, time)?;
         check_time(&plan, time)?;
 
         let sources = Sources {
@@ -293,7 +302,7 @@ impl Reader {
             cache: &self.cache,
             live_events_max: self.settings.live_events_max,
         };
-        let fetched = fetch(sources, &plan, &rows, time).await?;
+        let fetched = fetch(sources, &plan, (&rows, events), time).await?;
         Ok(ReadResponse {
             snapshot: plan.snapshot,
             as_of: time.as_of,

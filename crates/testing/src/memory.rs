@@ -374,6 +374,7 @@ fn request(target: ReadTarget, keys: RecordBatch) -> ReadRequest {
         target,
         keys,
         inputs: Vec::new(),
+        request_events: Vec::new(),
         as_of: None,
         strictly_before: false,
         full_names: false,

@@ -69,6 +69,8 @@ impl LiveLatest {
     pub(super) fn best(&self, read: &LiveRead<'_>, found: &[FoundEvents]) -> Result<Best> {
         let mut batches = Vec::new();
         let mut groups: Vec<u32> = Vec::new();
+        // Of each row the last time that it may have.
+        let mut last: Vec<i64> = Vec::new();
         for found in found {
             let keys = |rows: &RecordBatch| Ok(rows.columns()[..self.keys].to_vec());
             for (rows, of_rows) in read.rows_of(found, keys)? {
@@ -77,6 +79,11 @@ impl LiveLatest {
                     rows.columns().to_vec(),
                 )?);
                 groups.extend(of_rows);
+                let seen = match found.keys {
+                    Some(_) => read.time.last(),
+                    None => read.time.as_of,
+                };
+                last.resize(groups.len(), seen.0);
             }
         }
         let rows = concat_batches(&self.schema, &batches)?;
@@ -84,12 +91,11 @@ impl LiveLatest {
         let ranks = self.ranks(&rows)?;
         let order = RowOrder::new(&ranks, &ranks)?;
         let mut best: Vec<Option<usize>> = vec![None; read.spine.group_count()];
-        let last = read.time.last().0;
         for (row, group) in groups.into_iter().enumerate() {
             let Some(best) = best.get_mut(group as usize) else {
                 continue;
             };
-            if times.is_null(row) || times.value(row) > last {
+            if times.is_null(row) || times.value(row) > last[row] {
                 continue;
             }
             if best.is_none_or(|best| order.compare(best, row) == Ordering::Less) {

@@ -24,8 +24,8 @@ use crate::windowed::{Seen, SharedWindows, SpineKeys, WindowedQuery, WindowedVie
 /// The compiled query.
 #[derive(Debug)]
 pub(super) struct LiveWindows {
-    /// As of t, and of what happened strictly before t.
-    windows: [AsOfWindows; 2],
+    /// As of t. What is read strictly before t was found so.
+    windows: AsOfWindows,
     /// Where the newest events may do.
     needed: Option<Needed>,
     /// The key columns of events.
@@ -51,22 +51,16 @@ impl LiveWindows {
         });
         let scan = shared.scan(state)?;
         let events = scan.schema().as_arrow().clone();
-        let spine_keys = || SpineKeys {
+        let spine_keys = SpineKeys {
             keys: (0..view.keys.len())
                 .map(|n| Arc::new(Column::new(&key_name(n), n)) as Arc<dyn PhysicalExpr>)
                 .collect(),
             time: Arc::new(Literal::new(time_scalar(UtcMicros(0)))),
         };
-        let compile = |strictly_before| {
-            let seen = Seen {
-                strictly_before,
-                known_at_the_time: false,
-            };
-            let spec = shared.spec(state, (&scan, &events), spine_keys(), seen, "")?;
-            AsOfWindows::try_new(spec, &events)
-        };
-        let windows = [compile(false)?, compile(true)?];
-        let spec = windows[0].spec();
+        let seen = Seen::default();
+        let spec = shared.spec(state, (&scan, &events), spine_keys, seen, "")?;
+        let windows = AsOfWindows::try_new(spec, &events)?;
+        let spec = windows.spec();
         let aggregates = spec.sets.iter().flat_map(|set| &set.aggregates);
         let fields = aggregates
             .zip(&names)
@@ -92,7 +86,7 @@ impl LiveWindows {
 
     /// The first event time that a frame can reach.
     pub(super) fn first_seen(&self, time: LiveTime) -> Option<UtcMicros> {
-        self.windows[0].first_seen(time.as_of.0).map(UtcMicros)
+        self.windows.first_seen(time.as_of.0).map(UtcMicros)
     }
 
     pub(super) fn newest_may_do(&self) -> bool {
@@ -111,7 +105,7 @@ impl LiveWindows {
         };
         let mut times: Vec<Vec<i64>> = vec![Vec::new(); oldest.len()];
         for GroupedEvents { events, groups } in self.grouped(read, found)? {
-            let at = self.windows[0].times(&events)?;
+            let at = self.windows.times(&events)?;
             for (row, group) in groups.into_iter().enumerate() {
                 if let (Some(times), true) = (times.get_mut(group as usize), at.is_valid(row)) {
                     times.push(at.value(row));
@@ -147,8 +141,7 @@ impl LiveWindows {
         projection: &[usize],
     ) -> Result<LiveRows> {
         let grouped = self.grouped(read, found)?;
-        let windows = &self.windows[usize::from(read.time.strictly_before)];
-        let mut columns = windows.evaluate(&read.spine, &grouped)?;
+        let mut columns = self.windows.evaluate(&read.spine, &grouped)?;
         let rows = read.spine.row_count();
         let t = TimestampMicrosecondArray::from_value(read.time.as_of.0, rows).with_timezone(UTC);
         columns.push(Arc::new(t));

@@ -80,6 +80,7 @@ async fn read(
         target: ReadTarget::Features(vec![feature.to_owned()]),
         keys: keys.1.clone(),
         inputs: Vec::new(),
+        request_events: Vec::new(),
         as_of,
         strictly_before: false,
         full_names: false,
