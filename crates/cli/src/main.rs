@@ -23,6 +23,7 @@ mod logging;
 mod output;
 mod progress;
 mod project;
+mod request_event;
 
 use std::process::ExitCode;
 

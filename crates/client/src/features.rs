@@ -32,6 +32,10 @@ pub struct GetFeatures {
     pub keys: RecordBatch,
     /// Inputs of on-demand views by name: one row an entity, or one for all.
     pub inputs: Vec<(String, ArrayRef)>,
+    /// Rows of streams, by the stream's name, that count as already there for
+    /// this one read. Columns that are left out are NULL, without a time an event
+    /// is at the time of the read.
+    pub request_events: Vec<(String, RecordBatch)>,
     /// Default: the server's clock.
     pub as_of: Option<UtcMicros>,
     pub strictly_before: bool,
@@ -50,6 +54,7 @@ impl GetFeatures {
             target,
             keys,
             inputs: Vec::new(),
+            request_events: Vec::new(),
             as_of: None,
             strictly_before: false,
             full_names: false,
@@ -78,6 +83,12 @@ impl GetFeatures {
         for (name, values) in &self.inputs {
             let column = columns::encode_column(name, values).map_err(ClientError::request)?;
             request.inputs.push(column);
+        }
+        for (stream, rows) in &self.request_events {
+            request.request_events.push(pb::RequestEvents {
+                stream: stream.clone(),
+                columns: columns::encode_columns(rows).map_err(ClientError::request)?,
+            });
         }
         if self.keys_as_ipc {
             request.keys_arrow_ipc =

@@ -32,18 +32,10 @@ fn invalid(message: &str) -> Status {
     status(ErrorKind::InvalidArgument, message.to_owned())
 }
 
-fn unserved(what: &str) -> Status {
-    let message = format!("{what} are not served by this version");
-    status(ErrorKind::Unimplemented, message)
-}
-
 pub(crate) fn decode(
     request: pb::GetFeaturesRequest,
     caller: Caller,
 ) -> Result<(ReadRequest, Form), Status> {
-    if !request.request_events.is_empty() {
-        return Err(unserved("request events"));
-    }
     let arrow_ipc = match pb::Encoding::try_from(request.encoding) {
         Ok(pb::Encoding::Columns) => false,
         Ok(pb::Encoding::ArrowIpc) => true,
@@ -58,6 +50,8 @@ pub(crate) fn decode(
     // One value for all entities, or one an entity: of any two lengths.
     let inputs = request.inputs.into_iter().map(columns::decode_column);
     let inputs = inputs.collect::<Result<Vec<_>, _>>();
+    let events = request.request_events.into_iter().map(decode_events);
+    let events = events.collect::<Result<Vec<_>, _>>()?;
     let form = Form {
         arrow_ipc,
         event_times: request.include_event_times,
@@ -70,11 +64,21 @@ pub(crate) fn decode(
         target,
         keys,
         inputs: inputs.map_err(IntoStatus::into_status)?,
+        request_events: events,
         as_of: request.as_of.map(UtcMicros),
         strictly_before: request.strictly_before,
         full_names: request.full_names,
     };
     Ok((read, form))
+}
+
+fn decode_events(events: pb::RequestEvents) -> Result<(String, RecordBatch), Status> {
+    let rows = columns::decode_columns(events.columns);
+    let rows = rows.map_err(|error| {
+        let message = format!("request events of {}: {error}", events.stream);
+        status(ErrorKind::InvalidArgument, message)
+    });
+    Ok((events.stream, rows?))
 }
 
 fn decode_keys(packed: Vec<pb::Column>, ipc: &Bytes) -> Result<RecordBatch, Status> {

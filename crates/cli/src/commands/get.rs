@@ -20,6 +20,7 @@ use crate::keys::{self, KeyArgument};
 use crate::output::answer::{Answer, AnswerColumn};
 use crate::output::{self, human};
 use crate::project::Project;
+use crate::request_event::{self, EventArgument};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum AnswerFormat {
@@ -39,12 +40,14 @@ pub enum AnswerFormat {
 Values of --key are separated by commas; quote those that hold one: --key name=\"'Smith, A.',Jones\".
 NULL is NULL; a value of nothing is the empty string (of numbers and dates: NULL).
 Several --key are zipped: --key a=1,2 --key b=x,y reads (1, x) and (2, y). An --input, for on-demand
-views, has one value for all entities or one for each.
+views, has one value for all entities or one for each. A --request-event is a JSON object; columns that it
+leaves out are NULL, and without an event time it is at the time of the read.
 
 Examples:
   granary get --service risk_admission --key customer_id=1,2,3
   granary get --features customer_spend.amount_30d,customer_profile.* --key customer_id=7 --output json
   granary get --service risk_admission --key customer_id=7 --input requested_amount=1000
+  granary get --service card_checks --key card_id=7 --request-event card_event='{\"card_id\": 7, \"amount\": 12.5}'
   granary get --service risk_admission --key customer_id=7 --endpoint http://127.0.0.1:7420"
 )]
 pub struct Args {
@@ -69,9 +72,17 @@ pub struct Args {
     #[arg(short, long = "input", value_name = "NAME=VALUES")]
     pub inputs: Vec<KeyArgument>,
 
+    /// A row of a stream that counts as already there for this one read: STREAM='{"column": value, ..}'
+    #[arg(long = "request-event", value_name = "STREAM=ROW")]
+    pub request_events: Vec<EventArgument>,
+
     /// The time of the read [default: now]
     #[arg(long, value_name = "TIME")]
     pub as_of: Option<UtcMicros>,
+
+    /// Only stored events before the time of the read, not at it
+    #[arg(long)]
+    pub before: bool,
 
     /// Name features view__feature
     #[arg(long)]
@@ -146,6 +157,13 @@ async fn read(project: &Project, args: &Args) -> anyhow::Result<Answer> {
     let expected = reader.request_columns(&target).await?;
     let keys = keys::batch(&args.keys, &expected.keys)?;
     let inputs = keys::inputs(&args.inputs, &expected.inputs)?;
+    let mut request_events = Vec::new();
+    for stream in request_event::streams(&args.request_events) {
+        let known = definitions.streams.get(stream);
+        let columns = known.map_or(&[][..], |stream| &stream.columns);
+        let rows = request_event::batch(&args.request_events, stream, columns)?;
+        request_events.push((stream.to_owned(), rows));
+    }
     let roles = definitions.grants.iter().map(|g| g.role.clone());
     let caller = Caller {
         name: environment::user(),
@@ -157,8 +175,9 @@ async fn read(project: &Project, args: &Args) -> anyhow::Result<Answer> {
             target,
             keys: keys.clone(),
             inputs,
+            request_events,
             as_of: args.as_of,
-            strictly_before: false,
+            strictly_before: args.before,
             full_names: args.full_names,
         })
         .await?;
@@ -187,12 +206,33 @@ async fn ask(endpoint: &str, args: &Args) -> anyhow::Result<Answer> {
     let keys = keys::batch(&args.keys, &expected.keys)?;
     let mut request = GetFeatures::new(target, keys.clone());
     request.inputs = keys::inputs(&args.inputs, &expected.inputs)?;
+    for stream in request_event::streams(&args.request_events) {
+        let columns = stream_columns(&client, stream).await?;
+        let rows = request_event::batch(&args.request_events, stream, &columns)?;
+        request.request_events.push((stream.to_owned(), rows));
+    }
     request.as_of = args.as_of;
+    request.strictly_before = args.before;
     request.full_names = args.full_names;
     request.event_times = true;
     let answer = client.get_features(&request).await?;
     let keys = keys::of_entities(keys, answer.entities)?;
     Ok(Answer::received(keys, answer))
+}
+
+/// The columns of a server's stream, as far as it describes them.
+async fn stream_columns(client: &Client, stream: &str) -> anyhow::Result<Vec<Column>> {
+    let described = match client.describe(stream).await {
+        Ok(object) => object.columns,
+        // The read says so, in the words of a read.
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let columns = described.into_iter().filter_map(|column| {
+        let data_type = column.data_type.parse().ok()?;
+        Some(Column::new(column.name, data_type))
+    });
+    Ok(columns.collect())
 }
 
 /// The columns that a server's target takes, as far as it describes them.

@@ -30,10 +30,9 @@ fn cases() -> Vec<(pb::GetFeaturesRequest, Code, &'static str)> {
     let short = batch(&[("other", ints(&[Some(1)]))]);
     let uneven = [two, encode_columns(&short).unwrap()].concat();
     let input = encode_columns(&customers(&[Some(1)])).unwrap();
-    let events = vec![pb::RequestEvents::default()];
     let many = customers(&vec![Some(1); 100_000]);
     let unknown = Some(WireTarget::Service("nothing".into()));
-    let (invalid, unserved) = (Code::InvalidArgument, Code::Unimplemented);
+    let invalid = Code::InvalidArgument;
     let with = |change: &dyn Fn(&mut pb::GetFeaturesRequest)| {
         let mut request = good();
         change(&mut request);
@@ -87,9 +86,9 @@ fn cases() -> Vec<(pb::GetFeaturesRequest, Code, &'static str)> {
             "unknown input \"customer_id\" (this read takes no inputs)",
         ),
         (
-            with(&|r| r.request_events = events.clone()),
-            unserved,
-            "request events are not served",
+            with(&|r| r.request_events = vec![pb::RequestEvents::default()]),
+            invalid,
+            "request events of : there is no such stream",
         ),
         (with(&|r| r.as_of = Some(0)), Code::OutOfRange, "account: "),
     ]
