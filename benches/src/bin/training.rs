@@ -183,6 +183,7 @@ async fn granary(run: &Run) -> Result<Told, BoxError> {
             full_names,
             ..TrainingOptions::default()
         },
+        request_events: Vec::new(),
     };
     let set = project
         .engine

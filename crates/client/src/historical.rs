@@ -37,6 +37,17 @@ pub struct GetHistorical {
     pub statuses: bool,
     /// Name features `view__feature`.
     pub full_names: bool,
+    /// Rows of the spine that count as events of a stream, each for itself; other
+    /// events are taken strictly before the time of the row then.
+    pub request_events: Vec<SpineEvents>,
+}
+
+/// Makes each row of the spine an event of a stream, for that row only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpineEvents {
+    pub stream: String,
+    /// A query over `spine` that gives the stream's columns; `None`: by name.
+    pub query: Option<String>,
 }
 
 impl GetHistorical {
@@ -50,6 +61,7 @@ impl GetHistorical {
             as_served: false,
             statuses: false,
             full_names: false,
+            request_events: Vec::new(),
         }
     }
 
@@ -60,6 +72,10 @@ impl GetHistorical {
                 features: list.clone(),
             }),
         };
+        let events = self.request_events.iter().map(|events| pb::SpineEvents {
+            stream: events.stream.clone(),
+            query: events.query.clone().unwrap_or_default(),
+        });
         let options = pb::HistoricalOptions {
             target: Some(target),
             time_column: self.time.clone(),
@@ -68,7 +84,7 @@ impl GetHistorical {
             as_served: self.as_served,
             statuses: self.statuses,
             full_names: self.full_names,
-            request_events: Vec::new(),
+            request_events: events.collect(),
         };
         pb::GetHistoricalRequest {
             part: Some(Up::Options(options)),

@@ -16,6 +16,8 @@ pub use catalog::{ColumnInfo, ObjectInfo, ObjectKind, ObjectListing, RunInfo};
 pub use client::{Client, ClientSettings};
 pub use error::ClientError;
 pub use features::{AsOf, FeatureColumn, GetFeatures, ReadAnswer, Target};
-pub use historical::{GetHistorical, HistoricalAnswer, HistoricalReport, Reporter, WithoutRun};
+pub use historical::{
+    GetHistorical, HistoricalAnswer, HistoricalReport, Reporter, SpineEvents, WithoutRun,
+};
 pub use materialize::{MaterializeEvent, MaterializeEvents, MaterializeOptions, MaterializeStage};
 pub use streams::{EventNumber, Push, PushAnswer, StreamInfo};

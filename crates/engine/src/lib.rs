@@ -32,5 +32,7 @@ pub use lookup::QueryLookup;
 pub use offline::{ColumnStatistics, OfflineTable, RunMode, RunRecord};
 pub use retention::{Bounds, Retention};
 pub use run::{RunScope, RunSummary};
-pub use stream_table::{EventBatches, StreamEvents, StreamSource};
-pub use training::{Spine, TrainingOptions, TrainingReport, TrainingRequest, TrainingSet};
+pub use stream_table::{EventBatches, StreamSource};
+pub use training::{
+    Spine, SpineEvents, TrainingOptions, TrainingReport, TrainingRequest, TrainingSet,
+};

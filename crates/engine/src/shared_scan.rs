@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use datafusion::common::{Column, DFSchemaRef};
+use arrow::datatypes::{DataType, Field};
+use datafusion::common::{Column, DFSchema, DFSchemaRef};
 use datafusion::error::Result;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::utils::disjunction;
@@ -18,6 +19,10 @@ pub(crate) struct SharedScan {
     pub(crate) rows: LogicalPlan,
     /// Whether the rows that come pass every query's filter.
     filtered: bool,
+    /// Of the rows as queries see them.
+    schema: DFSchemaRef,
+    /// The column that says which row of a spine an event is for.
+    row: Option<Expr>,
 }
 
 impl SharedScan {
@@ -41,15 +46,35 @@ impl SharedScan {
         let columns = relation.schema().columns();
         let columns = columns.into_iter().filter(|c| read.contains(c));
         let rows = rows.project(columns.map(Expr::Column))?.build()?;
+        let rows = state.optimize(&rows)?;
         Ok(Self {
-            rows: state.optimize(&rows)?,
+            schema: Arc::clone(rows.schema()),
+            row: None,
+            rows,
             filtered: pushed.is_some_and(|filters| filters.len() == 1),
         })
     }
 
     /// Of the rows, with the relation's qualifiers.
     pub(crate) fn schema(&self) -> &DFSchemaRef {
-        self.rows.schema()
+        &self.schema
+    }
+
+    /// The scan where every event is for one row of a spine: a column of that
+    /// name, BIGINT, stands behind the others.
+    pub(crate) fn numbered(mut self, row: &str) -> Result<Self> {
+        let fields = self.schema.iter();
+        let mut fields: Vec<_> = fields
+            .map(|(qualifier, field)| (qualifier.cloned(), field.clone()))
+            .collect();
+        fields.push((None, Arc::new(Field::new(row, DataType::Int64, true))));
+        self.schema = Arc::new(DFSchema::new_with_metadata(fields, Default::default())?);
+        self.row = Some(Expr::Column(Column::new_unqualified(row)));
+        Ok(self)
+    }
+
+    pub(crate) fn row(&self) -> Option<&Expr> {
+        self.row.as_ref()
     }
 
     pub(crate) async fn physical(&self, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {

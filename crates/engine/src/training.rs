@@ -21,6 +21,8 @@ mod latest;
 pub(crate) mod location;
 pub mod output;
 mod report;
+mod requests;
+mod rows_exec;
 mod runs;
 pub(crate) mod spine;
 mod spool;
@@ -44,6 +46,7 @@ use report::Counters;
 use unchanged::{ScannedFiles, unchanged};
 
 pub use report::{TrainingReport, WithoutRun};
+pub use requests::SpineEvents;
 pub use spine::Spine;
 pub use spool::Spool;
 
@@ -56,6 +59,9 @@ pub struct TrainingRequest {
     pub from: Vec<BoundView>,
     pub features: Vec<ServiceFeature>,
     pub options: TrainingOptions,
+    /// Rows of the spine that count as events, each for itself. With any, other
+    /// events are taken strictly before t.
+    pub request_events: Vec<SpineEvents>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -97,8 +103,9 @@ impl Engine {
     pub async fn training_set(
         &self,
         definitions: &Definitions,
-        request: TrainingRequest,
+        mut request: TrainingRequest,
     ) -> Result<TrainingSet, EngineError> {
+        request.options.strictly_before |= !request.request_events.is_empty();
         if request.options.as_served && request.options.strictly_before {
             return Err(EngineError::Refused(
                 "a service answers from runs, which see what happened at their time: leave out \
@@ -110,6 +117,7 @@ impl Engine {
         let expanded = expanded.await?;
         let mut chain = Chain::begin(self, definitions, &request, &expanded).await?;
         chain.join_views().await?;
+        chain.check_requests()?;
         chain.finish()
     }
 }

@@ -15,7 +15,9 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use granary_catalog::Snapshot;
-use granary_engine::training::{Spine, Spool, TrainingOptions, TrainingRequest, TrainingSet};
+use granary_engine::training::{
+    Spine, SpineEvents, Spool, TrainingOptions, TrainingRequest, TrainingSet,
+};
 use granary_engine::{Engine, EngineError};
 use granary_model::ErrorKind;
 use granary_proto as pb;
@@ -99,6 +101,7 @@ struct Asked {
     target: ReadTarget,
     time: String,
     options: TrainingOptions,
+    request_events: Vec<SpineEvents>,
 }
 
 impl HistoricalRpc {
@@ -128,6 +131,7 @@ impl HistoricalRpc {
                 from: selected.from,
                 features: selected.features,
                 options: asked.options,
+                request_events: asked.request_events,
             };
             let set = self.engine.training_set(&snapshot.definitions, request);
             let set = set.await.map_err(refused)?;
@@ -216,10 +220,13 @@ async fn first(
 }
 
 fn decode(options: pb::HistoricalOptions) -> Result<Asked, Status> {
-    if !options.request_events.is_empty() {
-        let message = "request events are not served by this version";
-        return Err(status(ErrorKind::Unimplemented, message.to_owned()));
-    }
+    let events = options
+        .request_events
+        .into_iter()
+        .map(|events| SpineEvents {
+            stream: events.stream,
+            query: (!events.query.is_empty()).then_some(events.query),
+        });
     let target = match options.target {
         Some(Target::Service(name)) if !name.is_empty() => ReadTarget::Service(name),
         Some(Target::Features(list)) => ReadTarget::Features(list.features),
@@ -227,6 +234,7 @@ fn decode(options: pb::HistoricalOptions) -> Result<Asked, Status> {
     };
     Ok(Asked {
         target,
+        request_events: events.collect(),
         time: match options.time_column.as_str() {
             "" => EVENT_TIME.to_owned(),
             named => named.to_owned(),

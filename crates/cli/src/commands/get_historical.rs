@@ -3,11 +3,12 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures::future::{FutureExt, Shared};
@@ -18,7 +19,7 @@ use granary_client::{Client, GetHistorical, HistoricalReport, Reporter, Target, 
 use granary_engine::training::explain::{explain, time_split};
 use granary_engine::training::output::{OutputFormat, OutputTarget, Written, write};
 use granary_engine::training::{Spine, TrainingOptions, TrainingRequest, TrainingSet};
-use granary_engine::{Engine, EngineError, InputColumn};
+use granary_engine::{Engine, EngineError, InputColumn, SpineEvents};
 use granary_model::bytes;
 use granary_serving::ReadTarget;
 use granary_serving::training::{backfill, select};
@@ -27,10 +28,32 @@ use serde::Serialize;
 use super::{get, serve};
 use crate::args::Listing;
 use crate::environment;
-use crate::failure::{Outcome, usage};
+use crate::failure::Outcome;
 use crate::output::{self, human};
 use crate::progress::RowCount;
 use crate::project::{self, Project};
+
+/// One `--request-events`: STREAM, or STREAM='SELECT .. FROM spine'.
+#[derive(Debug, Clone)]
+pub struct SpineEventsArgument(SpineEvents);
+
+impl FromStr for SpineEventsArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (stream, query) = match text.split_once('=') {
+            Some((stream, query)) => (stream, Some(query.trim())),
+            None => (text, None),
+        };
+        if stream.trim().is_empty() || query.is_some_and(str::is_empty) {
+            return Err("it is of the form STREAM or STREAM='SELECT .. FROM spine'".to_owned());
+        }
+        Ok(Self(SpineEvents {
+            stream: stream.trim().to_owned(),
+            query: query.map(str::to_owned),
+        }))
+    }
+}
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -105,9 +128,10 @@ pub struct Args {
     #[arg(long)]
     pub as_served: bool,
 
-    /// Reserved: rows of the spine as events of a stream
-    #[arg(long, value_name = "STREAM", hide = true)]
-    pub request_events: Vec<String>,
+    /// Make each row of the spine an event of a stream, for that row only; STREAM='SELECT .. FROM spine' maps
+    /// columns. Other events are taken strictly before the time of the row then
+    #[arg(long, value_name = "STREAM")]
+    pub request_events: Vec<SpineEventsArgument>,
 
     /// Bound of the memory that queries hold, as 512MB or 2GB; beyond it they spill
     #[arg(long, value_name = "SIZE", value_parser = bytes::parse, conflicts_with = "endpoint")]
@@ -142,12 +166,6 @@ impl Args {
 type Stop = Shared<futures::future::BoxFuture<'static, ()>>;
 
 pub async fn run(folder: Option<&Path>, args: Args) -> Outcome {
-    if !args.request_events.is_empty() {
-        bail!(usage(
-            "--request-events is reserved for rows of the spine that are events of a stream; \
-             this version has no streams to read"
-        ));
-    }
     let stop: Stop = serve::stop_signal()?.boxed().shared();
     let started = Instant::now();
     let computing = Computing::begin(folder, &args, stop.clone()).await?;
@@ -271,6 +289,7 @@ impl Computing {
                 statuses: args.statuses,
                 full_names: args.full_names,
             },
+            request_events: args.request_events.iter().map(|e| e.0.clone()).collect(),
         };
         let set = engine.training_set(&snapshot.definitions, request).await?;
         let rows: BoxStream<'static, _> = match &args.out {
@@ -317,6 +336,10 @@ impl Computing {
         let spine_schema = spine.schema();
         let named = file.to_owned();
         let spine = spine.map_err(move |error| EngineError::from_query(&named, error));
+        let events = args.request_events.iter().map(|events| {
+            let granary_engine::SpineEvents { stream, query } = events.0.clone();
+            granary_client::SpineEvents { stream, query }
+        });
         let request = GetHistorical {
             target,
             time: args.time.clone(),
@@ -325,6 +348,7 @@ impl Computing {
             as_served: args.as_served,
             statuses: args.statuses,
             full_names: args.full_names,
+            request_events: events.collect(),
         };
         let answer = client.get_historical(&request, spine_schema, spine).await?;
         Ok(Self {

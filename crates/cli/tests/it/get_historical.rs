@@ -247,8 +247,8 @@ fn what_is_wrong_is_told() {
                 &balance,
                 &["--out", "o.csv", "--request-events", "card"],
             ],
-            2,
-            vec!["--request-events is reserved"],
+            1,
+            vec!["request events of card: there is no such stream"],
         ),
     ] {
         historical(&project, &arguments.concat()).failed(code, &parts);

@@ -22,6 +22,7 @@ use granary_model::{Definitions, FeatureStatus, FeatureView, Interval, did_you_m
 
 use super::elements::element_column;
 use super::report::Counters;
+use super::requests::Requests;
 use super::spine::{SpineColumns, open_spine};
 use super::time::SpineTime;
 use super::unchanged::ScannedFiles;
@@ -55,6 +56,7 @@ pub(super) struct Chain<'a> {
     /// Of each view that is read from its runs: whether none was there.
     without_run: Vec<(String, Expr)>,
     notes: BTreeSet<String>,
+    pub(super) requests: Requests,
 }
 
 /// What a view gave: a column and a status a feature.
@@ -132,9 +134,11 @@ impl<'a> Chain<'a> {
             found: BTreeMap::new(),
             without_run: Vec::new(),
             notes: BTreeSet::new(),
+            requests: Requests::new(),
         };
         chain.add_t(spine.time)?;
         chain.spine = Arc::clone(&chain.plan);
+        chain.begin_requests().await?;
         Ok(chain)
     }
 
@@ -156,6 +160,11 @@ impl<'a> Chain<'a> {
 
     pub(super) fn context(&self) -> &SessionContext {
         &self.context
+    }
+
+    /// How many columns of [`Self::spine`] are the spine's own.
+    pub(super) fn spine_columns(&self) -> usize {
+        self.spine_columns
     }
 
     pub(super) fn note(&mut self, note: String) {

@@ -16,6 +16,7 @@ use granary_model::{Definitions, FeatureView, Interval, ViewKind};
 use super::availability::{Times, adds_no_time, availability, reads_as_of};
 use super::chain::{Chain, Found, T, Wanted, failed, status_name};
 use super::each_time::COMPUTED_AS_OF;
+use super::requests::{OfRows, ROW, Stored};
 use crate::asof::{AsOfJoinExec, AsOfJoinSpec, AsOfLookup, Match, Value};
 use crate::check::has_subquery;
 use crate::engine::{latest_of, physical_expr, utc_micros_function};
@@ -44,6 +45,8 @@ pub(super) struct SharedLatest<'a> {
 pub(super) struct Rows {
     pub(super) plan: Arc<dyn ExecutionPlan>,
     pub(super) matching: Match,
+    /// Which row of the spine each is for, where it is for one only.
+    pub(super) row: Option<Arc<dyn PhysicalExpr>>,
 }
 
 /// How a view is found among [`Rows`].
@@ -135,6 +138,13 @@ impl TimestampedQuery {
         latest_of(self.also_from.iter().cloned().map(Expr::Column))
     }
 
+    fn column(&self, name: &str) -> PlanResult<&Expr> {
+        let mut columns = self.columns.iter();
+        let found = columns.find(|(known, _)| known == name);
+        let missing = || DataFusionError::Plan(format!("there is no column {name:?}"));
+        found.map(|(_, column)| column).ok_or_else(missing)
+    }
+
     fn keys(&self, view: &FeatureView) -> &[(String, Expr)] {
         &self.columns[..view.keys.len()]
     }
@@ -172,6 +182,7 @@ impl<'a> SharedLatest<'a> {
             let (first, of_first) = &shared.views[0];
             first.key_names == wanted.key_names
                 && first.refreshed_every == wanted.refreshed_every
+                && first.view.is_live() == wanted.view.is_live()
                 && of_first.relation == query.relation
                 && of_first.keys(first.view) == query.keys(wanted.view)
         };
@@ -220,6 +231,19 @@ impl<'a> Chain<'a> {
             .collect();
         let scan = SharedScan::plan(&self.state, &of_first.relation, &filters, &read);
         let scan = scan.map_err(&failed)?;
+        let event_time = first.view.event_time.as_deref().unwrap_or_default();
+        let stored = Stored {
+            keys: of_first.keys(first.view).iter().map(|(_, k)| k).collect(),
+            event_time: of_first.column(event_time).map_err(&failed)?,
+            reach: None,
+        };
+        let (scan, plan) = match self.of_rows(first, scan, stored).await? {
+            Ok(OfRows { scan, events }) => (scan, events),
+            Err(scan) => {
+                let events = scan.physical(&self.state).await.map_err(&failed)?;
+                (scan, events)
+            }
+        };
         let physical = |e: &Expr| physical_expr(&self.state, e.clone(), scan.schema());
         let newest = shared.views.iter().map(|(wanted, query)| {
             let columns = query.columns.iter();
@@ -237,8 +261,9 @@ impl<'a> Chain<'a> {
         });
         let newest: Vec<_> = newest.collect::<PlanResult<_>>().map_err(&failed)?;
         let rows = Rows {
-            plan: scan.physical(&self.state).await.map_err(&failed)?,
+            plan,
             matching: Match::Latest,
+            row: scan.row().map(physical).transpose().map_err(&failed)?,
         };
         self.join_latest(rows, &newest)
     }
@@ -258,12 +283,19 @@ impl<'a> Chain<'a> {
             .iter()
             .map(|(wanted, newest)| self.lookup(wanted, newest));
         let options = self.request.options;
+        let of_rows = rows.row.is_some();
+        let mut on: Vec<_> = wanted.keys.iter().cloned().zip(keys).collect();
+        if let Some(row) = rows.row {
+            on.push((self.column(ROW)?, row));
+        }
         let spec = AsOfJoinSpec {
-            on: wanted.keys.iter().cloned().zip(keys).collect(),
+            on,
             time: self.column(T)?,
             refreshed_every: wanted.refreshed_every,
-            // What is computed as of t has seen what it may.
-            strictly_before: options.strictly_before && first.event_time != COMPUTED_AS_OF,
+            // What is computed as of t, or found for one row, is what may be seen.
+            strictly_before: options.strictly_before
+                && first.event_time != COMPUTED_AS_OF
+                && !of_rows,
             known_at_the_time: options.known_at_the_time,
             matching: rows.matching,
             lookups: lookups.collect::<PlanResult<_>>().map_err(&failed)?,

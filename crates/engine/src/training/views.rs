@@ -1,10 +1,13 @@
 //! One level of a chain: every view whose keys are there, each by the operator
 //! of its kind.
 
+use std::sync::Arc;
+
 use datafusion::common::Column as Name;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result as PlanResult;
 use datafusion::logical_expr::{Expr, ScalarUDF, cast, lit, when};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::scalar::ScalarValue;
 use granary_model::definitions::ServeMode;
 use granary_model::{FeatureStatus, FeatureView, Interval, UtcMicros, ViewKind};
@@ -13,6 +16,7 @@ use super::availability::{adds_no_time, availability};
 use super::chain::{Chain, Found, T, WORKING, Wanted, failed, name, status_name};
 use super::each_time::{COMPUTED_AS_OF, EachTime};
 use super::latest::{Newest, Rows, SharedLatest, TimestampedQuery};
+use super::requests::{OfRows, ROW, Stored};
 use super::runs::{self, Runs};
 use super::time::SpineTime;
 use crate::asof::{AS_OF_COLUMN, Match, Run};
@@ -121,6 +125,7 @@ impl<'a> Chain<'a> {
         let rows = Rows {
             plan: rows,
             matching: Match::Runs(runs),
+            row: None,
         };
         let newest = Newest {
             columns: rows.columns(),
@@ -156,6 +161,12 @@ impl<'a> Chain<'a> {
         reason: &str,
     ) -> Result<(), EngineError> {
         let view = wanted.view;
+        if !self.requests.is_empty() && view.is_live() {
+            return Err(EngineError::Refused(format!(
+                "{} cannot be told with request events, since {reason}",
+                view.name
+            )));
+        }
         let EachTime { rows, times } = self.each_time(wanted, reason).await?;
         self.note(format!(
             "{} is computed once for each distinct time of the spine ({}), since {reason}",
@@ -165,6 +176,7 @@ impl<'a> Chain<'a> {
         let rows = Rows {
             plan: rows,
             matching: Match::Runs(times),
+            row: None,
         };
         let newest = Newest {
             columns: rows.columns(),
@@ -238,12 +250,7 @@ impl<'a> Chain<'a> {
             keys: first.keys.clone(),
             time: self.column(&t)?,
         };
-        let seen = Seen {
-            strictly_before: self.request.options.strictly_before,
-            known_at_the_time: self.request.options.known_at_the_time,
-        };
-        let joined = shared.join(&self.state, self.plan.clone(), spine_keys, seen, &prefix);
-        self.plan = joined.await.map_err(failed(&first.view.name))?;
+        self.plan = self.windows(&shared, first, spine_keys, &prefix).await?;
         let mut columns = Vec::new();
         for (place, (wanted, outputs)) in wanted.iter().enumerate() {
             let selected = self.selected(wanted, outputs, &t, |name| {
@@ -252,6 +259,42 @@ impl<'a> Chain<'a> {
             columns.extend(selected.map_err(failed(&wanted.view.name))?);
         }
         self.keep_and_add(before, columns)
+    }
+
+    async fn windows(
+        &mut self,
+        shared: &SharedWindows,
+        first: &Wanted<'a>,
+        mut spine_keys: SpineKeys,
+        prefix: &str,
+    ) -> Result<Arc<dyn ExecutionPlan>, EngineError> {
+        let failed = failed(&first.view.name);
+        let mut seen = Seen {
+            strictly_before: self.request.options.strictly_before,
+            known_at_the_time: self.request.options.known_at_the_time,
+        };
+        let query = shared.first();
+        let stored = Stored {
+            keys: query.keys.iter().collect(),
+            event_time: &query.event_time,
+            reach: shared.reach_micros(),
+        };
+        let scan = shared.scan(&self.state).map_err(&failed)?;
+        let (scan, events) = match self.of_rows(first, scan, stored).await? {
+            Ok(OfRows { scan, events }) => {
+                spine_keys.keys.push(self.column(ROW)?);
+                // Stored ones are; the row's own event may be at t.
+                seen.strictly_before = false;
+                (scan, events)
+            }
+            Err(scan) => {
+                let events = scan.physical(&self.state).await.map_err(&failed)?;
+                (scan, events)
+            }
+        };
+        let (state, plan) = (&self.state, self.plan.clone());
+        let joined = shared.join_events(state, plan, (&scan, events), (spine_keys, seen), prefix);
+        joined.map_err(failed)
     }
 
     /// The features of a windowed view and its status.
@@ -332,8 +375,9 @@ fn add_to_group<'a>(groups: &mut Vec<WindowGroup<'a>>, wanted: Wanted<'a>, view:
     let mut view = view;
     for group in &mut groups.iter_mut() {
         let first = &group.wanted[0].0;
-        let alike =
-            first.key_names == wanted.key_names && first.refreshed_every == wanted.refreshed_every;
+        let alike = first.key_names == wanted.key_names
+            && first.refreshed_every == wanted.refreshed_every
+            && first.view.is_live() == wanted.view.is_live();
         if !alike {
             continue;
         }

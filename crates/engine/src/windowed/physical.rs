@@ -12,9 +12,13 @@ use datafusion::functions::expr_fn::coalesce;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
+use granary_model::Interval;
+use granary_model::interval::MICROS_PER_DAY;
 
 use super::{Aggregate, WindowedQuery};
-use crate::asof::{AsOfWindowExec, AsOfWindowSpec, Call, EventSet, WindowAggregate, event_schema};
+use crate::asof::{
+    AsOfWindowExec, AsOfWindowSpec, Call, EventSet, FrameBounds, WindowAggregate, event_schema,
+};
 use crate::check::has_subquery;
 use crate::engine::{latest_of, physical_expr, utc_micros};
 use crate::shared_scan::SharedScan;
@@ -87,8 +91,21 @@ impl SharedWindows {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let scan = self.scan(state)?;
         let events = scan.physical(state).await?;
+        self.join_events(state, spine, (&scan, events), (spine_keys, seen), prefix)
+    }
+
+    /// [`Self::join`] with given rows of the scan; of a numbered scan the number
+    /// of the spine's row is the last key.
+    pub(crate) fn join_events(
+        &self,
+        state: &SessionState,
+        spine: Arc<dyn ExecutionPlan>,
+        (scan, events): (&SharedScan, Arc<dyn ExecutionPlan>),
+        (spine_keys, seen): (SpineKeys, Seen),
+        prefix: &str,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = events.schema();
-        let spec = self.spec(state, (&scan, &schema), spine_keys, seen, prefix)?;
+        let spec = self.spec(state, (scan, &schema), spine_keys, seen, prefix)?;
         let joined = AsOfWindowExec::try_new(spine, events, Arc::new(spec))?;
         Ok(Arc::new(joined))
     }
@@ -100,7 +117,19 @@ impl SharedWindows {
         SharedScan::plan(state, &self.first().events, &filters, &self.columns())
     }
 
-    fn first(&self) -> &WindowedQuery {
+    /// How far back from t any frame reaches, rounded up; `None`: to the first
+    /// event.
+    pub(crate) fn reach_micros(&self) -> Option<i64> {
+        let queries = self.views.iter().map(|view| &view.query);
+        let frames = queries.flat_map(|query| query.aggregates.iter().map(|a| a.frame));
+        let starts = frames.map(|frame| match frame.bounds {
+            FrameBounds::Range { start, .. } => start.map(longest_micros),
+            FrameBounds::Rows { .. } => None,
+        });
+        starts.collect::<Option<Vec<i64>>>()?.into_iter().max()
+    }
+
+    pub(crate) fn first(&self) -> &WindowedQuery {
         &self.views[0].query
     }
 
@@ -129,6 +158,7 @@ impl SharedWindows {
         let keys = first
             .keys
             .iter()
+            .chain(scan.row())
             .map(physical)
             .collect::<Result<Vec<_>>>()?;
         let created = created(first, seen, &self.views[0].also_from);
@@ -156,6 +186,13 @@ impl SharedWindows {
             sets: sets.collect::<Result<_>>()?,
         })
     }
+}
+
+/// At least as long as the interval is anywhere in the calendar.
+fn longest_micros(interval: Interval) -> i64 {
+    let days = i64::from(interval.days).saturating_add(31 * i64::from(interval.months));
+    let days = days.saturating_add(1).saturating_mul(MICROS_PER_DAY);
+    days.saturating_add(interval.micros)
 }
 
 /// What an aggregate of the view of that number is called behind the spine.

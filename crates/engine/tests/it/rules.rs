@@ -124,6 +124,7 @@ async fn rows(project: &Project, spine: &str, asked: &[&str]) -> Vec<String> {
             statuses: has("statuses"),
             full_names: has("full_names"),
         },
+        request_events: Vec::new(),
     };
     let set = project.engine.training_set(&project.definitions, request);
     let set = set.await.unwrap();

@@ -73,6 +73,7 @@ async fn planned(
         from,
         features,
         options,
+        request_events: Vec::new(),
     };
     let set = project.engine.training_set(&project.definitions, request);
     set.await.unwrap()

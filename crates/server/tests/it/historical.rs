@@ -415,9 +415,9 @@ async fn messages_out_of_order_are_refused() {
             "the spine is no Arrow stream: Ipc error: Unexpected End of Stream",
         ),
         (
-            vec![Part::Options(events)],
-            tonic::Code::Unimplemented,
-            "request events are not served",
+            vec![Part::Options(events), Part::Spine(bytes.clone().into())],
+            tonic::Code::InvalidArgument,
+            "request events of : there is no such stream",
         ),
     ] {
         let status = bare(&case, parts).await;

@@ -55,6 +55,7 @@ impl Training {
             from,
             features,
             options,
+            request_events: Vec::new(),
         };
         let definitions = &self.snapshot.definitions;
         let set = self.project.engine.training_set(definitions, request);

@@ -70,6 +70,7 @@ impl<'a> Parity<'a> {
                 statuses: true,
                 ..TrainingOptions::default()
             },
+            request_events: Vec::new(),
         };
         let engine = &self.project.engine;
         let set = engine.training_set(&snapshot.definitions, request).await;
@@ -90,6 +91,7 @@ impl<'a> Parity<'a> {
             target: ReadTarget::Features(vec![format!("{}.*", view.name)]),
             keys,
             inputs: Vec::new(),
+            request_events: Vec::new(),
             as_of: Some(self.t),
             strictly_before: false,
             full_names: false,
@@ -146,7 +148,7 @@ fn one_absence(status: &str) -> &str {
 
 /// Floats within 1e-9 of each other, NaN and infinities exactly, the rest as
 /// it is shown.
-fn equal(online: &ArrayRef, trained: &ArrayRef, row: usize) -> bool {
+pub(super) fn equal(online: &ArrayRef, trained: &ArrayRef, row: usize) -> bool {
     let floats = |array: &ArrayRef| {
         let cast = cast(array, &DataType::Float64).unwrap();
         let cast: &Float64Array = cast.as_primitive();
