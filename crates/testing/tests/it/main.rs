@@ -11,4 +11,5 @@ mod lender;
 mod live;
 mod parity;
 mod repository;
+mod request_events;
 mod training;

@@ -7,6 +7,7 @@
 
 pub(crate) mod compare;
 mod random;
+mod requests;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -382,10 +382,16 @@ impl Case {
 
     /// The same over a stream.
     pub fn live_sql(&self) -> String {
-        "CREATE STREAM events (id BIGINT, shop VARCHAR, at TIMESTAMP, written TIMESTAMP, \
-         amount DOUBLE, n INT, tag VARCHAR, flag BOOLEAN) EVENT TIME at;\n"
-            .to_owned()
-            + &self.views_sql()
+        self.stream_sql("")
+    }
+
+    /// `clauses`: of the stream, further ones.
+    pub fn stream_sql(&self, clauses: &str) -> String {
+        format!(
+            "CREATE STREAM events (id BIGINT, shop VARCHAR, at TIMESTAMP, written TIMESTAMP, \
+             amount DOUBLE, n INT, tag VARCHAR, flag BOOLEAN) EVENT TIME at{clauses};\n{}",
+            self.views_sql()
+        )
     }
 
     fn views_sql(&self) -> String {
