@@ -5,7 +5,7 @@ use sqlparser::ast::{BinaryOperator, Expr, OrderByKind, Query, Select, SetExpr, 
 
 use super::relation::{Relation, as_key, as_time};
 use super::sql::folded;
-use super::training::{Asked, Training};
+use super::training::{Asked, Main, Training};
 
 /// t of a join that looks at all of the joined table.
 const EVER: &str = "arrow_cast('9999-01-01', 'Timestamp(Microsecond, None)')";
@@ -58,6 +58,7 @@ pub async fn join(
         .set(Asked {
             events: vec![events],
             spine,
+            main: Main::NONE,
             keys,
             query,
             features: &features,

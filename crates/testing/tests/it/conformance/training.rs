@@ -25,12 +25,13 @@ use sqlparser::ast::{
 use super::case::Case;
 use super::cells;
 use super::relation::Relation;
-use super::{last_join, sql, windows};
+use super::{Way, last_join, requests, sql, windows};
 
 pub struct Training<'a> {
     pub engine: &'a Engine,
     folder: &'a Path,
     case: &'a Case,
+    way: Way,
     /// Common table expressions.
     named: HashMap<String, (RecordBatch, Vec<String>)>,
     steps: usize,
@@ -42,10 +43,13 @@ type Future1<'a, T> = Pin<Box<dyn Future<Output = Result<T, String>> + 'a>>;
 
 /// One view, asked for as of a spine.
 pub struct Asked<'a> {
-    /// With `k0`, `k1`, .. and `event_time`; of several tables their union.
+    /// With `k0`, `k1`, .. and `event_time`; of several tables their union. The
+    /// main table aside.
     pub events: Vec<RecordBatch>,
     /// With the same.
     pub spine: RecordBatch,
+    /// Which of the spine's rows are events too.
+    pub main: Main,
     /// Types of the keys, in SQL.
     pub keys: Vec<&'static str>,
     /// The view's query over `events`.
@@ -55,13 +59,39 @@ pub struct Asked<'a> {
     pub max_events: Option<u64>,
 }
 
+/// The rows of the main table as events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Main {
+    /// Each for itself.
+    pub request: bool,
+    /// Each for those after it.
+    pub pushed: bool,
+}
+
+impl Main {
+    pub const NONE: Self = Self {
+        request: false,
+        pushed: false,
+    };
+
+    pub fn in_window(self) -> bool {
+        self.request || self.pushed
+    }
+}
+
 /// Runs the case; what it says where it does not fit.
-pub async fn run(engine: &Engine, folder: &Path, case: &Case) -> Result<Vec<RecordBatch>, String> {
+pub async fn run(
+    way: Way,
+    engine: &Engine,
+    folder: &Path,
+    case: &Case,
+) -> Result<Vec<RecordBatch>, String> {
     let query = sql::query_of(sql::parse(&sql::text(case))?)?;
     let mut training = Training {
         engine,
         folder,
         case,
+        way,
         named: HashMap::new(),
         steps: 0,
     };
@@ -70,6 +100,10 @@ pub async fn run(engine: &Engine, folder: &Path, case: &Case) -> Result<Vec<Reco
 }
 
 impl Training<'_> {
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
     fn query<'b>(&'b mut self, query: &'b Query) -> Future1<'b, Output> {
         Box::pin(async move {
             if let Some(with) = &query.with {
@@ -177,11 +211,16 @@ impl Training<'_> {
     /// features.
     pub async fn set(&mut self, asked: Asked<'_>) -> Result<RecordBatch, String> {
         self.steps += 1;
+        if self.way == Way::Requests {
+            let folder = self.folder.join(format!("requests{}", self.steps));
+            return requests::answers(&folder, &asked).await;
+        }
         let spine = format!("spine{}.parquet", self.steps);
         self.write(&spine, &asked.spine);
         let mut tables = Vec::new();
         let mut union = Vec::new();
-        for (i, events) in asked.events.iter().enumerate() {
+        let main = asked.main.pushed.then_some(&asked.spine);
+        for (i, events) in main.into_iter().chain(&asked.events).enumerate() {
             let file = format!("events{}_{i}.parquet", self.steps);
             self.write(&file, events);
             tables.push(format!(
@@ -218,6 +257,7 @@ impl Training<'_> {
                 strictly_before: asked.strictly_before,
                 ..TrainingOptions::default()
             },
+            request_events: Vec::new(),
         };
         let told = |error: granary_engine::EngineError| error.to_string();
         let set = self

@@ -11,10 +11,11 @@ use sqlparser::ast::{
     WindowFrameUnits, WindowSpec, WindowType, visit_expressions_mut,
 };
 
+use super::Way;
 use super::case::{Case, Window};
 use super::relation::{Relation, as_key, as_time};
 use super::sql;
-use super::training::{Asked, Training};
+use super::training::{Asked, Main, Training};
 
 /// Functions over windows of one PARTITION BY and ORDER BY, over the same events.
 struct Group {
@@ -26,7 +27,7 @@ struct Group {
 }
 
 /// What is in a window beside what its frame says.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Over {
     without_current_row: bool,
     strictly_before: bool,
@@ -34,26 +35,45 @@ struct Over {
     in_turn: bool,
     /// Tables whose rows are in it too.
     union: Vec<String>,
-    /// Whether the main table's rows are not.
-    union_only: bool,
+    /// Whether the main table's rows are.
+    main: Main,
     max_events: Option<u64>,
 }
 
 impl Over {
-    fn new(window: &Window) -> Result<Self, String> {
+    /// All rows up to the current one, which a training set has by their time.
+    fn plain() -> Self {
+        Self {
+            without_current_row: false,
+            strictly_before: false,
+            in_turn: false,
+            union: Vec::new(),
+            main: Main {
+                request: true,
+                pushed: true,
+            },
+            max_events: None,
+        }
+    }
+
+    fn new(window: &Window, way: Way) -> Result<Self, String> {
         let without_current_row = window.exclude_current_row;
         let without_others = window.exclude_current_time || window.instance_not_in_window;
-        if without_others && !without_current_row {
+        let as_requests = way == Way::Requests;
+        if without_others && !without_current_row && !as_requests {
             return Err("of some rows the current one alone, which is a request event".into());
         }
-        let in_turn = without_current_row && !without_others;
+        let in_turn = without_current_row && !without_others && !as_requests;
         let union = window.union.iter().flat_map(|union| union.split(','));
         Ok(Self {
             without_current_row,
             strictly_before: in_turn || window.exclude_current_time,
             in_turn,
             union: union.map(str::to_lowercase).collect(),
-            union_only: window.instance_not_in_window,
+            main: Main {
+                request: !without_current_row,
+                pushed: !window.instance_not_in_window,
+            },
             max_events: window.maxsize,
         })
     }
@@ -86,6 +106,7 @@ pub async fn compute(
                 &relation,
                 select,
                 (&name, function, &over),
+                training.way(),
             );
             failed = failed.take().or(added.err());
             *expression = Expr::Identifier(Ident::new(name));
@@ -113,10 +134,12 @@ fn add(
     relation: &Relation,
     select: &Select,
     (name, function, over): (&str, &Function, &WindowType),
+    way: Way,
 ) -> Result<(), String> {
     let (spec, named) = spec(select, over)?;
     let window = named.and_then(|named| case.windows.get(&named));
-    let over = window.map(Over::new).transpose()?.unwrap_or_default();
+    let over = window.map(|window| Over::new(window, way));
+    let over = over.transpose()?.unwrap_or_else(Over::plain);
     let partition_by = spec.partition_by.iter().map(|key| {
         let flat = relation.flat(key).map(str::to_owned);
         flat.ok_or_else(|| format!("PARTITION BY {key}"))
@@ -277,9 +300,6 @@ impl Group {
             spine = one_after_the_other(&spine)?;
         }
         let mut events = Vec::new();
-        if !self.over.union_only {
-            events.push(spine.clone());
-        }
         for table in &self.over.union {
             let (rows, _) = training.source(table)?;
             let rows = RecordBatch::try_new(relation.rows.schema(), rows.columns().to_vec());
@@ -291,6 +311,7 @@ impl Group {
             .set(Asked {
                 events,
                 spine,
+                main: self.over.main,
                 query: self.query(keys.len()),
                 keys,
                 features: &features,
