@@ -1,11 +1,12 @@
 -- The canonical schema: what every data set is turned into.
 --
--- The features in features/ read these twelve views and nothing else. A data
--- set comes in by an adapter, adapters/<data set>/sources.sql: external tables
--- over its files and one CREATE VIEW for each of the twelve, with exactly these
--- columns, in this order, of these types. A data set that lacks a subject gives
--- an empty view of the right types. A project holds this file, entities.sql,
--- features/, services.sql and ONE adapter.
+-- The features in features/ read these twelve views and what is pushed to the
+-- streams of streams.sql, and nothing else. A data set comes in by an adapter,
+-- adapters/<data set>/sources.sql: external tables over its files and one CREATE
+-- VIEW for each of the twelve, with exactly these columns, in this order, of
+-- these types. A data set that lacks a subject gives an empty view of the right
+-- types. A project holds this file, entities.sql, streams.sql, features/,
+-- services.sql and ONE adapter.
 --
 -- Rules
 --   * A row is a fact that became true at `at` and is never changed after that;

@@ -17,3 +17,6 @@ CREATE ENTITY device KEY (device_id VARCHAR)
 
 CREATE ENTITY place KEY (place_id BIGINT)
   COMMENT 'a village or district';
+
+CREATE ENTITY cell KEY (cell BIGINT)
+  COMMENT 'a hexagon of H3, of resolution 7: about five square kilometres, whatever lies in it';

@@ -35,6 +35,25 @@ AS SELECT customer_tenure.*, customer_applications.*, customer_debt.*,
         customer_repayment AS guarantor KEY (customer_id => guarantor_id),
         customer_debt AS guarantor_debt KEY (customer_id => guarantor_id);
 
+CREATE FEATURE SERVICE fraud_admission
+  OWNER 'fraud'  TAGS (tier = 'online')
+  COMMENT 'whether an application that was just pushed is one of many: the person, the device, the phone, the contacts, the neighbourhood'
+AS SELECT customer_velocity.applications_10m, customer_velocity.applications_1d, customer_velocity.applications_7d,
+          customer_velocity.devices_7d, customer_velocity.phones_7d,
+          device_velocity.applications_10m AS device_applications_10m, device_velocity.applications_1h AS device_applications_1h,
+          device_velocity.applications_1d AS device_applications_1d, device_velocity.customers_7d AS device_customers_7d,
+          phone_velocity.applications_1h AS phone_applications_1h, phone_velocity.applications_7d AS phone_applications_7d,
+          phone_velocity.devices_7d AS phone_devices_7d,
+          phone_circle.contacts_in_28d AS phone_callers_28d, phone_circle.is_never_called_28d AS phone_is_never_called_28d,
+          application_contacts_shared.*,
+          neighbourhood_heat.applications_1h AS near_applications_1h, neighbourhood_heat.applications_1d AS near_applications_1d,
+          neighbourhood_heat.applications_7d AS near_applications_7d,
+          neighbourhood_heat.applications_per_resident_7d AS near_applications_per_resident_7d,
+          neighbourhood_heat.overdue_share AS near_overdue_share,
+          affordability.loan_to_income, affordability.instalment_share, affordability.instalments_share_after
+   FROM customer_velocity, device_velocity, phone_velocity, phone_circle,
+        application_contacts_shared, neighbourhood_heat, affordability;
+
 CREATE FEATURE SERVICE collections_priority
   OWNER 'collections'  TAGS (tier = 'online')
   COMMENT 'whom to call first, and whether it will help'
@@ -52,5 +71,6 @@ AS SELECT loan_terms.amount AS loan_amount, loan_terms.instalment, loan_repaymen
 
 GRANT READ ON FEATURE SERVICE marketing_targeting  TO ROLE marketing;
 GRANT READ ON FEATURE SERVICE risk_admission       TO ROLE risk;
+GRANT READ ON FEATURE SERVICE fraud_admission      TO ROLE risk;
 GRANT READ ON FEATURE SERVICE collections_priority TO ROLE collections;
 GRANT READ ON FEATURE SERVICE collections_priority TO ROLE risk;

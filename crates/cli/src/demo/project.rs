@@ -22,12 +22,20 @@ const DEFINITIONS: &[(&str, &str)] = &[
         include_str!("../../../../sql/features/account.sql"),
     ),
     (
+        "features/affordability.sql",
+        include_str!("../../../../sql/features/affordability.sql"),
+    ),
+    (
         "features/credit.sql",
         include_str!("../../../../sql/features/credit.sql"),
     ),
     (
         "features/customer.sql",
         include_str!("../../../../sql/features/customer.sql"),
+    ),
+    (
+        "features/neighbourhood.sql",
+        include_str!("../../../../sql/features/neighbourhood.sql"),
     ),
     (
         "features/phone.sql",
@@ -41,11 +49,16 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "features/shopping.sql",
         include_str!("../../../../sql/features/shopping.sql"),
     ),
+    (
+        "features/velocity.sql",
+        include_str!("../../../../sql/features/velocity.sql"),
+    ),
     ("services.sql", include_str!("../../../../sql/services.sql")),
     (
         "sources.sql",
         include_str!("../../../../sql/adapters/generated/sources.sql"),
     ),
+    ("streams.sql", include_str!("../../../../sql/streams.sql")),
 ];
 
 const SETTINGS: &str = "# The project of `granary demo`.\n\

@@ -24,7 +24,12 @@ use super::compare::Answer;
 use super::expected::{Key, Reference};
 
 /// The parts of `sql/` that every data set shares, beside `features/`.
-const SHARED: [&str; 3] = ["canonical.sql", "entities.sql", "services.sql"];
+const SHARED: [&str; 4] = [
+    "canonical.sql",
+    "entities.sql",
+    "services.sql",
+    "streams.sql",
+];
 
 /// Entities a request: what services ask for at most.
 const REQUEST_ROWS: usize = 500;
