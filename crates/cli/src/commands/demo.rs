@@ -1,5 +1,5 @@
 //! `granary demo`: a lender's year made from a seed, defined, materialised,
-//! served and read, and then left serving.
+//! served, pushed to and read, and then left serving.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use granary_server::Listeners;
 
 use super::plan::propose;
 use super::serve;
-use crate::demo::{World, project, tour, write_tables};
+use crate::demo::{World, frauds, project, tour, write_tables};
 use crate::failure::{FAILED, Outcome};
 use crate::output::{self, human};
 use crate::progress;
@@ -84,6 +84,7 @@ pub async fn run(args: Args) -> Outcome {
         components, settings, listeners, shutdown,
     ));
     tour::show(&endpoint, &world).await?;
+    frauds::show(&endpoint, &world, project.clock.now()).await?;
     output::print(format!(
         "\nFrom the start to these answers: {:.1} s.",
         started.elapsed().as_secs_f64()

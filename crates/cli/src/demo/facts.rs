@@ -7,7 +7,7 @@ use granary_model::FeatureType::{self, BigInt, Boolean, Date, Double, Int, Times
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::people::{DAY, Kind, Person, World, phone};
+use super::people::{DAY, HOUR, Kind, Person, World, centre, phone};
 use super::table::{Cell, TableWriter};
 
 const MONEY: FeatureType = FeatureType::Decimal {
@@ -18,7 +18,6 @@ const PRICE: FeatureType = FeatureType::Decimal {
     precision: 14,
     scale: 4,
 };
-const HOUR: i64 = DAY / 24;
 const MONTH: i64 = 30 * DAY;
 
 type Columns = &'static [(&'static str, FeatureType)];
@@ -208,11 +207,11 @@ pub(crate) fn write_tables(world: &World, folder: &Path) -> Result<Vec<(&'static
 #[derive(Debug, Clone)]
 pub(crate) struct Application {
     pub(crate) id: i64,
-    at: i64,
+    pub(crate) at: i64,
     guarantor: Option<i64>,
     /// In cents.
-    amount: i64,
-    months: i64,
+    pub(crate) amount: i64,
+    pub(crate) months: i64,
     /// When it was granted, if it was.
     granted: Option<i64>,
 }
@@ -475,7 +474,7 @@ fn purchases(world: &World, person: &Person, table: &mut TableWriter) -> Result<
 }
 
 /// The people whom an ordinary customer or villager knows.
-fn circle(world: &World, person: &Person) -> Vec<i64> {
+pub(crate) fn circle(world: &World, person: &Person) -> Vec<i64> {
     let mut random = world.random(7, person.id);
     let (first, count) = match person.kind {
         Kind::Village => (world.first_of(Kind::Village), world.villagers()),
@@ -589,14 +588,15 @@ fn places(world: &World, person: &Person, table: &mut TableWriter) -> Result<()>
         } else {
             person.place
         };
-        // Places lie on a grid of a tenth of a degree, sightings within two kilometres.
+        // Sightings lie within two kilometres.
+        let (latitude, longitude) = centre(place);
         let jitter = |random: &mut StdRng| random.random_range(-0.02..0.02);
         table.push(&[
             Cell::Int(person.id),
             Cell::Int(place),
             Cell::Time(lately(world, person, &mut random)),
-            Cell::Real(45.0 + (place / 40) as f64 * 0.1 + jitter(&mut random)),
-            Cell::Real(10.0 + (place % 40) as f64 * 0.1 + jitter(&mut random)),
+            Cell::Real(latitude + jitter(&mut random)),
+            Cell::Real(longitude + jitter(&mut random)),
         ])?;
     }
     Ok(())

@@ -4,6 +4,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 pub(crate) const DAY: i64 = 86_400_000_000;
+pub(crate) const HOUR: i64 = DAY / 24;
 const ACCOUNT_BASE: i64 = 100_000_000;
 
 /// Of which part of the population a customer is.
@@ -129,6 +130,14 @@ impl World {
     pub(crate) fn people(&self) -> impl Iterator<Item = Person> + '_ {
         (1..=self.customers).map(|id| self.person(id))
     }
+}
+
+/// Latitude and longitude in degrees: places lie on a grid of a tenth of one.
+pub(crate) fn centre(place: i64) -> (f64, f64) {
+    (
+        45.0 + (place / 40) as f64 * 0.1,
+        10.0 + (place % 40) as f64 * 0.1,
+    )
 }
 
 /// +999 is a country code that nobody has.

@@ -1,5 +1,5 @@
-//! What the demo shows once it serves: the three services read over gRPC, the
-//! latency that was seen, and the planted frauds.
+//! What the demo shows once it serves: the services of the lender read over
+//! gRPC, and the latency that was seen.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use granary_client::{Client, GetFeatures, Target};
+use granary_model::json;
 
 use super::facts::Application;
+use super::frauds;
 use super::people::{Kind, Person, World};
 use crate::output::answer::Answer;
 use crate::output::print;
@@ -17,42 +19,60 @@ use crate::output::print;
 const TIMED_READS: usize = 500;
 
 /// A service, its caller, and for whom the demo reads it.
-struct Stop {
-    service: &'static str,
-    caller: &'static str,
-    entities: RecordBatch,
+pub(super) struct Stop {
+    pub(super) service: &'static str,
+    pub(super) caller: &'static str,
+    pub(super) entities: RecordBatch,
+    /// A column an input, one row an entity.
+    pub(super) inputs: Option<RecordBatch>,
+}
+
+impl Stop {
+    fn one(&self, row: usize) -> Self {
+        Self {
+            service: self.service,
+            caller: self.caller,
+            entities: self.entities.slice(row, 1),
+            inputs: self.inputs.as_ref().map(|inputs| inputs.slice(row, 1)),
+        }
+    }
 }
 
 /// Reads the services of the lender from a server and prints what it saw.
 pub(crate) async fn show(endpoint: &str, world: &World) -> Result<()> {
     for stop in stops(world)? {
         let client = Client::connect(endpoint).await?.with_name(stop.caller);
-        let (answer, _) = read(&client, &stop, stop.entities.clone()).await?;
+        let (answer, _) = read(&client, &stop).await?;
         print(format!("\n{} as {} reads it:", stop.service, stop.caller))?;
         print(answer.table().to_string())?;
         print(latency(&client, &stop).await?)?;
     }
-    planted(endpoint, world).await
+    Ok(())
 }
 
-/// The keys on the command line that read the same entities again.
+/// The keys and inputs on the command line that read the same entities again.
 pub(crate) fn key_arguments(world: &World) -> Result<Vec<(&'static str, String)>> {
-    let shown = stops(world)?.into_iter().map(|stop| {
-        let schema = stop.entities.schema();
-        let columns = schema.fields().iter().zip(stop.entities.columns());
-        let keys: Vec<String> = columns
-            .map(|(field, values)| {
-                let values: Vec<String> = (0..values.len())
-                    .map(|row| {
-                        granary_model::json::text(values, row).unwrap_or_else(|| "NULL".to_owned())
-                    })
-                    .collect();
-                format!("--key {}={}", field.name(), values.join(","))
-            })
-            .collect();
-        (stop.service, keys.join(" "))
+    let stops = stops(world)?.into_iter().chain([frauds::stop(world)?]);
+    let shown = stops.map(|stop| {
+        let mut written = arguments("--key", &stop.entities);
+        if let Some(inputs) = &stop.inputs {
+            written.extend(arguments("--input", inputs));
+        }
+        (stop.service, written.join(" "))
     });
     Ok(shown.collect())
+}
+
+/// `<option> name=value,value,..` of each column.
+fn arguments(option: &str, columns: &RecordBatch) -> Vec<String> {
+    let schema = columns.schema();
+    let named = schema.fields().iter().zip(columns.columns());
+    let written = named.map(|(field, values)| {
+        let text = |row| json::text(values, row).unwrap_or_else(|| "NULL".to_owned());
+        let values: Vec<String> = (0..values.len()).map(text).collect();
+        format!("{option} {}={}", field.name(), values.join(","))
+    });
+    written.collect()
 }
 
 fn stops(world: &World) -> Result<Vec<Stop>> {
@@ -65,6 +85,7 @@ fn marketing(world: &World) -> Result<Stop> {
         service: "marketing_targeting",
         caller: "bidder",
         entities: RecordBatch::try_from_iter([("customer_id", ints(people))])?,
+        inputs: None,
     })
 }
 
@@ -100,6 +121,7 @@ fn risk(world: &World) -> Result<Stop> {
         service: "risk_admission",
         caller: "admission",
         entities,
+        inputs: None,
     })
 }
 
@@ -125,32 +147,43 @@ fn collections(world: &World) -> Result<Stop> {
         service: "collections_priority",
         caller: "dialler",
         entities,
+        inputs: None,
     })
 }
 
-fn ints(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
+pub(super) fn ints(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
     Arc::new(Int64Array::from_iter(values))
 }
 
-fn texts(values: impl Iterator<Item = String>) -> ArrayRef {
+pub(super) fn texts(values: impl Iterator<Item = String>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values))
 }
 
-async fn read(client: &Client, stop: &Stop, keys: RecordBatch) -> Result<(Answer, Duration)> {
-    let request = GetFeatures::new(Target::Service(stop.service.to_owned()), keys.clone());
+/// The answer for all entities, and how long it took.
+pub(super) async fn read(client: &Client, stop: &Stop) -> Result<(Answer, Duration)> {
+    let target = Target::Service(stop.service.to_owned());
+    let mut request = GetFeatures::new(target, stop.entities.clone());
+    if let Some(inputs) = &stop.inputs {
+        let schema = inputs.schema();
+        let named = schema.fields().iter().zip(inputs.columns());
+        request.inputs = named
+            .map(|(field, values)| (field.name().clone(), Arc::clone(values)))
+            .collect();
+    }
     let sent = Instant::now();
     let answer = client.get_features(&request).await?;
     let took = sent.elapsed();
-    Ok((Answer::received(keys, answer), took))
+    Ok((Answer::received(stop.entities.clone(), answer), took))
 }
 
 /// Reads one entity at a time, one read after the other, on one connection.
-async fn latency(client: &Client, stop: &Stop) -> Result<String> {
+pub(super) async fn latency(client: &Client, stop: &Stop) -> Result<String> {
+    let rows = 0..stop.entities.num_rows();
+    let single: Vec<Stop> = rows.map(|row| stop.one(row)).collect();
     let mut seen = Vec::with_capacity(TIMED_READS);
     let mut features = 0;
-    for turn in 0..TIMED_READS {
-        let one = stop.entities.slice(turn % stop.entities.num_rows(), 1);
-        let (answer, took) = read(client, stop, one).await?;
+    for one in single.iter().cycle().take(TIMED_READS) {
+        let (answer, took) = read(client, one).await?;
         features = answer.features.len();
         seen.push(took);
     }
@@ -161,45 +194,4 @@ async fn latency(client: &Client, stop: &Stop) -> Result<String> {
         micros(0.50),
         micros(0.99),
     ))
-}
-
-/// Shows that the planted frauds stand out.
-async fn planted(endpoint: &str, world: &World) -> Result<()> {
-    let client = Client::connect(endpoint).await?.with_name("admission");
-    print("\nPlanted: a village that borrows together, beside the largest ordinary place.")?;
-    let places = RecordBatch::try_from_iter([(
-        "place_id",
-        ints([Some(1), Some(world.village())].into_iter()),
-    )])?;
-    let heat = [
-        "applications_30d",
-        "application_surge",
-        "overdue_share",
-        "fellow_guarantor_share",
-    ];
-    print_features(&client, "place_heat", &heat, places).await?;
-
-    print("\nPlanted: a farm of phone numbers that nobody calls, beside an ordinary customer's.")?;
-    let numbers = [world.person(1), world.person(world.first_of(Kind::Farm))];
-    let phones = RecordBatch::try_from_iter([(
-        "phone_number",
-        texts(numbers.iter().map(|p| p.phone.clone())),
-    )])?;
-    print_features(&client, "phone_circle", &["*"], phones).await
-}
-
-async fn print_features(
-    client: &Client,
-    view: &str,
-    features: &[&str],
-    keys: RecordBatch,
-) -> Result<()> {
-    let list = features
-        .iter()
-        .map(|feature| format!("{view}.{feature}"))
-        .collect();
-    let request = GetFeatures::new(Target::Features(list), keys.clone());
-    let answer = client.get_features(&request).await?;
-    print(Answer::received(keys, answer).table().to_string())?;
-    Ok(())
 }
