@@ -14,6 +14,7 @@ use granary_model::{FeatureStatus, ManualClock, UtcMicros, json};
 use granary_serving::{ReadRequest, ReadTarget, ServingSettings};
 use granary_testing::TestProject;
 
+use crate::lender::project::definitions;
 use crate::parity::compare::{Counts, Parity};
 
 const SQL: &str = include_str!("live/views.sql");
@@ -177,4 +178,93 @@ async fn a_changed_view_is_filed_anew_over_what_is_stored() {
     let keys = customers(&[Some(2), Some(3)]);
     let named = read(&project, "named.times_30d", ("customer_id", &keys), None).await;
     assert_eq!(named, [Some("2".to_owned()), Some("2".to_owned())]);
+}
+
+/// Two applicants on one device with one contact, ten minutes apart; one who
+/// says neither place nor contacts.
+const APPLICATIONS: [&str; 3] = [
+    r#"{"application_id":1,"customer_id":1,"device_id":"d1","phone_number":"p1","contact_numbers":["p8","p9"],"latitude":52.5,"longitude":13.4,"amount":1000,"term_months":12,"at":"2026-03-01T10:00:00Z"}"#,
+    r#"{"application_id":2,"customer_id":2,"device_id":"d1","phone_number":"p2","contact_numbers":["p9"],"latitude":52.5,"longitude":13.4,"amount":500.5,"term_months":6,"at":"2026-03-01T10:10:00Z"}"#,
+    r#"{"application_id":3,"customer_id":1,"device_id":"d2","phone_number":"p2","contact_numbers":null,"latitude":null,"longitude":null,"amount":1,"term_months":6,"at":"2026-02-24T10:00:00Z"}"#,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lenders_live_views_say_what_the_training_set_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path(), at("2026-03-01T12:00:00Z"));
+    let files = definitions(include_str!("lender/village.sql").to_owned());
+    let files = files
+        .iter()
+        .map(|(path, sql)| (path.as_str(), sql.as_str()));
+    let files: Vec<(&str, &str)> = files.collect();
+    let snapshot = project.apply(&files).await;
+    let snapshot = snapshot.unwrap_or_else(|wrong| panic!("{wrong}"));
+    let definitions = &snapshot.definitions;
+    let batch = rows(&definitions.streams["application_event"], &APPLICATIONS);
+    project
+        .streams
+        .push("application_event", &batch)
+        .await
+        .unwrap();
+
+    let mut counts = Counts::default();
+    for t in [
+        "2026-03-01T10:10:00Z",
+        "2026-03-01T10:10:00.000001Z",
+        "2026-03-03T10:00:00.000001Z",
+    ] {
+        let parity = Parity::as_of(&project, at(t)).await;
+        let views = definitions.feature_views.values();
+        for view in views.filter(|view| view.live) {
+            let keys = match view.keys[0].name.as_str() {
+                "customer_id" => {
+                    "SELECT CAST(column1 AS BIGINT) AS customer_id FROM (VALUES (1), (2), (9))"
+                }
+                "device_id" => "SELECT column1 AS device_id FROM (VALUES ('d1'), ('d2'), ('d9'))",
+                "cell" => "SELECT h3_cell(52.5, column1, 7) AS cell FROM (VALUES (13.4), (13.5))",
+                _ => "SELECT column1 AS phone_number FROM (VALUES ('p1'), ('p2'), ('p8'), ('p9'))",
+            };
+            parity.compare(view, keys, &mut counts).await;
+        }
+    }
+    assert!(counts.differences.is_empty(), "{:#?}", counts.differences);
+    assert!(counts.present > 100, "{}", counts.present);
+
+    let text = |values: &[&str]| -> Vec<Option<String>> {
+        values
+            .iter()
+            .map(|value| Some((*value).to_owned()))
+            .collect()
+    };
+    let keys = customers(&[Some(1), Some(2), Some(9)]);
+    let expected = [
+        ("customer_velocity.applications_7d", ["2", "1", "0"]),
+        ("customer_velocity.devices_7d", ["2", "1", "0"]),
+        ("application_in_hand.device_id", ["d1", "d1", "NOT_FOUND"]),
+        // p9 is named by both, p8 by one.
+        (
+            "application_contacts_shared.contact_applicants_7d",
+            ["2", "2", "NULL_VALUE"],
+        ),
+        (
+            "application_contacts_shared.shared_contacts_7d",
+            ["1", "1", "0"],
+        ),
+    ];
+    // The first event is just inside ten minutes, the third inside seven days.
+    let t = Some(at("2026-03-01T10:10:00Z"));
+    for (feature, values) in expected {
+        let given = read(&project, feature, ("customer_id", &keys), t).await;
+        assert_eq!(given, text(&values), "{feature}");
+    }
+    let devices = arrow::array::StringArray::from(vec!["d1", "d2"]);
+    let keys = RecordBatch::try_from_iter([("device_id", Arc::new(devices) as _)]).unwrap();
+    for (t, values) in [
+        ("2026-03-01T10:10:00Z", ["2", "0"]),
+        ("2026-03-01T10:10:00.000001Z", ["1", "0"]),
+    ] {
+        let feature = "device_velocity.applications_10m";
+        let given = read(&project, feature, ("device_id", &keys), Some(at(t))).await;
+        assert_eq!(given, text(&values), "as of {t}");
+    }
 }
