@@ -37,6 +37,27 @@ pub enum IngestError {
     },
     #[error("the materialisation stopped half-way: {0}; run it again")]
     Stopped(String),
+    #[error(
+        "consumer {consumer} of stream {stream}: {stored} was read last, but {found}: messages are gone; truncated = 'skip' goes on with what is there"
+    )]
+    LogTruncated {
+        stream: String,
+        consumer: String,
+        stored: String,
+        found: String,
+    },
+    #[error(
+        "consumer {consumer} of stream {stream}: {position} is no event: {reason}; bad = 'skip' leaves it out"
+    )]
+    BadMessage {
+        stream: String,
+        consumer: String,
+        position: String,
+        reason: String,
+    },
+    /// A message log cannot be read now.
+    #[error("message log: {0}")]
+    Log(String),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
@@ -54,6 +75,9 @@ impl IngestError {
             Self::UnknownView { .. } | Self::UnknownStream { .. } => ErrorKind::NotFound,
             Self::Claimed { .. } | Self::ClaimLost { .. } => ErrorKind::Conflict,
             Self::DependencyLags { .. } => ErrorKind::FailedPrecondition,
+            Self::LogTruncated { .. } => ErrorKind::FailedPrecondition,
+            Self::BadMessage { .. } => ErrorKind::InvalidArgument,
+            Self::Log(_) => ErrorKind::Unavailable,
             Self::Stopped(_) => ErrorKind::Internal,
             Self::Engine(e) => e.kind(),
             Self::Store(e) => e.kind(),

@@ -1,12 +1,13 @@
 //! Every online write: runs, claims, progress and the sink that fills
 //! generations from committed offline rows; and the events that are pushed to
-//! streams.
+//! streams, or read for them from a message log.
 //!
 //! The offline commit comes first; online data is derived from committed
 //! offline rows and catches up after a crash. This crate knows nothing of gRPC
 //! or of how values are read.
 
 pub mod claim;
+pub mod consumer;
 pub mod due;
 pub mod error;
 pub mod live;
@@ -18,6 +19,7 @@ pub mod streams;
 pub mod sweep;
 
 pub use claim::{Claim, Claims, WhenClaimed};
+pub use consumer::{ConsumeSettings, Consumer, ConsumerCounts};
 pub use due::{DueRun, due_runs};
 pub use error::IngestError;
 pub use live::{OlderVersion, live_definitions};

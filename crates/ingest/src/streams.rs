@@ -32,17 +32,14 @@ use tracing::instrument;
 
 use crate::error::IngestError;
 
-mod flush;
-mod older;
-mod restore;
-mod retain;
+mod intake;
+mod keys;
 mod rows;
 mod source;
 
-pub use older::HistoryPushed;
-pub use retain::{Maintained, StreamStatus};
-use retain::{Needs, Upkeep};
-use rows::{CheckedRows, EventCodec, TakenTimes, Verdict};
+pub(crate) use intake::{Intake, SeenRows};
+use keys::IndexKeys;
+use rows::{CheckedRows, EventCodec};
 pub use source::OpenEvents;
 
 /// Settings of streams.

@@ -1,0 +1,71 @@
+//! Rows that come with a position of a message log: looked at first, then
+//! appended together with it.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use granary_model::UtcMicros;
+use granary_model::definitions::Column;
+use granary_store::events::{Appended, ConsumerOffset, EventBatch, NewEvent};
+
+use super::rows::CheckedRows;
+use super::{Streams, Writer};
+use crate::error::IngestError;
+
+/// A stream as it is open now; `StoreError::StreamReopened` says that it is not
+/// any more, and the next intake is of what holds then.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    writer: Arc<Writer>,
+    latest: UtcMicros,
+}
+
+/// Rows on their way, and why others are not.
+#[derive(Debug)]
+pub(crate) struct SeenRows {
+    events: Vec<NewEvent>,
+    /// Of every row why it was refused, if it was.
+    pub refused: Vec<Option<String>>,
+}
+
+impl Streams {
+    pub(crate) fn intake(&self, stream: &str) -> Result<Intake, IngestError> {
+        Ok(Intake {
+            writer: self.writer(stream)?,
+            latest: self.latest(),
+        })
+    }
+}
+
+impl Intake {
+    pub(crate) fn columns(&self) -> &[Column] {
+        &self.writer.stream.definition.columns
+    }
+
+    /// What is stored of a consumer now.
+    pub(crate) async fn offset(&self, consumer: &str) -> Result<Option<Bytes>, IngestError> {
+        let snapshot = self.writer.stream.events.snapshot().await?;
+        Ok(snapshot.consumer_offset(consumer).await?)
+    }
+
+    /// Looks at every row; `IngestError::Refused` for a batch of other columns.
+    pub(crate) fn see(&self, batch: &RecordBatch) -> Result<SeenRows, IngestError> {
+        let CheckedRows { events, refused } = self.writer.codec.check(batch, self.latest)?;
+        Ok(SeenRows { events, refused })
+    }
+
+    /// Appends the rows that were not refused, as a whole and with the position
+    /// that they stand for: both are stored or neither is.
+    pub(crate) async fn append(
+        &self,
+        rows: Vec<SeenRows>,
+        offset: ConsumerOffset,
+    ) -> Result<Vec<Appended>, IngestError> {
+        let batch = EventBatch {
+            events: rows.into_iter().flat_map(|rows| rows.events).collect(),
+            offsets: vec![offset],
+        };
+        Ok(self.writer.stream.events.append(batch).await?)
+    }
+}
