@@ -26,6 +26,8 @@ use crate::streams::{Intake, SeenRows, Streams};
 
 mod decode;
 pub mod log;
+#[cfg(feature = "nats")]
+pub mod nats;
 mod pause;
 mod settings;
 

@@ -23,6 +23,9 @@ use granary_store::EmbeddedEventSettings;
 
 use crate::project::Project;
 
+#[cfg(feature = "nats")]
+mod nats;
+
 const NOW: i64 = 1_700_000_000_000_000;
 
 fn definitions() -> Definitions {
