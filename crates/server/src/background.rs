@@ -1,12 +1,12 @@
 //! What a server does beside answering: looking for news, sweeping, catching
-//! up, making the runs that are due, flushing and trimming streams. Each task ends when the server closes; a
+//! up, making the runs that are due, reading message logs. Each task ends when the server closes; a
 //! failure is logged, counted and tried again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use granary_engine::Engine;
-use granary_ingest::{Materializer, Progress, Silent, Streams, sweep};
+use granary_ingest::{Consumer, IngestError, Materializer, Progress, Silent, Streams, sweep};
 use granary_model::Clock;
 use granary_serving::Reader;
 use granary_store::OnlineStore;
@@ -67,6 +67,22 @@ impl Background {
         if let Some(streams) = self.streams.clone() {
             let this = self.clone();
             tasks.spawn(async move { this.until_closing(this.maintain(&streams)).await });
+        }
+    }
+
+    /// Runs consumers; one that must not go on waits for whoever reads the log.
+    pub fn consume(&self, tasks: &TaskTracker, consumers: Vec<Consumer>) {
+        for mut consumer in consumers {
+            let this = self.clone();
+            tasks.spawn(async move {
+                let run = async {
+                    let error = consumer.run().await;
+                    let settings = consumer.settings();
+                    let (stream, consumer) = (&settings.stream, &settings.consumer);
+                    tracing::error!(stream, consumer, %error, "a consumer ended and brings nothing until the server is started again");
+                };
+                this.until_closing(run).await;
+            });
         }
     }
 

@@ -1,10 +1,11 @@
 //! What a server counts, for Prometheus.
 //!
 //! Names are `granary_<noun>_<unit>`, labels are closed sets: the rpcs and the
-//! gRPC codes. Everything is registered once and counted without a look-up.
+//! gRPC codes; consumers have those of the configuration. Everything is registered once and counted without a look-up.
 
 use std::time::Duration;
 
+use granary_ingest::Consumer;
 use granary_proto::PushResponse;
 use granary_serving::{ReadResponse, Reader};
 use prometheus::{
@@ -12,6 +13,10 @@ use prometheus::{
     Registry, TextEncoder,
 };
 use tonic::Code;
+
+mod consumers;
+
+use consumers::ConsumerMetrics;
 
 /// Every rpc that is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +104,7 @@ pub(crate) struct Metrics {
     pub failed_materializations: IntCounter,
     pub training_rows: IntCounter,
     pushes: PushMetrics,
+    consumers: ConsumerMetrics,
     reader: ReaderMetrics,
 }
 
@@ -171,7 +177,7 @@ impl ReaderMetrics {
 }
 
 impl Metrics {
-    pub fn new() -> Result<Self, prometheus::Error> {
+    pub fn new(consumers: &[Consumer]) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let r = &registry;
         let requests = IntCounterVec::new(
@@ -248,6 +254,7 @@ impl Metrics {
                 "rows of training sets that were sent",
             )?,
             pushes: PushMetrics::new(r)?,
+            consumers: ConsumerMetrics::new(r, consumers)?,
             reader: ReaderMetrics::new(r)?,
             registry,
         })
@@ -283,6 +290,7 @@ impl Metrics {
     /// Everything in Prometheus's text format.
     pub fn render(&self, reader: &Reader) -> Result<Vec<u8>, prometheus::Error> {
         self.reader.copy(reader);
+        self.consumers.copy();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

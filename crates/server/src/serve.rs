@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use granary_catalog::Catalog;
 use granary_engine::Engine;
-use granary_ingest::{Materializer, Streams};
+use granary_ingest::{Consumer, Materializer, Streams};
 use granary_model::{Clock, ErrorKind};
 use granary_proto as pb;
 use granary_proto::catalog_server::CatalogServer;
@@ -58,7 +58,7 @@ const HEALTH_NAMES: [&str; 6] = [
 ];
 
 /// What a server works with; the binary picks and makes them.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Components {
     pub reader: Arc<Reader>,
     pub materializer: Materializer,
@@ -69,6 +69,8 @@ pub struct Components {
     pub catalog: Catalog,
     /// The engine reads streams by what is open here.
     pub streams: Arc<Streams>,
+    /// They run for as long as the server does.
+    pub consumers: Vec<Consumer>,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -110,7 +112,8 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServerError> {
     let settings = Arc::new(settings);
-    let metrics = Metrics::new().map_err(|e| ServerError::Setup(e.to_string()))?;
+    let metrics =
+        Metrics::new(&components.consumers).map_err(|e| ServerError::Setup(e.to_string()))?;
     let metrics = Arc::new(metrics);
     let closing = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -146,6 +149,7 @@ pub async fn serve(
         closing: closing.clone(),
     };
     background.start(&tasks, ready_sender).await;
+    background.consume(&tasks, components.consumers);
     let readiness = health.clone();
     let closed = closing.clone();
     tasks.spawn(async move {

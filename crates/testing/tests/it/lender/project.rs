@@ -108,6 +108,7 @@ impl Lender {
                 StreamSettings::default(),
                 Arc::clone(&project.clock),
             )),
+            consumers: Vec::new(),
             clock: Arc::clone(&project.clock),
         };
         let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
