@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use granary_engine::EngineSettings;
-use granary_ingest::{MaterializerSettings, StreamSettings};
+use granary_ingest::{ConsumeSettings, MaterializerSettings, StreamSettings};
 use granary_server::ServerSettings;
 use granary_serving::ServingSettings;
 use granary_store::{EmbeddedEventSettings, EmbeddedSettings};
@@ -58,6 +58,8 @@ pub struct StreamsConfig {
     /// Default: `events` in the root, where the root is a local folder.
     pub folder: Option<PathBuf>,
     pub embedded: EmbeddedEventSettings,
+    /// Message logs that a server reads into streams.
+    pub consume: Vec<ConsumeSettings>,
     #[serde(flatten)]
     pub settings: StreamSettings,
 }
@@ -151,6 +153,24 @@ mod tests {
         assert_eq!(config.engine.memory_bytes_max, 1 << 30);
         assert_eq!(config.serve.server.roles["pricing"], ["risk"]);
         assert_eq!(config.serve.limits.request_rows_max, 7);
+    }
+
+    #[test]
+    fn consumers_are_read() {
+        let least = "[[streams.consume]]\nstream = 'e'\nconsumer = 'c'\nurl = 'nats://h'\n\
+                     jetstream = 'E'\nformat = 'json'\n";
+        let consume = &parse(least).unwrap().streams.consume[0];
+        assert_eq!(
+            (consume.batch_messages_max, consume.wait_millis),
+            (1_000, 5_000)
+        );
+        for (wrong, told) in [
+            ("bad = 'ignore'", "unknown variant `ignore`"),
+            ("token = 's3cret'", "unknown field `token`"),
+        ] {
+            let error = parse(&format!("{least}{wrong}\n")).unwrap_err();
+            assert!(error.contains(told), "{error}");
+        }
     }
 
     #[test]

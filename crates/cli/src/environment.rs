@@ -21,6 +21,24 @@ pub fn salt() -> Option<String> {
     variable("GRANARY_SALT")
 }
 
+/// `GRANARY_NATS_TOKEN`: what consumers show to NATS.
+#[cfg(feature = "nats")]
+pub fn nats_token() -> Option<String> {
+    variable("GRANARY_NATS_TOKEN")
+}
+
+/// `GRANARY_NATS_USER` and `GRANARY_NATS_PASSWORD`, where both are there.
+#[cfg(feature = "nats")]
+pub fn nats_user_and_password() -> Option<(String, String)> {
+    variable("GRANARY_NATS_USER").zip(variable("GRANARY_NATS_PASSWORD"))
+}
+
+/// `GRANARY_NATS_CREDENTIALS`: the path of a credentials file.
+#[cfg(feature = "nats")]
+pub fn nats_credentials() -> Option<PathBuf> {
+    variable("GRANARY_NATS_CREDENTIALS").map(PathBuf::from)
+}
+
 /// Who runs this, as the system tells: the name that commits are signed with.
 pub fn user() -> String {
     variable("USER")

@@ -13,6 +13,7 @@
 mod args;
 mod commands;
 mod config;
+mod consumers;
 mod definitions;
 mod demo;
 mod environment;

@@ -11,6 +11,7 @@ use granary_store::OnlineStore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::consumers;
 use crate::events;
 use crate::failure::Outcome;
 use crate::output;
@@ -83,6 +84,7 @@ pub async fn components(
         store: Arc::clone(store),
         catalog: project.catalog()?,
         clock: Arc::clone(&project.clock),
+        consumers: consumers::of_project(project, &streams)?,
         engine,
         streams,
     })

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod demo;
+mod consume;
 mod get_historical;
 mod golden;
 mod no_loss;

@@ -36,7 +36,7 @@ impl Server {
     }
 
     /// The body of an HTTP answer with status 200.
-    fn http(&self, path: &str) -> String {
+    pub fn http(&self, path: &str) -> String {
         let address = self.http.strip_prefix("http://").unwrap();
         let mut stream = TcpStream::connect(address).unwrap();
         write!(
