@@ -221,6 +221,7 @@ async fn granary(folder: &Path) -> Result<(), BoxError> {
         reader: Arc::new(project.reader(ServingSettings::default()).await?),
         catalog: project.catalog.clone(),
         streams: project.streams.clone(),
+        consumers: Vec::new(),
         materializer: project.materializer(MaterializerSettings::default()),
         engine: project.engine.clone(),
         store: project.store.clone(),

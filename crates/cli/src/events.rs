@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
-use granary_client::{Client, StreamInfo};
-use granary_engine::{Engine, EngineError, EventBatches, StreamSource};
+use granary_client::{Client, ScannedStream, StreamInfo};
+use granary_engine::{Engine, EngineError, StreamEvents, StreamSource};
 use granary_ingest::{IngestError, OpenEvents, Streams};
 use granary_model::definitions::Stream;
 use granary_store::{EmbeddedEventStore, EventStore, EventsOwner, OpenStreams, StoreError};
@@ -97,7 +97,8 @@ impl ProjectEvents {
             IngestError::Refused("nothing is applied yet: run `granary apply`".into())
         })?;
         let streams = streams(&self.project, None);
-        // Views are compiled to know their keys; no event is read for that.
+        // Views are compiled to know their keys, histories are written; no event
+        // is read for that.
         let engine = self.project.engine_without_events().map_err(refused)?;
         streams.follow(&engine, &snapshot.definitions).await?;
         Ok(Arc::new(streams))
@@ -132,7 +133,7 @@ impl StreamSource for ProjectEvents {
         &self,
         stream: &Stream,
         projection: &[usize],
-    ) -> Result<EventBatches, EngineError> {
+    ) -> Result<StreamEvents, EngineError> {
         let name = stream.name.clone();
         let failed = |error: &IngestError| EngineError::Events {
             stream: name.clone(),
@@ -159,7 +160,7 @@ async fn scan_server(
     client: &Client,
     stream: &Stream,
     projection: &[usize],
-) -> Result<EventBatches, EngineError> {
+) -> Result<StreamEvents, EngineError> {
     let name = stream.name.clone();
     let expected = stream.row_schema().project(projection);
     let expected = expected.map_err(|error| EngineError::Refused(error.to_string()))?;
@@ -169,8 +170,9 @@ async fn scan_server(
         kind: error.kind(),
         reason: error.to_string(),
     };
-    let batches = client.scan_stream(&stream.name, columns.collect()).await;
-    let batches = batches.map_err(failed.clone())?.map_err(failed);
+    let scanned = client.scan_stream(&stream.name, columns.collect()).await;
+    let ScannedStream { flushed, kept } = scanned.map_err(failed.clone())?;
+    let batches = kept.map_err(failed);
     let name = stream.name.clone();
     let checked = batches.and_then(move |batch| {
         let given = batch.schema();
@@ -185,7 +187,10 @@ async fn scan_server(
             }),
         })
     });
-    Ok(checked.boxed())
+    Ok(StreamEvents {
+        flushed,
+        kept: checked.boxed(),
+    })
 }
 
 /// Who owns the project's events now.
@@ -259,6 +264,7 @@ fn unreachable(error: &granary_client::ClientError) -> IngestError {
     IngestError::Store(StoreError::Backend(reason))
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "it stands in map_err")]
 fn refused(error: anyhow::Error) -> IngestError {
     IngestError::Refused(crate::failure::with_causes(&error))
 }

@@ -1,5 +1,7 @@
 //! Streams: pushing events, what is known of them, and reading them whole.
 
+use std::fmt;
+
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
 use arrow::ipc::reader::StreamDecoder;
@@ -147,28 +149,33 @@ impl Client {
         Ok(answers.boxed())
     }
 
-    /// Every event of a stream that is acknowledged now, in any order, with
-    /// these of its columns and `_created`. For commands of the server's machine.
+    /// The events of a stream that are acknowledged now and not in its history,
+    /// in any order, with these of its columns and `_created`. For commands of
+    /// the server's machine.
     pub async fn scan_stream(
         &self,
         stream: &str,
         columns: Vec<String>,
-    ) -> Result<BoxStream<'static, Result<RecordBatch, ClientError>>, ClientError> {
+    ) -> Result<ScannedStream, ClientError> {
         let request = self.named(pb::ScanRequest {
             stream: stream.to_owned(),
             columns,
         });
-        let answer = self.streams().scan(request).await?.into_inner();
+        let mut answer = self.streams().scan(request).await?.into_inner();
+        let first = answer.message().await?.unwrap_or_default();
         let scanning = Scanning {
             answer,
             decoder: StreamDecoder::new(),
-            rest: Buffer::default(),
+            rest: Buffer::from(first.arrow_ipc),
         };
         let batches = stream::try_unfold(scanning, async |mut scanning| {
             let batch = scanning.next().await?;
             Ok(batch.map(|batch| (batch, scanning)))
         });
-        Ok(batches.boxed())
+        Ok(ScannedStream {
+            flushed: first.flushed,
+            kept: batches.boxed(),
+        })
     }
 
     /// What is known of each stream, by name.
@@ -186,6 +193,21 @@ impl Client {
             flushed: state.flushed,
         });
         Ok(streams.collect())
+    }
+}
+
+/// Events that were scanned.
+pub struct ScannedStream {
+    /// Up to this number events are in the history table, and not in `kept`.
+    pub flushed: u64,
+    pub kept: BoxStream<'static, Result<RecordBatch, ClientError>>,
+}
+
+impl fmt::Debug for ScannedStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScannedStream")
+            .field("flushed", &self.flushed)
+            .finish_non_exhaustive()
     }
 }
 

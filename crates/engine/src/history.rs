@@ -134,7 +134,7 @@ impl HistoryTable {
     ) -> Result<EventBatches, EngineError> {
         let name = self.stream.name.clone();
         let failed = |error| EngineError::from_query(&name, error);
-        let relation = HistoryRelation::opened(self.clone());
+        let relation = HistoryRelation::opened(self);
         let context = self.engine.context(None, Joins::default());
         let mut frame = context.read_table(Arc::new(relation)).map_err(failed)?;
         let event_time = || ident(&self.stream.event_time);

@@ -11,12 +11,14 @@ pub mod engine;
 pub mod error;
 pub mod expression;
 pub mod history;
+pub mod live;
 pub mod lookup;
 pub mod memory;
 pub mod offline;
 pub mod preceding;
 pub mod query;
 pub mod retention;
+pub mod row_file;
 pub mod run;
 mod shared_scan;
 mod source;
@@ -28,11 +30,16 @@ pub use engine::{Engine, EngineSettings, Joins, StoreFactory, Stores};
 pub use error::EngineError;
 pub use expression::{Argument, CompiledExpressions, Computed, Expanded, InputColumn, source_of};
 pub use history::{HistoryAppend, HistoryTable};
+pub use live::{
+    EventIndex, FoundEvents, LiveRead, LiveRows, LiveSource, LiveTime, LiveView, NeededEvents,
+    StreamNeeds,
+};
 pub use lookup::QueryLookup;
 pub use offline::{ColumnStatistics, OfflineTable, RunMode, RunRecord};
 pub use retention::{Bounds, Retention};
+pub use row_file::{FileRows, RowFormat};
 pub use run::{RunScope, RunSummary};
-pub use stream_table::{EventBatches, StreamSource};
+pub use stream_table::{EventBatches, StreamEvents, StreamSource};
 pub use training::{
     Spine, SpineEvents, TrainingOptions, TrainingReport, TrainingRequest, TrainingSet,
 };

@@ -29,6 +29,7 @@ use crate::asof::spine::Spine;
 use crate::engine::{Engine, Joins, plan_sql};
 use crate::error::EngineError;
 use crate::lookup::needed;
+use crate::retention::Retention;
 use crate::windowed::WindowedQuery;
 use latest::LiveLatest;
 pub use sources::EventIndex;
@@ -150,26 +151,44 @@ impl Engine {
         compiled.map_err(failed)
     }
 
-    /// The indexes that the live views of the definitions need, by stream; each
-    /// once.
-    pub async fn event_indexes(
+    /// What the live views of the definitions need, by the streams that they read.
+    pub async fn stream_needs(
         &self,
         definitions: &Definitions,
-    ) -> Result<BTreeMap<String, Vec<Arc<EventIndex>>>, EngineError> {
-        let mut indexes: BTreeMap<String, Vec<Arc<EventIndex>>> = BTreeMap::new();
+    ) -> Result<BTreeMap<String, StreamNeeds>, EngineError> {
+        let mut needs: BTreeMap<String, StreamNeeds> = BTreeMap::new();
         for view in definitions.feature_views.values().filter(|v| v.is_live()) {
             let compiled = self.live_view(definitions, view).await?;
-            for source in compiled.sources {
-                let of_stream = indexes.entry(source.stream().to_owned()).or_default();
-                if of_stream
-                    .iter()
-                    .all(|known| known.name != source.index.name)
-                {
-                    of_stream.push(source.index);
+            for source in &compiled.sources {
+                let retention = compiled.retention(source);
+                let of_stream = needs.entry(source.stream().to_owned());
+                let of_stream = of_stream.or_insert_with(StreamNeeds::none);
+                of_stream.retention = of_stream.retention.clone().and(retention);
+                let mut known = of_stream.indexes.iter();
+                if known.all(|known| known.name != source.index.name) {
+                    of_stream.indexes.push(Arc::clone(&source.index));
                 }
             }
         }
-        Ok(indexes)
+        Ok(needs)
+    }
+}
+
+/// What live views need of a stream.
+#[derive(Debug)]
+pub struct StreamNeeds {
+    /// Each once.
+    pub indexes: Vec<Arc<EventIndex>>,
+    /// By the names of the indexes.
+    pub retention: Retention,
+}
+
+impl StreamNeeds {
+    fn none() -> Self {
+        Self {
+            indexes: Vec::new(),
+            retention: Retention::nothing(),
+        }
     }
 }
 
@@ -240,6 +259,19 @@ impl LiveView {
 
     pub fn sources(&self) -> &[LiveSource] {
         &self.sources
+    }
+
+    /// What must stay of a stream's events for reads as of now.
+    fn retention(&self, source: &LiveSource) -> Retention {
+        // Which rows the newest events give is known where each gives its own.
+        let newest = |events: usize| match source.rows.is_total() {
+            true => Retention::newest(&source.index.name, events),
+            false => Retention::Everything,
+        };
+        match &self.form {
+            Form::Windowed(windows) => windows.retention(newest),
+            Form::Timestamped(latest) => latest.retention(newest),
+        }
     }
 
     /// Begins a read. `keys`: a column a key, a row an entity.

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use arrow::array::RecordBatch;
-use granary_engine::Engine;
+use granary_engine::{Engine, Retention};
 use granary_model::definitions::{Definitions, Stream};
 use granary_model::{Clock, UtcMicros, did_you_mean};
 use granary_store::events::{Appended, EventBatch, EventId, EventStore, StreamSpec, StreamState};
@@ -32,14 +32,21 @@ use tracing::instrument;
 
 use crate::error::IngestError;
 
+mod flush;
 mod intake;
 mod keys;
+mod older;
+mod restore;
+mod retain;
 mod rows;
 mod source;
 
 pub(crate) use intake::{Intake, SeenRows};
 use keys::IndexKeys;
-use rows::{CheckedRows, EventCodec};
+pub use older::HistoryPushed;
+pub use retain::{Maintained, StreamStatus};
+use retain::{Needs, Upkeep};
+use rows::{CheckedRows, EventCodec, TakenTimes, Verdict};
 pub use source::OpenEvents;
 
 /// Settings of streams.
@@ -107,6 +114,38 @@ pub struct Streams {
     /// What live views need; `None` until somebody said.
     needs: RwLock<Option<Needs>>,
     upkeep: Mutex<Upkeep>,
+    /// Held while streams are opened.
+    following: Mutex<()>,
+    engine: OnceLock<Engine>,
+}
+
+/// Opens the store of a root's events.
+type Opener = dyn Fn() -> Result<Arc<dyn EventStore>, IngestError> + Send + Sync;
+
+/// A store that is opened when a definition first needs it: a project without
+/// streams owns nothing.
+struct LazyStore {
+    opener: Box<Opener>,
+    opened: OnceLock<Arc<dyn EventStore>>,
+}
+
+impl fmt::Debug for LazyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LazyStore")
+            .field(&self.opened.get())
+            .finish()
+    }
+}
+
+impl LazyStore {
+    /// Opens it. Only under `Streams::following`: it is opened once.
+    fn open(&self) -> Result<&Arc<dyn EventStore>, IngestError> {
+        if let Some(store) = self.opened.get() {
+            return Ok(store);
+        }
+        let store = (self.opener)()?;
+        Ok(self.opened.get_or_init(|| store))
+    }
 }
 
 /// An open stream with what turns its rows into events.
@@ -153,6 +192,7 @@ impl Streams {
                 opened: OnceLock::new(),
             },
             following: Mutex::default(),
+            engine: OnceLock::new(),
             clock,
             settings,
             writers: RwLock::default(),
@@ -167,22 +207,39 @@ impl Streams {
         &self.open
     }
 
-    /// Opens every stream of the definitions; those that left them take no more
-    /// events, and keep what they have. What live views need anew is put back by
-    /// [`Self::restore`], after [`Self::retain`].
+    /// Opens every stream of the definitions and keeps what their live views
+    /// need, those events of a history among it that had gone.
     #[instrument(skip_all, err)]
     pub async fn follow(
         &self,
         engine: &Engine,
         definitions: &Definitions,
     ) -> Result<(), IngestError> {
+        self.retain(self.open_all(engine, definitions).await?);
+        for name in definitions.streams.keys() {
+            self.restore(name).await?;
+        }
+        Ok(())
+    }
+
+    /// Opens every stream of the definitions, with the indexes that their live
+    /// views need; what is stored already is filed in the new ones first, which
+    /// takes as long as reading it. Streams that left the definitions take no
+    /// more events, and keep what they have. Gives what the live views need,
+    /// which is kept once [`Self::retain`] is told.
+    pub async fn open_all(
+        &self,
+        engine: &Engine,
+        definitions: &Definitions,
+    ) -> Result<BTreeMap<String, Retention>, IngestError> {
         let _following = self.following.lock().await;
-        let indexes = engine.event_indexes(definitions).await?;
+        let _ = self.engine.set(engine.clone());
+        let needs = engine.stream_needs(definitions).await?;
         let mut writers = BTreeMap::new();
         let mut open = BTreeMap::new();
         for (name, definition) in &definitions.streams {
             let codec = EventCodec::of(definition);
-            let keys = IndexKeys::new(name, codec.layout().clone(), indexes.get(name));
+            let keys = IndexKeys::new(name, codec.layout().clone(), needs.get(name));
             let spec = spec_of(definition, &keys);
             let events = self.store.open()?.open_stream(spec, &keys).await?;
             let codec = codec.with_keys(keys);
@@ -198,14 +255,15 @@ impl Streams {
                 stream,
                 turn: turn.unwrap_or_default(),
             };
-            if let (Some(engine), Some(_)) = (self.engine.get(), &definition.history) {
-                writer.begin_behind_history(engine).await?;
+            if definition.history.is_some() {
+                writer.begin_behind_history(self.engine()?).await?;
             }
             writers.insert(name.clone(), Arc::new(writer));
         }
         self.open.replace(open);
         *self.writers.write().unwrap_or_else(PoisonError::into_inner) = writers;
-        Ok(())
+        let needs = needs.into_iter();
+        Ok(needs.map(|(name, needs)| (name, needs.retention)).collect())
     }
 
     /// Appends the good rows of a batch durably; gives what became of each row,
@@ -313,6 +371,11 @@ impl Streams {
     fn latest(&self) -> UtcMicros {
         let future = i64::from(self.settings.future_seconds_max) * 1_000_000;
         UtcMicros(self.clock.now().0.saturating_add(future))
+    }
+
+    fn engine(&self) -> Result<&Engine, IngestError> {
+        let none = || IngestError::Refused("histories of streams cannot be written here".into());
+        self.engine.get().ok_or_else(none)
     }
 
     fn writer(&self, name: &str) -> Result<Arc<Writer>, IngestError> {

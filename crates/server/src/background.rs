@@ -1,10 +1,12 @@
 //! What a server does beside answering: looking for news, sweeping, catching
-//! up, making the runs that are due, reading message logs. Each task ends when the server closes; a
+//! up, making the runs that are due, keeping streams in order, reading message
+//! logs. Each task ends when the server closes; a
 //! failure is logged, counted and tried again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use granary_catalog::{Catalog, Snapshot};
 use granary_engine::Engine;
 use granary_ingest::{Consumer, IngestError, Materializer, Progress, Silent, Streams, sweep};
 use granary_model::Clock;
@@ -23,8 +25,6 @@ use crate::settings::ServerSettings;
 pub(crate) struct Background {
     pub reader: Arc<Reader>,
     pub materializer: Materializer,
-    pub engine: Engine,
-    pub streams: Option<Arc<Streams>>,
     pub store: Arc<dyn OnlineStore>,
     pub catalog: Catalog,
     pub engine: Engine,
@@ -64,10 +64,8 @@ impl Background {
             let this = self.clone();
             tasks.spawn(async move { this.until_closing(this.refresh_views()).await });
         }
-        if let Some(streams) = self.streams.clone() {
-            let this = self.clone();
-            tasks.spawn(async move { this.until_closing(this.maintain(&streams)).await });
-        }
+        let this = self.clone();
+        tasks.spawn(async move { this.until_closing(this.maintain()).await });
     }
 
     /// Runs consumers; one that must not go on waits for whoever reads the log.
@@ -166,11 +164,11 @@ impl Background {
     }
 
     /// Looks often; what is due is up to the settings of streams.
-    async fn maintain(&self, streams: &Streams) {
+    async fn maintain(&self) {
         let mut ticks = every(Duration::from_secs(1));
         loop {
             ticks.tick().await;
-            let done = streams.maintain(&self.engine, self.clock.now()).await;
+            let done = self.streams.maintain(self.clock.now()).await;
             self.metrics.flushed_events.inc_by(done.flushed);
             self.metrics.trimmed_events.inc_by(done.removed);
             if done.flushed + done.restored + done.removed > 0 {

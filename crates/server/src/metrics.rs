@@ -176,6 +176,26 @@ impl ReaderMetrics {
     }
 }
 
+/// What gRPC codes are called.
+fn codes() -> impl Iterator<Item = String> {
+    (0..CODES as i32).map(|code| format!("{:?}", Code::from_i32(code)))
+}
+
+/// A counter a code.
+fn stream_items(r: &Registry) -> Result<Vec<IntCounter>, prometheus::Error> {
+    let items = IntCounterVec::new(
+        Opts::new(
+            "granary_stream_items_total",
+            "requests within streams, by gRPC code",
+        ),
+        &["code"],
+    )?;
+    r.register(Box::new(items.clone()))?;
+    Ok(codes()
+        .map(|code| items.with_label_values(&[code]))
+        .collect())
+}
+
 impl Metrics {
     pub fn new(consumers: &[Consumer]) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
@@ -194,15 +214,6 @@ impl Metrics {
             &["rpc"],
         )?;
         r.register(Box::new(seconds.clone()))?;
-        let items = IntCounterVec::new(
-            Opts::new(
-                "granary_stream_items_total",
-                "requests within streams, by gRPC code",
-            ),
-            &["code"],
-        )?;
-        r.register(Box::new(items.clone()))?;
-        let codes = || (0..CODES as i32).map(|code| format!("{:?}", Code::from_i32(code)));
         let rpcs = Rpc::ALL.map(|rpc| RpcMetrics {
             by_code: codes()
                 .map(|code| requests.with_label_values(&[rpc.name(), code.as_str()]))
@@ -211,9 +222,7 @@ impl Metrics {
         });
         Ok(Self {
             rpcs: rpcs.into(),
-            stream_items: codes()
-                .map(|code| items.with_label_values(&[code]))
-                .collect(),
+            stream_items: stream_items(r)?,
             in_flight: gauge(r, "granary_requests_in_flight", "requests being answered")?,
             open_streams: gauge(r, "granary_streams_open", "streams that are open")?,
             entities: counter(r, "granary_entities_total", "entities that were read")?,

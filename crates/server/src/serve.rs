@@ -24,6 +24,7 @@ use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use tower::layer::util::{Identity, Stack};
 use tracing::info;
 
@@ -63,8 +64,6 @@ pub struct Components {
     pub reader: Arc<Reader>,
     pub materializer: Materializer,
     pub engine: Engine,
-    /// Of a server that owns the events of streams.
-    pub streams: Option<Arc<Streams>>,
     pub store: Arc<dyn OnlineStore>,
     pub catalog: Catalog,
     /// The engine reads streams by what is open here.
@@ -137,8 +136,6 @@ pub async fn serve(
     let background = Background {
         reader: Arc::clone(&components.reader),
         materializer: components.materializer,
-        engine: components.engine,
-        streams: components.streams,
         store: components.store,
         catalog: components.catalog,
         engine: components.engine,
@@ -209,18 +206,8 @@ fn grpc(
         streams: Arc::clone(&components.streams),
         items,
     };
-    let runs = Materializations::new(
-        (
-            components.materializer.clone(),
-            Arc::clone(&components.reader),
-            Arc::clone(&components.clock),
-        ),
-        Arc::clone(metrics),
-        Arc::clone(settings),
-        closing.clone(),
-    );
     let materialization = MaterializationRpc {
-        runs: Arc::new(runs),
+        runs: Arc::new(runs(components, settings, metrics, closing)),
         metrics: Arc::clone(metrics),
         settings: Arc::clone(settings),
         streams: Arc::clone(&streams),
@@ -239,11 +226,7 @@ fn grpc(
         reader: Arc::clone(&components.reader),
         engine: components.engine.clone(),
     };
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|e| ServerError::Setup(e.to_string()))?;
+    let reflection = reflection()?;
     let health = tonic_health::server::HealthService::from_health_reporter(health.clone());
     let edge = EdgeLayer::new(Arc::clone(settings), Arc::clone(metrics), permits);
     Ok(Server::builder()
@@ -271,6 +254,34 @@ fn grpc(
         )
         .add_service(tonic_health::pb::health_server::HealthServer::new(health))
         .add_service(reflection))
+}
+
+/// The materialisations that clients start.
+fn runs(
+    components: &Components,
+    settings: &Arc<ServerSettings>,
+    metrics: &Arc<Metrics>,
+    closing: &CancellationToken,
+) -> Materializations {
+    Materializations::new(
+        (
+            components.materializer.clone(),
+            Arc::clone(&components.reader),
+            Arc::clone(&components.clock),
+        ),
+        Arc::clone(metrics),
+        Arc::clone(settings),
+        closing.clone(),
+    )
+}
+
+/// Tells clients of the services.
+fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>, ServerError> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|e| ServerError::Setup(e.to_string()))
 }
 
 /// Serves HTTP until the server closes; nothing without a listener.

@@ -13,7 +13,7 @@ use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
-use granary_engine::{EngineError, EventBatches, StreamSource};
+use granary_engine::{EngineError, StreamEvents, StreamSource};
 use granary_ingest::{IngestError, OpenEvents, Pushed, Streams};
 use granary_model::definitions::Stream;
 use granary_model::{ErrorKind, did_you_mean};
@@ -73,8 +73,8 @@ impl streams_server::Streams for StreamsRpc {
         let stream = self.stream(&request.stream)?;
         let projection = projection(&stream, &request.columns)?;
         let source = OpenEvents(Arc::clone(self.streams.opened()));
-        let batches = source.scan(&stream, &projection).await.map_err(refused)?;
-        let parts = parts(&stream, &projection, batches)?;
+        let events = source.scan(&stream, &projection).await.map_err(refused)?;
+        let parts = parts(&stream, &projection, events)?;
         let closed = self.items.closing.clone();
         let farewell = stream::once(async move {
             let message = "the server is shutting down; ask again".to_owned();
@@ -232,7 +232,7 @@ fn projection(stream: &Stream, columns: &[String]) -> Result<Vec<usize>, Status>
 fn parts(
     stream: &Stream,
     projection: &[usize],
-    batches: EventBatches,
+    events: StreamEvents,
 ) -> Result<impl futures::Stream<Item = Result<pb::ScanResponse, Status>> + Send + use<>, Status> {
     let unsent = |error: arrow::error::ArrowError| {
         status(
@@ -240,9 +240,10 @@ fn parts(
             format!("events cannot be sent: {error}"),
         )
     };
+    let StreamEvents { flushed, kept } = events;
     let schema = stream.row_schema().project(projection).map_err(unsent)?;
     let writer = StreamWriter::try_new(Vec::new(), &schema).map_err(unsent)?;
-    let messages = stream::try_unfold(Some((batches, writer)), move |state| async move {
+    let messages = stream::try_unfold(Some((kept, writer)), move |state| async move {
         let Some((mut batches, mut writer)) = state else {
             return Ok::<_, Status>(None);
         };
@@ -255,7 +256,7 @@ fn parts(
         let cuts = (0..bytes.len()).step_by(MESSAGE_BYTES);
         let parts = cuts.map(move |at| {
             let arrow_ipc = bytes.slice(at..bytes.len().min(at + MESSAGE_BYTES));
-            Ok(pb::ScanResponse { arrow_ipc })
+            Ok(pb::ScanResponse { arrow_ipc, flushed })
         });
         let parts = stream::iter(parts.collect::<Vec<_>>());
         Ok(Some((parts, (!ended).then_some((batches, writer)))))

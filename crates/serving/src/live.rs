@@ -33,8 +33,12 @@ pub(crate) type CompiledViews = BTreeMap<String, Arc<LiveView>>;
 /// The compiled views, each once a version.
 #[derive(Debug, Default)]
 pub struct LiveViews {
-    known: Mutex<HashMap<(String, u32), (FeatureView, Arc<LiveView>)>>,
+    /// By name and version.
+    known: Mutex<HashMap<(String, u32), Known>>,
 }
+
+/// A view as it was compiled.
+type Known = (FeatureView, Arc<LiveView>);
 
 impl LiveViews {
     /// The compiled form of those of the named views that are live.

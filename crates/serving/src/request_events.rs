@@ -62,7 +62,7 @@ impl RequestEvents {
         let streams = of_streams.into_iter().map(|(name, (stream, rows))| {
             let failed = |e: ArrowError| wrong(&name, &e.to_string());
             let events = concat_batches(&stream.definition.row_schema(), &rows).map_err(failed)?;
-            let events = Unstored::of(stream, events, time.as_of)?;
+            let events = Unstored::of(stream, &events, time.as_of)?;
             Ok((name, events))
         });
         Ok(Self(streams.collect::<Result<_, ServingError>>()?))
@@ -95,7 +95,7 @@ impl Unstored {
     /// dedup key the first counts.
     fn of(
         stream: &OpenStream,
-        events: RecordBatch,
+        events: &RecordBatch,
         as_of: UtcMicros,
     ) -> Result<Self, ServingError> {
         let name = &stream.definition.name;
@@ -104,7 +104,7 @@ impl Unstored {
         let times = cast(times, &FeatureType::Timestamp.to_arrow());
         let times = times.map_err(|e| wrong(name, &e.to_string()))?;
         let times = times.as_primitive::<TimestampMicrosecondType>();
-        let dedup_keys = stream.layout.dedup_keys(&events)?;
+        let dedup_keys = stream.layout.dedup_keys(events)?;
         let mut known: HashSet<&Bytes> = HashSet::new();
         let counts = dedup_keys.iter().zip(times).map(|(key, time)| {
             time.is_some_and(|time| time <= as_of.0)
@@ -115,7 +115,7 @@ impl Unstored {
         let kept = kept.filter(|(_, counts)| *counts);
         Ok(Self {
             dedup_keys: kept.map(|(key, _)| key.clone()).collect(),
-            events: filter_record_batch(&events, &counts)
+            events: filter_record_batch(events, &counts)
                 .map_err(|e| wrong(name, &e.to_string()))?,
         })
     }
@@ -182,7 +182,7 @@ fn columns(
             None => new_null_array(&column.data_type.to_arrow(), count),
         };
         columns.push(match column.name == stream.event_time {
-            true => or_at(&bound, Arc::new(read_at(1))).map_err(|e| no_event(&e))?,
+            true => or_at(&bound, &(Arc::new(read_at(1)) as ArrayRef)).map_err(|e| no_event(&e))?,
             false => bound,
         });
     }
@@ -191,8 +191,8 @@ fn columns(
 }
 
 /// The times, and where there is none the time of the read.
-fn or_at(times: &ArrayRef, read_at: ArrayRef) -> Result<ArrayRef, ArrowError> {
-    let read_at = Scalar::new(cast(&read_at, times.data_type())?);
+fn or_at(times: &ArrayRef, read_at: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let read_at = Scalar::new(cast(read_at, times.data_type())?);
     zip(&is_not_null(times)?, times, &read_at)
 }
 

@@ -65,6 +65,14 @@ impl StreamLayout {
         self.rows.encode(batch, None, None)
     }
 
+    /// The columns that dedup keys are made of; none where there are none.
+    pub fn dedup_columns(&self) -> impl Iterator<Item = &str> {
+        self.dedup
+            .features
+            .iter()
+            .map(|column| column.name.as_str())
+    }
+
     /// The dedup key of every row, from the stream's columns by name. A row with
     /// a NULL among the DEDUPLICATE BY columns is never a duplicate.
     pub fn dedup_keys(&self, batch: &RecordBatch) -> Result<Vec<Option<Bytes>>, StoreError> {

@@ -236,6 +236,7 @@ impl Target {
                     match outcome {
                         Pushed::Appended(_) => answer.appended += 1,
                         Pushed::Duplicate(_) => answer.duplicates += 1,
+                        Pushed::History(_) => answer.history += 1,
                         Pushed::Refused(reason) => answer.refused.push((row, reason)),
                     }
                 }
@@ -249,6 +250,8 @@ impl Target {
 struct Counts {
     appended: u64,
     duplicates: u64,
+    /// Too old to be kept, and in the history only.
+    history: u64,
     refused: u64,
     /// The first, by place.
     reasons: BTreeMap<Place, String>,
@@ -256,7 +259,7 @@ struct Counts {
 
 impl Counts {
     fn rows(&self) -> u64 {
-        self.appended + self.duplicates + self.refused
+        self.appended + self.duplicates + self.history + self.refused
     }
 
     fn refuse(&mut self, place: Place, reason: String) {
@@ -297,6 +300,7 @@ async fn push(
         };
         counts.appended += answer.appended;
         counts.duplicates += answer.duplicates;
+        counts.history += answer.history;
         for (place, reason) in refused {
             counts.refuse(place, reason);
         }
@@ -355,6 +359,7 @@ impl Summary<'_> {
             "stream": self.stream,
             "appended": self.counts.appended,
             "duplicates": self.counts.duplicates,
+            "history": self.counts.history,
             "refused": self.counts.refused,
             "first_refused": reasons.collect::<Vec<_>>(),
             "seconds": self.elapsed.as_secs_f64(),

@@ -77,10 +77,8 @@ pub async fn components(
     let engine = project.engine_over(Arc::new(opened))?;
     events::open_for_server(project, &engine, &streams).await?;
     Ok(Components {
-        reader: Arc::new(project.reader(engine, store).await?),
-        materializer: project.materializer(engine, store)?,
-        engine: engine.clone(),
-        streams: None,
+        reader: Arc::new(project.reader(&engine, store, streams.opened()).await?),
+        materializer: project.materializer(&engine, store)?,
         store: Arc::clone(store),
         catalog: project.catalog()?,
         clock: Arc::clone(&project.clock),

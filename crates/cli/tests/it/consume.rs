@@ -65,7 +65,7 @@ mod nats {
             };
             let child = ["nats-server", "/usr/sbin/nats-server"];
             let Some(child) = child.iter().find_map(spawn) else {
-                println!("skipped: nats-server is not installed");
+                eprintln!("skipped: nats-server is not installed");
                 return None;
             };
             Some(Self {

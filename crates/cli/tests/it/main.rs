@@ -1,8 +1,13 @@
 //! Runs the built binary in folders of its own, as a person or a script would.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that cannot go on has failed, and one that is skipped says so"
+)]
 
 mod consume;
+mod demo;
 mod get_historical;
 mod golden;
 mod no_loss;

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::Int64Type;
 use granary_client::{Client, GetFeatures, Push, Target};
+use granary_model::{Clock, SystemClock};
 
 use crate::project::Project;
 use crate::serve::Server;
@@ -90,8 +91,7 @@ impl Writer {
 }
 
 fn rows(ids: &[i64]) -> RecordBatch {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let now = now.unwrap().as_micros() as i64;
+    let now = SystemClock.now().0;
     let customers = ids.iter().map(|id| id % CUSTOMERS);
     let times = TimestampMicrosecondArray::from_value(now, ids.len()).with_timezone("UTC");
     let columns: [(&str, ArrayRef); 3] = [

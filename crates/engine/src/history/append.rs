@@ -84,7 +84,7 @@ impl HistoryAppend {
         };
         let reached = self.base.as_ref().map_or(0, HistoryTable::flushed);
         let sequences = batch.column(batch.num_columns() - 1);
-        for sequence in sequences.as_primitive::<Int64Type>().iter() {
+        for sequence in sequences.as_primitive::<Int64Type>() {
             let sequence = sequence.unwrap_or(0).unsigned_abs();
             if sequence <= reached {
                 let what = format!("event {sequence} is in it: it has all up to {reached}");

@@ -38,7 +38,7 @@ impl HistoryRelation {
         }
     }
 
-    pub(super) fn opened(table: HistoryTable) -> Self {
+    pub(super) fn opened(table: &HistoryTable) -> Self {
         Self {
             opened: Some(table.clone()),
             ..Self::new(&table.engine, &table.stream)

@@ -14,6 +14,7 @@ use granary_model::{FeatureStatus, FeatureView, Interval, UtcMicros};
 use super::{FoundEvents, LiveRead, LiveRows};
 use crate::asof::micros;
 use crate::asof::order::RowOrder;
+use crate::retention::Retention;
 use crate::run::row_columns;
 
 /// The compiled query.
@@ -62,6 +63,14 @@ impl LiveLatest {
             ttl: view.ttl,
         };
         Ok((this, rows))
+    }
+
+    /// A row beyond the TTL is as good as none.
+    pub(super) fn retention(&self, newest: impl Fn(usize) -> Retention) -> Retention {
+        match self.ttl {
+            Some(ttl) => Retention::range(ttl),
+            None => newest(1),
+        }
     }
 
     /// Among rows of one key the greatest event time wins, then the greatest

@@ -77,6 +77,12 @@ impl RowProgram {
         !steps.any(|step| matches!(step, Step::Unnest(_)))
     }
 
+    /// Whether every event gives one row.
+    pub(crate) fn is_total(&self) -> bool {
+        let mut steps = self.steps.iter();
+        steps.all(|step| matches!(step, Step::Project(..)))
+    }
+
     /// `events`: the columns at [`Self::projection`].
     pub(crate) fn rows(&self, events: &RecordBatch) -> Result<ProgramRows> {
         let count = events.num_rows();

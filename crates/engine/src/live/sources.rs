@@ -63,6 +63,11 @@ impl StreamRows {
         matches!(self.branches.as_slice(), [(program, _)] if program.is_one_to_one())
     }
 
+    /// Whether every event gives one row.
+    pub(crate) fn is_total(&self) -> bool {
+        matches!(self.branches.as_slice(), [(program, _)] if program.is_total())
+    }
+
     /// `events`: the columns of the projection.
     pub(crate) fn rows(&self, events: &RecordBatch) -> Result<Vec<ProgramRows>> {
         let branches = self.branches.iter();

@@ -14,6 +14,7 @@ const CUSTOMERS: &str = "SELECT * FROM (VALUES
     (2, to_timestamp('2020-01-01T00:00:00')),
     (3, to_timestamp('2025-01-01T00:00:00'))) AS t(customer_id, joined)";
 
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
 #[tokio::test]
 async fn a_backfill_of_last_year_does_not_see_this_year() {
     let mut project = Project::new();

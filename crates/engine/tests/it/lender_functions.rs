@@ -22,6 +22,7 @@ async fn value(sql: &str) -> String {
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
 #[tokio::test]
 async fn functions_give_what_their_tables_say() {
     // The cell of San Francisco is that of H3's own documentation.

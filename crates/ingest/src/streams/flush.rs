@@ -27,11 +27,12 @@ impl Streams {
     /// event that is acknowledged now; gives the number of events. None of a
     /// stream without HISTORY.
     #[instrument(skip_all, err, fields(stream))]
-    pub async fn flush(&self, engine: &Engine, stream: &str) -> Result<u64, IngestError> {
+    pub async fn flush(&self, stream: &str) -> Result<u64, IngestError> {
         let writer = self.writer(stream)?;
         if writer.stream.definition.history.is_none() {
             return Ok(0);
         }
+        let engine = self.engine()?;
         let _turn = writer.turn.lock().await;
         writer.flush(engine, self.settings.flush_events_max).await
     }

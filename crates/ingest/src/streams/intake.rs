@@ -9,7 +9,7 @@ use granary_model::UtcMicros;
 use granary_model::definitions::Column;
 use granary_store::events::{Appended, ConsumerOffset, EventBatch, NewEvent};
 
-use super::rows::CheckedRows;
+use super::rows::{TakenTimes, Verdict};
 use super::{Streams, Writer};
 use crate::error::IngestError;
 
@@ -51,8 +51,21 @@ impl Intake {
 
     /// Looks at every row; `IngestError::Refused` for a batch of other columns.
     pub(crate) fn see(&self, batch: &RecordBatch) -> Result<SeenRows, IngestError> {
-        let CheckedRows { events, refused } = self.writer.codec.check(batch, self.latest)?;
-        Ok(SeenRows { events, refused })
+        // The log says what is to be there: what is too old for the live views
+        // goes on into the history like any other event.
+        let times = TakenTimes {
+            earliest: None,
+            latest: self.latest,
+        };
+        let checked = self.writer.codec.check(batch, times)?;
+        let refused = checked.verdicts.into_iter().map(|verdict| match verdict {
+            Verdict::Refused(reason) | Verdict::Late(reason) => Some(reason),
+            Verdict::Taken => None,
+        });
+        Ok(SeenRows {
+            events: checked.events,
+            refused: refused.collect(),
+        })
     }
 
     /// Appends the rows that were not refused, as a whole and with the position

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
-use granary_engine::EventIndex;
+use granary_engine::{EventIndex, StreamNeeds};
 use granary_store::events::{EventRef, IndexSpec, KeyOf};
 use granary_store::{EntityKeys, EventRows, StoreError, StreamLayout};
 
@@ -20,15 +20,11 @@ pub(super) struct IndexKeys {
 pub(super) type RowKeys = Vec<Vec<Vec<Bytes>>>;
 
 impl IndexKeys {
-    pub(super) fn new(
-        stream: &str,
-        layout: StreamLayout,
-        indexes: Option<&Vec<Arc<EventIndex>>>,
-    ) -> Self {
+    pub(super) fn new(stream: &str, layout: StreamLayout, needs: Option<&StreamNeeds>) -> Self {
         Self {
             stream: stream.to_owned(),
             layout,
-            indexes: indexes.cloned().unwrap_or_default(),
+            indexes: needs.map(|needs| needs.indexes.clone()).unwrap_or_default(),
         }
     }
 

@@ -203,13 +203,13 @@ impl Writer {
         let keys: HashSet<&Bytes> = keys.collect();
         let mut stored = HashMap::new();
         if let Some(base) = base.filter(|_| !keys.is_empty()) {
-            let wanted = self.codec.dedup_columns();
+            let wanted = self.codec.layout().dedup_columns();
             let columns = wanted.chain([Stream::CREATED_TIME, Stream::SEQUENCE]);
             let mut batches = base
                 .read(&columns.collect::<Vec<_>>(), (None, None))
                 .await?;
             while let Some(batch) = batches.try_next().await? {
-                let found = self.codec.dedup_keys(&batch)?;
+                let found = self.codec.layout().dedup_keys(&batch)?;
                 let created = batch.column(batch.num_columns() - 2);
                 let created = created.as_primitive::<TimestampMicrosecondType>();
                 let sequences = batch.column(batch.num_columns() - 1);

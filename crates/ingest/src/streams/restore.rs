@@ -255,7 +255,7 @@ fn chunks(events: Vec<(EventId, NewEvent)>) -> Vec<Vec<(EventId, NewEvent)>> {
         bytes += event.1.payload.len();
         match chunks.last_mut() {
             Some(last) if last.len() < RESTORED_EVENTS && bytes < RESTORED_BYTES => {
-                last.push(event)
+                last.push(event);
             }
             _ => {
                 bytes = event.1.payload.len();

@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
-use granary_engine::{Engine, Retention};
+use granary_engine::Retention;
 use granary_model::definitions::Stream;
 use granary_model::{Interval, UtcMicros};
 use granary_store::events::{StreamState, TrimPolicy};
@@ -89,7 +89,7 @@ impl Streams {
     /// Does what is due by the settings: flushes every stream, puts back what is
     /// needed anew, then trims it.
     #[instrument(skip_all)]
-    pub async fn maintain(&self, engine: &Engine, now: UtcMicros) -> Maintained {
+    pub async fn maintain(&self, now: UtcMicros) -> Maintained {
         let mut upkeep = self.upkeep.lock().await;
         let flush = is_due(&mut upkeep.flushed, self.settings.flush_seconds, now);
         let trim = is_due(&mut upkeep.trimmed, self.settings.trim_seconds, now);
@@ -98,7 +98,7 @@ impl Streams {
         for name in names {
             let mut outcome = Ok(());
             if flush {
-                let flushed = self.flush(engine, &name).await;
+                let flushed = self.flush(&name).await;
                 outcome = flushed.map(|events| done.flushed += events);
             }
             // A history that cannot be written must not fill the disk with

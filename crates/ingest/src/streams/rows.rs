@@ -105,15 +105,16 @@ impl EventCodec {
             late: Vec::new(),
             verdicts: Vec::with_capacity(batch.num_rows()),
         };
-        for (row, time) in times.into_iter().enumerate() {
-            let verdict = match lost.get(row).cloned().flatten() {
+        let checked = times.into_iter().zip(keys).zip(keyless).enumerate();
+        for (row, ((time, keys), keyless)) in checked {
+            let verdict = match lost.get(row).cloned().flatten().or(keyless) {
                 Some(reason) => Verdict::Refused(reason),
                 None => self.verdict(time, taken),
             };
             let event = || NewEvent {
                 event_time: UtcMicros(time.unwrap_or_default()),
                 dedup_key: dedup.get(row).cloned().flatten(),
-                keys: Vec::new(),
+                keys,
                 payload: Bytes::copy_from_slice(payloads.get(row)),
             };
             match &verdict {
@@ -141,14 +142,6 @@ impl EventCodec {
             )),
             None => Verdict::Taken,
         }
-    }
-
-    /// The DEDUPLICATE BY columns, in the order of the stream's.
-    pub(super) fn dedup_columns(&self) -> impl Iterator<Item = &str> {
-        self.dedup
-            .features
-            .iter()
-            .map(|column| column.name.as_str())
     }
 
     /// The batch in the stream's own columns and types.

@@ -88,7 +88,7 @@ async fn ids(streams: &Streams) -> Vec<String> {
     let source = OpenEvents(Arc::clone(streams.opened()));
     let stream = &definitions().streams["card_event"];
     let batches = source.scan(stream, &[0]).await.unwrap();
-    let batches: Vec<_> = batches.try_collect().await.unwrap();
+    let batches: Vec<_> = batches.kept.try_collect().await.unwrap();
     let schema = stream.row_schema().project(&[0]).unwrap();
     let kept = concat_batches(&Arc::new(schema), &batches).unwrap();
     let ids = kept.column(0).as_string::<i32>().iter();

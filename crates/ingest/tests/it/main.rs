@@ -1,6 +1,10 @@
 //! Materialisation from outside.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that cannot go on fails, and one that is skipped says so"
+)]
 
 mod claims;
 mod consumer;

@@ -177,14 +177,26 @@ mod tests {
     use super::*;
     use crate::json::value;
 
+    /// Type, what is given, what is read, which rows are no value of the type.
+    type Case = (FeatureType, Value, Value, Vec<usize>);
+
+    fn check(cases: Vec<Case>) {
+        for (data_type, given, expected, wrong) in cases {
+            let (array, found) = column(given.as_array().unwrap(), &data_type);
+            let read: Vec<Value> = (0..array.len()).map(|row| value(&array, row)).collect();
+            let read = (Value::Array(read), found);
+            assert_eq!(read, (expected, wrong), "{data_type}");
+            assert_eq!(array.data_type(), &data_type.to_arrow());
+        }
+    }
+
     #[test]
-    fn what_is_written_is_read_and_what_is_no_value_of_the_type_is_told() {
+    fn numbers_are_read_as_they_are_written() {
         let decimal = FeatureType::Decimal {
             precision: 8,
             scale: 2,
         };
-        let list = FeatureType::List(Box::new(FeatureType::BigInt));
-        for (data_type, given, expected, wrong) in [
+        check(vec![
             (
                 FeatureType::BigInt,
                 json!([1, "9223372036854775807", 1.5, "x", null]),
@@ -209,6 +221,13 @@ mod tests {
                 json!(["1.50", "2.25", null, "1.50", null]),
                 vec![2, 4],
             ),
+        ]);
+    }
+
+    #[test]
+    fn times_texts_and_lists_are_read_as_they_are_written() {
+        let list = FeatureType::List(Box::new(FeatureType::BigInt));
+        check(vec![
             (
                 FeatureType::Timestamp,
                 json!([
@@ -250,15 +269,6 @@ mod tests {
                 json!([[1, null], [], null, null, null]),
                 vec![3, 4],
             ),
-        ] {
-            let (array, found) = column(given.as_array().unwrap(), &data_type);
-            let read: Vec<Value> = (0..array.len()).map(|row| value(&array, row)).collect();
-            assert_eq!(
-                (Value::Array(read), found),
-                (expected, wrong),
-                "{data_type}"
-            );
-            assert_eq!(array.data_type(), &data_type.to_arrow());
-        }
+        ]);
     }
 }

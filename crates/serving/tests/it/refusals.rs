@@ -217,43 +217,21 @@ async fn what_was_never_materialised_is_named() {
 }
 
 #[tokio::test]
-async fn what_this_version_does_not_serve_says_so() {
+async fn what_is_for_training_sets_only_says_so() {
     let project = MemoryProject::new();
-    let features = [column("n", FeatureType::BigInt)];
-    let mut live = view(
-        "live",
-        ViewKind::Timestamped,
-        &[customer_id()],
-        &features,
-        "1",
-    );
-    live.live = true;
     let mut offline = view(
         "offline",
         ViewKind::Snapshot,
         &[customer_id()],
-        &features,
+        &[column("n", FeatureType::BigInt)],
         "1",
     );
     offline.serve = ServeMode::Offline;
-    project.commit(definitions(&[live, offline], &[])).await;
+    project.commit(definitions(&[offline], &[])).await;
     let reader = project.reader(ServingSettings::default()).await.unwrap();
-    for (request, kind, names) in [
-        (
-            from_list(&["live.n"], customers(&[])),
-            ErrorKind::Unimplemented,
-            "live",
-        ),
-        (
-            from_list(&["offline.n"], customers(&[])),
-            ErrorKind::InvalidArgument,
-            "offline",
-        ),
-    ] {
-        let error = refusal(&reader, request).await;
-        assert_eq!(error.kind(), kind);
-        assert!(error.to_string().starts_with(names), "{error}");
-    }
+    let error = refusal(&reader, from_list(&["offline.n"], customers(&[]))).await;
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.to_string().starts_with("offline"), "{error}");
 }
 
 #[tokio::test]

@@ -188,6 +188,7 @@ const APPLICATIONS: [&str; 3] = [
     r#"{"application_id":3,"customer_id":1,"device_id":"d2","phone_number":"p2","contact_numbers":null,"latitude":null,"longitude":null,"amount":1,"term_months":6,"at":"2026-02-24T10:00:00Z"}"#,
 ];
 
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lenders_live_views_say_what_the_training_set_says() {
     let folder = tempfile::tempdir().unwrap();

@@ -180,19 +180,19 @@ fn of_texts(
         };
         values.push(texts.iter().map(value).collect());
     }
-    of_values(values, places, Vec::new(), columns)
+    of_values(&values, places, Vec::new(), columns)
 }
 
 /// Rows of values, a list a column.
 fn of_values(
-    values: Vec<Vec<Value>>,
+    values: &[Vec<Value>],
     places: Vec<Place>,
     mut refused: Vec<(Place, String)>,
     columns: &[Column],
 ) -> anyhow::Result<TypedRows> {
     let mut arrays: Vec<ArrayRef> = Vec::with_capacity(columns.len());
     let mut good = vec![true; places.len()];
-    for (column, values) in columns.iter().zip(&values) {
+    for (column, values) in columns.iter().zip(values) {
         let (array, wrong) = json::read::column(values, &column.data_type);
         for row in wrong {
             // The first reason is enough.
@@ -305,10 +305,11 @@ impl Lines {
     }
 
     fn take(&mut self) -> anyhow::Result<TypedRows> {
-        let values = self.values.iter_mut().map(std::mem::take).collect();
+        let values = self.values.iter_mut().map(std::mem::take);
+        let values: Vec<Vec<Value>> = values.collect();
         let places = std::mem::take(&mut self.places);
         of_values(
-            values,
+            &values,
             places,
             std::mem::take(&mut self.refused),
             &self.columns,

@@ -39,7 +39,7 @@ impl NatsServer {
         let port = free.local_addr().unwrap().port();
         drop(free);
         let Some(child) = spawn(port, &folder, more) else {
-            println!("skipped: nats-server is not installed");
+            eprintln!("skipped: nats-server is not installed");
             return None;
         };
         let server = Self {

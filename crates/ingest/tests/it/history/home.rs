@@ -9,7 +9,6 @@ use arrow::array::{
     TimestampMicrosecondArray,
 };
 use arrow::util::display::array_value_to_string;
-use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use granary_catalog::DurableLocal;
 use granary_engine::{
@@ -77,25 +76,6 @@ pub fn batch(ids: &[&str], at: i64) -> RecordBatch {
     .unwrap()
 }
 
-pub async fn texts_of(session: &SessionContext, sql: &str) -> Vec<String> {
-    try_texts(session, sql).await.unwrap()
-}
-
-async fn try_texts(session: &SessionContext, sql: &str) -> Result<Vec<String>, EngineError> {
-    let failed = |e| EngineError::from_query(STREAM, e);
-    let batches = session.sql(sql).await.map_err(failed)?;
-    let batches = batches.collect().await.map_err(failed)?;
-    let mut texts = Vec::new();
-    for batch in &batches {
-        for row in 0..batch.num_rows() {
-            let values = batch.columns().iter();
-            let values = values.map(|column| array_value_to_string(column, row).unwrap());
-            texts.push(values.collect::<Vec<_>>().join("|"));
-        }
-    }
-    Ok(texts)
-}
-
 impl Home {
     pub async fn open(folder: &Path, settings: StreamSettings) -> Self {
         Self::of(folder, settings, definitions(Some("card_history"))).await
@@ -137,13 +117,13 @@ impl Home {
         );
         let source = OpenEvents(Arc::clone(streams.opened()));
         let engine = engine.unwrap().with_streams(Arc::new(source));
-        streams.attach(&engine);
-        streams.follow(&definitions).await.unwrap();
+        // What is needed is up to each test.
+        streams.open_all(&engine, &definitions).await.unwrap();
         Self {
             folder: folder.to_owned(),
             settings,
             definitions,
-            engine: engine.unwrap().with_streams(Arc::new(source)),
+            engine,
             streams,
         }
     }
@@ -222,7 +202,7 @@ impl Home {
     }
 
     pub async fn try_flush(&self) -> Result<u64, IngestError> {
-        self.streams.flush(&self.engine, STREAM).await
+        self.streams.flush(STREAM).await
     }
 
     /// The first half of a flush: the commit, and no note of it.
@@ -282,13 +262,28 @@ impl Home {
     }
 
     pub async fn texts(&self, sql: &str) -> Vec<String> {
-        let session = self.engine.session(&self.definitions, None).await.unwrap();
-        texts_of(&session, sql).await
+        self.try_texts(None, sql).await.unwrap()
     }
 
-    pub async fn session_as_of(&self, t: UtcMicros) -> SessionContext {
-        let session = self.engine.session(&self.definitions, Some(t)).await;
-        session.unwrap()
+    /// Rows as text, of a session as of a time.
+    pub async fn try_texts(
+        &self,
+        as_of: Option<UtcMicros>,
+        sql: &str,
+    ) -> Result<Vec<String>, EngineError> {
+        let session = self.engine.session(&self.definitions, as_of).await?;
+        let failed = |e| EngineError::from_query(STREAM, e);
+        let batches = session.sql(sql).await.map_err(failed)?;
+        let batches = batches.collect().await.map_err(failed)?;
+        let mut texts = Vec::new();
+        for batch in &batches {
+            for row in 0..batch.num_rows() {
+                let values = batch.columns().iter();
+                let values = values.map(|column| array_value_to_string(column, row).unwrap());
+                texts.push(values.collect::<Vec<_>>().join("|"));
+            }
+        }
+        Ok(texts)
     }
 
     /// Of every event, sorted.
@@ -297,7 +292,7 @@ impl Home {
     }
 
     pub async fn try_ids(&self) -> Result<Vec<String>, EngineError> {
-        let session = self.engine.session(&self.definitions, None).await?;
-        try_texts(&session, "SELECT event_id FROM card_event ORDER BY 1").await
+        let ids = "SELECT event_id FROM card_event ORDER BY 1";
+        self.try_texts(None, ids).await
     }
 }

@@ -124,7 +124,7 @@ async fn the_upkeep_flushes_and_trims_when_it_is_due() {
             pushed += 1;
         }
         let now = UtcMicros(NOW + at * second);
-        let done = home.streams.maintain(&home.engine, now).await;
+        let done = home.streams.maintain(now).await;
         assert!(done.failed.is_empty(), "{:?}", done.failed);
         assert_eq!(
             (done.flushed, done.removed),

@@ -163,42 +163,46 @@ impl Side {
         self.point = self.stream().snapshot().await.unwrap().point();
     }
 
+    async fn append(&mut self, events: &[(u8, i64, u8, u8)], spec: &StreamSpec) -> String {
+        let new = events.iter().map(|event| new_event(*event, spec));
+        let batch = EventBatch {
+            events: new.collect(),
+            offsets: Vec::new(),
+        };
+        let appended = self.stream().append(batch).await.unwrap();
+        for (event, appended) in events.iter().zip(&appended) {
+            if appended.is_new() {
+                self.ever.push((appended.id(), *event));
+            }
+        }
+        format!("{appended:?}")
+    }
+
+    async fn trim(&self, policy: &TrimPolicy) -> u64 {
+        let (mut removed, mut from) = (0, None);
+        loop {
+            let step = self.stream().trim(policy, from).await.unwrap();
+            removed += step.removed;
+            from = step.next;
+            if from.is_none() {
+                return removed;
+            }
+        }
+    }
+
     /// Does it, and says what came of it.
     async fn work(&mut self, work: &Work, clock: &Arc<ManualClock>, spec: &StreamSpec) -> String {
         let stream = Arc::clone(self.stream());
         match work {
-            Work::Append(events) => {
-                let new = events.iter().map(|event| new_event(*event, spec));
-                let batch = EventBatch {
-                    events: new.collect(),
-                    offsets: Vec::new(),
-                };
-                let appended = stream.append(batch).await.unwrap();
-                for (event, appended) in events.iter().zip(&appended) {
-                    if appended.is_new() {
-                        self.ever.push((appended.id(), *event));
-                    }
-                }
-                format!("{appended:?}")
-            }
+            Work::Append(events) => self.append(events, spec).await,
             Work::Trim(older_than, keep_newest) => {
+                let mut keep_newest = keep_newest.clone();
+                keep_newest.retain(|(index, _)| *index < spec.indexes.len());
                 let policy = TrimPolicy {
                     older_than: UtcMicros(*older_than),
-                    keep_newest: keep_newest
-                        .iter()
-                        .copied()
-                        .filter(|(index, _)| *index < spec.indexes.len())
-                        .collect(),
+                    keep_newest,
                 };
-                let (mut removed, mut from) = (0, None);
-                loop {
-                    let step = stream.trim(&policy, from).await.unwrap();
-                    removed += step.removed;
-                    from = step.next;
-                    if from.is_none() {
-                        return format!("{removed} removed");
-                    }
-                }
+                format!("{} removed", self.trim(&policy).await)
             }
             Work::Flush(sequence) => format!("{:?}", stream.set_flushed(*sequence).await.is_ok()),
             Work::Reserve(sequences) => format!("{:?}", stream.reserve(*sequences).await.unwrap()),

@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{concat, filter_record_batch, is_not_null};
 use arrow::datatypes::{Field, Schema, TimestampMicrosecondType};
 use granary_engine::EngineSettings;
@@ -97,7 +97,7 @@ fn names(asked: &Asked<'_>) -> String {
 /// An event has a time: rows without one are in no window.
 async fn push(project: &TestProject, stream: &str, rows: &RecordBatch) -> Result<(), String> {
     let timed = is_not_null(rows.column_by_name("event_time").unwrap()).unwrap();
-    let rows = filter_record_batch(rows, &BooleanArray::from(timed)).unwrap();
+    let rows = filter_record_batch(rows, &timed).unwrap();
     let pushed = project.streams.push(stream, &rows).await;
     pushed.map(drop).map_err(|error| error.to_string())
 }

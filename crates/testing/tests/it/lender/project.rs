@@ -100,7 +100,6 @@ impl Lender {
             reader: Arc::clone(&reader),
             materializer: project.materializer(MaterializerSettings::default()),
             engine: project.engine.clone(),
-            streams: None,
             store: Arc::clone(&project.store),
             catalog: project.catalog.clone(),
             streams: Arc::new(Streams::over(
