@@ -11,6 +11,7 @@ use arrow::compute::{concat_batches, filter_record_batch, is_not_null, take_reco
 use arrow::datatypes::{Field, Schema, TimestampMicrosecondType};
 use futures::TryStreamExt;
 use granary_engine::{Spine, SpineEvents, TrainingOptions, TrainingRequest};
+use granary_ingest::Pushed;
 use granary_model::definitions::Column;
 use granary_model::{Caller, FeatureView, UtcMicros, json};
 use granary_serving::plan::list_as_service;
@@ -191,7 +192,11 @@ proptest! {
                             with.push(read(&reader, view, &event, (Some(&event), t, false)).await);
                         }
                     }
-                    project.streams.push("events", &event).await.unwrap();
+                    let pushed = project.streams.push("events", &event).await.unwrap();
+                    // Too old for what live views keep: it is not there afterwards.
+                    if matches!(pushed[0], Pushed::Refused(_)) {
+                        continue;
+                    }
                     let mut with = with.into_iter();
                     for t in times {
                         for view in &views {
