@@ -8,6 +8,7 @@ use granary_model::{Interval, UtcMicros};
 
 use super::LiveTime;
 use crate::asof::{AsOfWindowSpec, Frame, FrameBounds};
+use crate::retention::Retention;
 
 /// What the frames of a view need, each of them.
 #[derive(Debug)]
@@ -40,6 +41,17 @@ impl FrameNeeds {
         })
     }
 
+    /// What keeps its events, where which rows there are does not depend on t.
+    fn retention(self, newest: impl Fn(usize) -> Retention) -> Retention {
+        match (self.since, self.newest) {
+            (Some(since), _) => Retention::range(since),
+            (None, Some(events)) if self.until == Interval::ZERO => {
+                newest(usize::try_from(events).unwrap_or(usize::MAX))
+            }
+            _ => Retention::Everything,
+        }
+    }
+
     /// `times`: of the rows found, of which there may be more at or before `oldest`.
     fn are_met(self, time: LiveTime, times: &[i64], oldest: i64) -> bool {
         if self
@@ -53,6 +65,22 @@ impl FrameNeeds {
         self.newest
             .is_some_and(|newest| counted.count() as u64 >= newest)
     }
+}
+
+/// What must stay for the frames of a spec; `newest` keeps so many of the newest
+/// rows of each key.
+pub(super) fn retention(spec: &AsOfWindowSpec, newest: impl Fn(usize) -> Retention) -> Retention {
+    let of_set = spec.sets.iter().flat_map(|set| {
+        let newest = |events| match set.filter {
+            None => newest(events),
+            Some(_) => Retention::Everything,
+        };
+        let frames = set.aggregates.iter().map(|a| FrameNeeds::of(&a.frame));
+        frames
+            .map(|needs| needs.map_or(Retention::Everything, |needs| needs.retention(newest)))
+            .collect::<Vec<_>>()
+    });
+    of_set.fold(Retention::nothing(), Retention::and)
 }
 
 impl Needed {

@@ -11,11 +11,11 @@ use datafusion::logical_expr::{LogicalPlan, cast};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, Literal};
 use granary_model::types::UTC;
-use granary_model::{FeatureStatus, FeatureView, Interval, UtcMicros};
+use granary_model::{FeatureStatus, FeatureView, UtcMicros};
 
-use super::newest::Needed;
+use super::newest::{self, Needed};
 use super::{FoundEvents, LiveRead, LiveRows, LiveTime};
-use crate::asof::{AsOfWindows, FrameBounds, GroupedEvents, event_schema};
+use crate::asof::{AsOfWindows, GroupedEvents, event_schema};
 use crate::engine::physical_expr;
 use crate::offline::read::time_scalar;
 use crate::retention::Retention;
@@ -92,39 +92,7 @@ impl LiveWindows {
 
     /// `newest`: what keeps so many of the newest rows of each key.
     pub(super) fn retention(&self, newest: impl Fn(usize) -> Retention) -> Retention {
-        let spec = self.windows.spec();
-        let mut all = Retention::nothing();
-        for set in &spec.sets {
-            for frame in set.aggregates.iter().map(|aggregate| aggregate.frame) {
-                let count = |events: u64| match set.filter {
-                    None => newest(usize::try_from(events).unwrap_or(usize::MAX)),
-                    Some(_) => Retention::Everything,
-                };
-                let needed = match frame.bounds {
-                    FrameBounds::Range {
-                        start: Some(start), ..
-                    } => Retention::range(start),
-                    FrameBounds::Rows {
-                        start: Some(start), ..
-                    } => count(start.saturating_add(1)),
-                    _ => match (frame.events_max, frame.bounds) {
-                        (Some(most), FrameBounds::Rows { end, .. }) => {
-                            count(most.saturating_add(end))
-                        }
-                        (
-                            Some(most),
-                            FrameBounds::Range {
-                                end: Interval::ZERO,
-                                ..
-                            },
-                        ) => count(most),
-                        _ => Retention::Everything,
-                    },
-                };
-                all = all.and(needed);
-            }
-        }
-        all
+        newest::retention(self.windows.spec(), newest)
     }
 
     pub(super) fn newest_may_do(&self) -> bool {
