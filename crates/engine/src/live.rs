@@ -321,6 +321,9 @@ impl LiveRead<'_> {
         found: &[FoundEvents],
         oldest: &[Option<UtcMicros>],
     ) -> Result<Vec<u32>, EngineError> {
+        if oldest.iter().all(Option::is_none) {
+            return Ok(Vec::new());
+        }
         let latest = match &self.view.form {
             Form::Timestamped(latest) => latest,
             Form::Windowed(windows) => {

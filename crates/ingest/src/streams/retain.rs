@@ -170,6 +170,10 @@ impl Streams {
         let Some(needed) = self.needed(&writer.stream.definition.name) else {
             return Ok(None);
         };
+        // Asked at each push: where no RANGE bounds the stream no event is too old.
+        if needed.oldest(UtcMicros::default()).is_none() {
+            return Ok(None);
+        }
         let newest = writer.stream.events.snapshot().await?;
         let newest = newest.state().newest_event_time;
         let oldest = newest.and_then(|newest| needed.oldest(newest));
