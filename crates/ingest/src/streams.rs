@@ -238,11 +238,9 @@ impl Streams {
         let mut writers = BTreeMap::new();
         let mut open = BTreeMap::new();
         for (name, definition) in &definitions.streams {
-            let codec = EventCodec::of(definition);
-            let keys = IndexKeys::new(name, codec.layout().clone(), needs.get(name));
-            let spec = spec_of(definition, &keys);
-            let events = self.store.open()?.open_stream(spec, &keys).await?;
-            let codec = codec.with_keys(keys);
+            let codec = EventCodec::of(definition, needs.get(name));
+            let spec = spec_of(definition, codec.keys());
+            let events = self.store.open()?.open_stream(spec, codec.keys()).await?;
             let stream = Arc::new(OpenStream {
                 definition: definition.clone(),
                 layout: codec.layout().clone(),

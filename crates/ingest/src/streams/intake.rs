@@ -53,10 +53,7 @@ impl Intake {
     pub(crate) fn see(&self, batch: &RecordBatch) -> Result<SeenRows, IngestError> {
         // The log says what is to be there: what is too old for the live views
         // goes on into the history like any other event.
-        let times = TakenTimes {
-            earliest: None,
-            latest: self.latest,
-        };
+        let times = TakenTimes::up_to(self.latest);
         let checked = self.writer.codec.check(batch, times)?;
         let refused = checked.verdicts.into_iter().map(|verdict| match verdict {
             Verdict::Refused(reason) | Verdict::Late(reason) => Some(reason),

@@ -8,6 +8,7 @@ use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use bytes::Bytes;
+use granary_engine::StreamNeeds;
 use granary_model::definitions::{Column, Stream};
 use granary_model::{FeatureType, UtcMicros};
 use granary_store::StreamLayout;
@@ -66,21 +67,22 @@ pub(super) struct CheckedRows {
 }
 
 impl EventCodec {
-    pub(super) fn of(stream: &Stream) -> Self {
+    /// `needs`: what live views need of the stream.
+    pub(super) fn of(stream: &Stream, needs: Option<&StreamNeeds>) -> Self {
+        let layout = StreamLayout::of(stream);
         let field = |column: &Column| Field::new(&column.name, column.data_type.to_arrow(), true);
         let fields: Vec<Field> = stream.columns.iter().map(field).collect();
         Self {
             stream: stream.name.clone(),
-            layout: StreamLayout::of(stream),
+            keys: IndexKeys::new(&stream.name, layout.clone(), needs),
+            layout,
             event_time: stream.event_time.clone(),
             schema: Arc::new(Schema::new(fields)),
-            keys: IndexKeys::new(&stream.name, StreamLayout::of(stream), None),
         }
     }
 
-    /// With the indexes that events are filed in.
-    pub(super) fn with_keys(self, keys: IndexKeys) -> Self {
-        Self { keys, ..self }
+    pub(super) fn keys(&self) -> &IndexKeys {
+        &self.keys
     }
 
     pub(super) fn layout(&self) -> &StreamLayout {
