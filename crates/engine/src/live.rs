@@ -131,6 +131,9 @@ pub struct NeededEvents {
     pub from: Option<UtcMicros>,
     /// Last event time, inclusive.
     pub to: UtcMicros,
+    /// From which event time on all must be there for the answer to be right, as
+    /// older ones make no PRESENT value; `None`: each key's newest up to `to`.
+    pub whole_from: Option<UtcMicros>,
     /// Whether the newest few may do: see [`LiveRead::decided`].
     pub newest_first: bool,
 }
@@ -302,12 +305,16 @@ impl LiveRead<'_> {
     }
 
     pub fn needs(&self) -> NeededEvents {
-        let (from, newest_first) = match &self.view.form {
-            Form::Windowed(windows) => (windows.first_seen(self.time), windows.newest_may_do()),
-            Form::Timestamped(_) => (None, true),
+        let (from, whole_from, newest_first) = match &self.view.form {
+            Form::Windowed(windows) => {
+                let first = windows.first_seen(self.time);
+                (first, first, windows.newest_may_do())
+            }
+            Form::Timestamped(latest) => (None, latest.fresh_since(self.time), true),
         };
         NeededEvents {
             from,
+            whole_from,
             to: self.time.last(),
             newest_first,
         }

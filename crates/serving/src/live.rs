@@ -189,7 +189,7 @@ impl LiveFetch<'_> {
         let Some(trimmed) = state.trimmed_before else {
             return Ok(());
         };
-        let whole = match needs.from {
+        let whole = match needs.whole_from {
             Some(from) => from >= trimmed,
             // Of each key the newest are kept.
             None => state

@@ -11,7 +11,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use granary_model::{FeatureStatus, FeatureView, Interval, UtcMicros};
 
-use super::{FoundEvents, LiveRead, LiveRows};
+use super::{FoundEvents, LiveRead, LiveRows, LiveTime};
 use crate::asof::micros;
 use crate::asof::order::RowOrder;
 use crate::retention::Retention;
@@ -71,6 +71,11 @@ impl LiveLatest {
             Some(ttl) => Retention::range(ttl),
             None => newest(1),
         }
+    }
+
+    /// Rows before it are beyond the TTL.
+    pub(super) fn fresh_since(&self, time: LiveTime) -> Option<UtcMicros> {
+        self.ttl.map(|ttl| ttl.before(time.as_of))
     }
 
     /// Among rows of one key the greatest event time wins, then the greatest
@@ -134,7 +139,7 @@ impl LiveLatest {
         projection: &[usize],
     ) -> Result<LiveRows> {
         let best = self.best(read, found)?;
-        let fresh_since = self.ttl.map(|ttl| ttl.before(read.time.as_of).0);
+        let fresh_since = self.fresh_since(read.time).map(|since| since.0);
         let rows = read.spine.row_count();
         let mut statuses = vec![FeatureStatus::NotFound; rows];
         let mut event_times = vec![None; rows];

@@ -157,6 +157,31 @@ async fn an_event_counts_for_every_key_that_it_has() {
     assert_eq!(newest[..2], texts(["x", "NOT_FOUND", "", "", ""])[..2]);
 }
 
+/// An event may be ahead of the clock: what it pushes out is beyond the TTL of a
+/// read as of now all the same.
+#[tokio::test]
+async fn an_event_ahead_of_the_clock_takes_no_answer_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path(), at("2026-03-03T12:00:00Z"));
+    let sql = "CREATE ENTITY customer KEY (customer_id BIGINT);
+        CREATE STREAM tap (customer_id BIGINT, n BIGINT, at TIMESTAMP) EVENT TIME at;
+        CREATE FEATURE VIEW newest ENTITY customer EVENT TIME at TTL INTERVAL '1 day'
+        AS SELECT customer_id, at, n FROM tap;";
+    let snapshot = project.apply(&[("sql/tap.sql", sql)]).await.unwrap();
+    let events = [
+        r#"{"customer_id":1,"n":1,"at":"2026-03-01T12:00:00Z"}"#,
+        r#"{"customer_id":2,"n":2,"at":"2026-03-03T11:00:00Z"}"#,
+        r#"{"customer_id":3,"n":3,"at":"2026-03-03T12:10:00Z"}"#,
+    ];
+    let batch = rows(&snapshot.definitions.streams["tap"], &events);
+    project.streams.push("tap", &batch).await.unwrap();
+    assert_eq!(project.streams.trim("tap").await.unwrap(), 1);
+    let keys = customers(&[Some(1), Some(2), Some(3)]);
+    let read = read(&project, "newest.n", ("customer_id", &keys), None).await;
+    let expected = ["NOT_FOUND", "2", "NOT_FOUND"].map(|text| Some(text.to_owned()));
+    assert_eq!(read, expected);
+}
+
 #[tokio::test]
 async fn a_changed_view_is_filed_anew_over_what_is_stored() {
     let folder = tempfile::tempdir().unwrap();
