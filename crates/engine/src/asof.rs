@@ -26,8 +26,9 @@ pub use codec::AsOfCodec;
 pub use frame::{Frame, FrameBounds};
 pub use join::{AsOfJoinExec, AsOfJoinSpec, AsOfLookup, Match, Run, Value};
 pub use kernels::Call;
+pub(crate) use keys::NO_GROUP;
 pub(crate) use time::{micros, timestamps};
 pub use window::{
     AS_OF_COLUMN, AsOfWindowExec, AsOfWindowSpec, AsOfWindows, EventSet, GroupedEvents,
-    WindowAggregate, event_schema,
+    MergedAggregates, PartialRows, WindowAggregate, event_schema,
 };

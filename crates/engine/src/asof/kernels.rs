@@ -14,6 +14,7 @@ mod accumulate;
 mod decayed;
 mod distinct;
 mod extremes;
+mod partial;
 mod positions;
 pub(super) mod selection;
 mod sums;
@@ -23,7 +24,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, UInt32Array, new_empty_array};
+use arrow::array::{ArrayRef, BooleanArray, UInt32Array, new_empty_array};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
 use datafusion::error::Result;
@@ -53,7 +54,7 @@ pub struct Call {
 /// Functions without a kernel here whose result does not depend on the order of
 /// rows. What DataFusion says of itself will not do: its default is an order,
 /// and `any_value` is said to need none.
-const ORDER_FREE: [&str; 28] = [
+const ORDER_FREE: [&str; 31] = [
     "approx_distinct",
     "avg",
     "bit_and",
@@ -64,6 +65,7 @@ const ORDER_FREE: [&str; 28] = [
     "corr",
     "covar_pop",
     "covar_samp",
+    "entropy",
     "max",
     "median",
     "min",
@@ -80,6 +82,8 @@ const ORDER_FREE: [&str; 28] = [
     "stddev",
     "stddev_pop",
     "sum",
+    "top_k",
+    "top_share",
     "var",
     "var_pop",
 ];
@@ -230,22 +234,32 @@ impl Call {
         filter: Option<&BooleanArray>,
         ranges: &[RowRange],
     ) -> Result<ArrayRef> {
-        let skipping = match (self.kind, self.kind.skips_nulls(self.ignore_nulls)) {
-            (_, false) => &[][..],
-            // The n of nth_value decides nothing.
-            (Kind::Nth, true) => &inputs[..1],
-            (_, true) => inputs,
-        };
-        let selection = match kept_rows(filter, skipping) {
-            Some(kept) => Selection::of(inputs, &kept, ranges)?,
-            None => Selection::all(inputs, ranges),
-        };
+        let selection = self.selected(inputs, filter, ranges)?;
         // Rows of the spine without a new event between them share a range.
         let (ranges, repeats) = without_repeats(&selection.ranges);
         let values = self.evaluate_selected(&selection.inputs, &ranges)?;
         match repeats {
             Some(repeats) => Ok(take(&values, &repeats, None)?),
             None => Ok(values),
+        }
+    }
+
+    /// The rows that the aggregate sees.
+    fn selected(
+        &self,
+        inputs: &[ArrayRef],
+        filter: Option<&BooleanArray>,
+        ranges: &[RowRange],
+    ) -> Result<Selection> {
+        let skipping = match (self.kind, self.kind.skips_nulls(self.ignore_nulls)) {
+            (_, false) => &[][..],
+            // The n of nth_value decides nothing.
+            (Kind::Nth, true) => &inputs[..1],
+            (_, true) => inputs,
+        };
+        match kept_rows(filter, skipping) {
+            Some(kept) => Selection::of(inputs, &kept, ranges),
+            None => Ok(Selection::all(inputs, ranges)),
         }
     }
 
@@ -275,15 +289,16 @@ impl Call {
     fn evaluate_plain(&self, inputs: &[ArrayRef], ranges: &[RowRange]) -> Result<ArrayRef> {
         let result = self.return_field.data_type();
         match self.kind {
-            Kind::Count => {
-                let counts = ranges
-                    .iter()
-                    .map(|range| i64::from(range.end - range.start));
-                Ok(Arc::new(counts.collect::<Int64Array>()))
-            }
+            Kind::Count => Ok(partial::counts(ranges)),
             Kind::Sum => sums::sum(&inputs[0], ranges, result),
-            Kind::Average => sums::average(&inputs[0], ranges, result),
-            Kind::Spread { sample, root } => Ok(sums::spread(&inputs[0], ranges, sample, root)),
+            Kind::Average => {
+                let sums = sums::sum(&inputs[0], ranges, inputs[0].data_type())?;
+                sums::quotient(&sums, &partial::counts(ranges), result)
+            }
+            Kind::Spread { sample, root } => {
+                let moments = sums::moments(&inputs[0], ranges);
+                Ok(sums::spread(&moments, sample, root))
+            }
             Kind::Extreme { greatest } => extremes::extreme(&inputs[0], ranges, greatest),
             Kind::First => positions::first(&inputs[0], ranges),
             Kind::Last => positions::last(&inputs[0], ranges),

@@ -13,7 +13,7 @@ use datafusion::common::HashMap;
 use datafusion::error::{DataFusionError, Result};
 
 /// Of a row whose key is NULL or not in the spine.
-pub(super) const NO_GROUP: u32 = u32::MAX;
+pub(crate) const NO_GROUP: u32 = u32::MAX;
 
 /// Keys per row up to which integers are indexed rather than hashed.
 const SPREAD_MAX: u128 = 8;

@@ -11,6 +11,7 @@ mod bucket;
 mod calls;
 mod dealer;
 mod memory;
+mod partials;
 mod program;
 mod sorted;
 mod store;
@@ -41,6 +42,7 @@ use super::frame::Frame;
 use super::kernels::Call;
 use super::keys::compared_as;
 pub use memory::{AsOfWindows, GroupedEvents};
+pub use partials::{MergedAggregates, PartialRows};
 use program::Program;
 use work::{Metrics, Work};
 

@@ -63,7 +63,8 @@ fn sliding(call: &Call, inputs: &[ArrayRef], ranges: &[RowRange]) -> Result<Vec<
     Ok(values)
 }
 
-fn slice(inputs: &[ArrayRef], range: &RowRange) -> Vec<ArrayRef> {
+/// The rows of a range.
+pub(super) fn slice(inputs: &[ArrayRef], range: &RowRange) -> Vec<ArrayRef> {
     let (start, length) = (range.start as usize, (range.end - range.start) as usize);
     inputs
         .iter()

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, UInt32Array, new_empty_array};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, UInt32Array, new_empty_array};
+use arrow::buffer::OffsetBuffer;
 use arrow::compute::{concat, take};
+use arrow::datatypes::Field;
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::HashMap;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 
 use super::RowRange;
 use crate::asof::order::one_nan;
@@ -81,17 +83,10 @@ pub(super) fn evaluate(
     let mut copied: Vec<RowRange> = Vec::new();
     for (index, range) in ranges.iter().enumerate() {
         let start = rows.len() as u32;
-        rows.extend(range.clone().filter(|row| {
-            // A row is the first of its kind if the one before lies outside.
-            before[*row as usize].is_none_or(|before| before < range.start)
-        }));
+        rows.extend(firsts(&before, range));
         copied.push(start..rows.len() as u32);
         if rows.len() >= COPIED_ROWS || index + 1 == ranges.len() {
-            let taken = UInt32Array::from(std::mem::take(&mut rows));
-            let inputs = inputs
-                .iter()
-                .map(|input| Ok(take(input, &taken, None)?))
-                .collect::<Result<Vec<_>>>()?;
+            let inputs = taken(inputs, std::mem::take(&mut rows))?;
             results.push(aggregate(&inputs, &std::mem::take(&mut copied))?);
         }
     }
@@ -104,6 +99,56 @@ pub(super) fn evaluate(
     }
     let results: Vec<&dyn Array> = results.iter().map(AsRef::as_ref).collect();
     Ok(concat(&results)?)
+}
+
+/// The distinct rows of each range as a list, of each input one.
+pub(super) fn lists(inputs: &[ArrayRef], ranges: &[RowRange]) -> Result<Vec<ArrayRef>> {
+    let before = same_before(inputs)?;
+    let mut rows: Vec<u32> = Vec::new();
+    let mut lengths = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        let start = rows.len();
+        rows.extend(firsts(&before, range));
+        lengths.push(rows.len() - start);
+    }
+    if i32::try_from(rows.len()).is_err() {
+        return Err(DataFusionError::ResourcesExhausted(format!(
+            "{} distinct values would be listed at once",
+            rows.len()
+        )));
+    }
+    let offsets = OffsetBuffer::<i32>::from_lengths(lengths);
+    let lists = taken(inputs, rows)?.into_iter().map(|values| {
+        let field = Field::new_list_field(values.data_type().clone(), true);
+        let list = ListArray::try_new(Arc::new(field), offsets.clone(), values, None)?;
+        Ok(Arc::new(list) as ArrayRef)
+    });
+    lists.collect()
+}
+
+/// The rows of lists side by side, and in terms of them the ranges of lists.
+pub(super) fn listed(lists: &[ArrayRef], ranges: &[RowRange]) -> (Vec<ArrayRef>, Vec<RowRange>) {
+    let lists: Vec<&ListArray> = lists.iter().map(|list| list.as_list()).collect();
+    let offsets = lists[0].value_offsets();
+    let place = |list: u32| offsets[list as usize].cast_unsigned();
+    let ranges = ranges
+        .iter()
+        .map(|range| place(range.start)..place(range.end));
+    let values = lists.iter().map(|list| Arc::clone(list.values()));
+    (values.collect(), ranges.collect())
+}
+
+/// The rows of a range that are the first of their kind in it.
+fn firsts(before: &[Option<u32>], range: &RowRange) -> impl Iterator<Item = u32> {
+    let start = range.start;
+    let is_first = move |row: &u32| before[*row as usize].is_none_or(|before| before < start);
+    range.clone().filter(is_first)
+}
+
+fn taken(inputs: &[ArrayRef], rows: Vec<u32>) -> Result<Vec<ArrayRef>> {
+    let rows = UInt32Array::from(rows);
+    let taken = inputs.iter().map(|input| Ok(take(input, &rows, None)?));
+    taken.collect()
 }
 
 /// The last row before each row that equals it.

@@ -28,7 +28,7 @@ impl Part for f64 {
 pub(super) fn sum(input: &ArrayRef, ranges: &[RowRange], result: &DataType) -> Result<ArrayRef> {
     Ok(match input.data_type() {
         DataType::Float64 => {
-            let tree = float_tree(input);
+            let tree = Tree::new(input.as_primitive::<Float64Type>().values().to_vec());
             let sum = |range: &RowRange| (!range.is_empty()).then(|| tree.combine(range));
             Arc::new(ranges.iter().map(sum).collect::<Float64Array>())
         }
@@ -36,10 +36,6 @@ pub(super) fn sum(input: &ArrayRef, ranges: &[RowRange], result: &DataType) -> R
         DataType::Decimal128(..) => prefix_sums::<Decimal128Type>(input, ranges, result),
         _ => prefix_sums::<Int64Type>(input, ranges, result),
     })
-}
-
-fn float_tree(input: &ArrayRef) -> Tree<f64> {
-    Tree::new(input.as_primitive::<Float64Type>().values().to_vec())
 }
 
 /// Sums of the rows before each row, and of all.
@@ -69,37 +65,28 @@ fn prefix_sums<T: ArrowPrimitiveType>(
     Arc::new(sums.with_data_type(result.clone()))
 }
 
-/// Of floats, or of decimals to a decimal of more digits.
-pub(super) fn average(
-    input: &ArrayRef,
-    ranges: &[RowRange],
-    result: &DataType,
-) -> Result<ArrayRef> {
+/// The quotient of sums and counts: of floats, or of decimals to a decimal of
+/// more digits.
+pub(super) fn quotient(sums: &ArrayRef, counts: &ArrayRef, result: &DataType) -> Result<ArrayRef> {
+    let counts = counts.as_primitive::<Int64Type>().values();
     let (DataType::Decimal128(_, sum_scale), DataType::Decimal128(precision, scale)) =
-        (input.data_type(), result)
+        (sums.data_type(), result)
     else {
-        let tree = float_tree(input);
-        let average = |range: &RowRange| {
-            (!range.is_empty()).then(|| tree.combine(range) / f64::from(range.end - range.start))
-        };
-        return Ok(Arc::new(
-            ranges.iter().map(average).collect::<Float64Array>(),
-        ));
+        let sums = sums.as_primitive::<Float64Type>();
+        let quotients = sums.iter().zip(counts);
+        let quotients = quotients.map(|(sum, count)| Some(sum? / *count as f64));
+        return Ok(Arc::new(quotients.collect::<Float64Array>()));
     };
     let averager = DecimalAverager::<Decimal128Type>::try_new(*sum_scale, *precision, *scale)?;
-    let prefixes = prefixes::<Decimal128Type>(input);
-    let average = |range: &RowRange| -> Result<Option<i128>> {
-        let (start, end) = (range.start as usize, range.end as usize);
-        if start == end {
-            return Ok(None);
-        }
-        let sum = prefixes[end].wrapping_sub(prefixes[start]);
-        averager.avg(sum, (end - start) as i128).map(Some)
-    };
-    let averages = ranges.iter().map(average).collect::<Result<Vec<_>>>()?;
-    let averages = PrimitiveArray::<Decimal128Type>::from_iter(averages);
+    let sums = sums.as_primitive::<Decimal128Type>();
+    let quotients = sums.iter().zip(counts).map(|(sum, count)| {
+        let sum = sum.map(|sum| averager.avg(sum, i128::from(*count)));
+        sum.transpose()
+    });
+    let quotients = quotients.collect::<Result<Vec<_>>>()?;
+    let quotients = PrimitiveArray::<Decimal128Type>::from_iter(quotients);
     Ok(Arc::new(
-        averages
+        quotients
             .with_precision_and_scale(*precision, *scale)
             .map_err(DataFusionError::from)?,
     ))
@@ -138,8 +125,8 @@ impl Part for Moments {
     }
 }
 
-/// Variance, or its root. Of one row: NULL of a sample, 0 of a population.
-pub(super) fn spread(input: &ArrayRef, ranges: &[RowRange], sample: bool, root: bool) -> ArrayRef {
+/// Of each range the count, the mean and the sum of squared distances from it.
+pub(super) fn moments(input: &ArrayRef, ranges: &[RowRange]) -> Vec<ArrayRef> {
     let one = |x: &f64| Moments {
         count: 1.0,
         mean: *x,
@@ -147,19 +134,53 @@ pub(super) fn spread(input: &ArrayRef, ranges: &[RowRange], sample: bool, root: 
         squares: if x.is_finite() { 0.0 } else { f64::NAN },
     };
     let values = input.as_primitive::<Float64Type>().values();
-    let tree = Tree::new(values.iter().map(one).collect());
-    let spread = |range: &RowRange| {
-        let rows = range.end - range.start;
-        let divisor = if sample { rows.checked_sub(1)? } else { rows };
-        if divisor == 0 {
+    combined_moments(values.iter().map(one).collect(), ranges)
+}
+
+/// `moments`: what [`moments`] gave.
+pub(super) fn merged_moments(moments: &[ArrayRef], ranges: &[RowRange]) -> Vec<ArrayRef> {
+    let [counts, means, squares] = float_columns(moments);
+    let parts = counts.iter().zip(means).zip(squares);
+    let parts = parts.map(|((count, mean), squares)| Moments {
+        count: *count,
+        mean: *mean,
+        squares: *squares,
+    });
+    combined_moments(parts.collect(), ranges)
+}
+
+fn combined_moments(parts: Vec<Moments>, ranges: &[RowRange]) -> Vec<ArrayRef> {
+    let tree = Tree::new(parts);
+    let combined: Vec<Moments> = ranges.iter().map(|range| tree.combine(range)).collect();
+    let column = |of: fn(&Moments) -> f64| -> ArrayRef {
+        Arc::new(combined.iter().map(of).collect::<Float64Array>())
+    };
+    vec![
+        column(|m| m.count),
+        column(|m| m.mean),
+        column(|m| m.squares),
+    ]
+}
+
+fn float_columns<const N: usize>(columns: &[ArrayRef]) -> [&[f64]; N] {
+    std::array::from_fn(|n| &columns[n].as_primitive::<Float64Type>().values()[..])
+}
+
+/// Variance, or its root. Of one row: NULL of a sample, 0 of a population.
+pub(super) fn spread(moments: &[ArrayRef], sample: bool, root: bool) -> ArrayRef {
+    let [counts, _, squares] = float_columns(moments);
+    let spread = |(count, squares): (&f64, &f64)| {
+        let divisor = if sample { count - 1.0 } else { *count };
+        if divisor <= 0.0 {
             return None;
         }
-        let moments = tree.combine(range);
-        let variance = match rows {
-            1 => 0.0,
-            _ => moments.squares / f64::from(divisor),
+        let variance = if *count == 1.0 {
+            0.0
+        } else {
+            squares / divisor
         };
         Some(if root { variance.sqrt() } else { variance })
     };
-    Arc::new(ranges.iter().map(spread).collect::<Float64Array>())
+    let spreads = counts.iter().zip(squares).map(spread);
+    Arc::new(spreads.collect::<Float64Array>())
 }

@@ -19,20 +19,27 @@ pub(super) struct Calls {
 
 /// One aggregate, over any number of frames.
 #[derive(Debug)]
-struct SharedCall {
-    call: Call,
+pub(super) struct SharedCall {
+    pub(super) call: Call,
     /// Places in the expressions.
     inputs: Vec<usize>,
     filter: Option<usize>,
-    windows: Vec<Window>,
+    pub(super) windows: Vec<Window>,
 }
 
-#[derive(Debug)]
-struct Window {
+#[derive(Debug, Clone)]
+pub(super) struct Window {
     /// Place in the frames of whoever evaluates.
-    frame: usize,
+    pub(super) frame: usize,
     /// The output columns that want it.
-    outputs: Vec<usize>,
+    pub(super) outputs: Vec<usize>,
+}
+
+/// The expressions over some events, each computed when it is first wanted.
+struct Columns<'a> {
+    expressions: &'a [Arc<dyn PhysicalExpr>],
+    events: &'a RecordBatch,
+    computed: Vec<Option<ArrayRef>>,
 }
 
 impl Calls {
@@ -100,24 +107,44 @@ impl Calls {
         ranges: &[Vec<RowRange>],
         mut put: impl FnMut(&[usize], ArrayRef),
     ) -> Result<()> {
-        let mut columns = vec![None; self.expressions.len()];
+        let mut columns = self.columns(events);
         for call in &self.calls {
-            let mut column = |place: usize| -> Result<ArrayRef> {
-                if let Some(column) = &columns[place] {
-                    return Ok(Arc::clone(column));
-                }
-                let column = self.expressions[place].evaluate(events)?;
-                let column = column.into_array(events.num_rows())?;
-                columns[place] = Some(column.clone());
-                Ok(column)
-            };
-            let filter = call.filter.map(&mut column).transpose()?;
+            let (inputs, filter) = columns.of(call)?;
             let filter = filter.as_ref().map(AsArray::as_boolean);
-            let inputs = call.inputs.iter().map(|place| column(*place));
-            let inputs = inputs.collect::<Result<Vec<_>>>()?;
             call.evaluate(&inputs, filter, ranges, &mut put)?;
         }
         Ok(())
+    }
+
+    pub(super) fn shared(&self) -> &[SharedCall] {
+        &self.calls
+    }
+
+    /// The partials of the calls at these places, columns side by side, over
+    /// ranges of `events`.
+    pub(super) fn partials(
+        &self,
+        calls: impl Iterator<Item = usize>,
+        events: &RecordBatch,
+        ranges: &[RowRange],
+    ) -> Result<Vec<ArrayRef>> {
+        let mut columns = self.columns(events);
+        let mut partials = Vec::new();
+        for call in calls {
+            let call = &self.calls[call];
+            let (inputs, filter) = columns.of(call)?;
+            let filter = filter.as_ref().map(AsArray::as_boolean);
+            partials.extend(call.call.partials(&inputs, filter, ranges)?);
+        }
+        Ok(partials)
+    }
+
+    fn columns<'a>(&'a self, events: &'a RecordBatch) -> Columns<'a> {
+        Columns {
+            expressions: &self.expressions,
+            events,
+            computed: vec![None; self.expressions.len()],
+        }
     }
 
     /// The aggregates of no events, a value each.
@@ -129,6 +156,25 @@ impl Calls {
             }
         }
         Ok(())
+    }
+}
+
+impl Columns<'_> {
+    /// The inputs of a call, and its FILTER.
+    fn of(&mut self, call: &SharedCall) -> Result<(Vec<ArrayRef>, Option<ArrayRef>)> {
+        let filter = call.filter.map(|place| self.column(place)).transpose()?;
+        let inputs = call.inputs.iter().map(|place| self.column(*place));
+        Ok((inputs.collect::<Result<_>>()?, filter))
+    }
+
+    fn column(&mut self, place: usize) -> Result<ArrayRef> {
+        if let Some(column) = &self.computed[place] {
+            return Ok(Arc::clone(column));
+        }
+        let column = self.expressions[place].evaluate(self.events)?;
+        let column = column.into_array(self.events.num_rows())?;
+        self.computed[place] = Some(Arc::clone(&column));
+        Ok(column)
     }
 }
 

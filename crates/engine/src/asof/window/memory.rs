@@ -21,9 +21,9 @@ use crate::asof::time::micros;
 #[derive(Debug)]
 pub struct AsOfWindows {
     spec: Arc<AsOfWindowSpec>,
-    program: Program,
+    pub(super) program: Program,
     /// Group, time, and the columns that the program keeps.
-    schema: SchemaRef,
+    pub(super) schema: SchemaRef,
 }
 
 /// Events with the group of each in a spine; `u32::MAX` for those of none.
@@ -101,7 +101,7 @@ impl AsOfWindows {
     }
 
     /// The events that matter, as [`Sorted`] takes them.
-    fn dealt(&self, spine: &Spine, grouped: &GroupedEvents) -> Result<RecordBatch> {
+    pub(super) fn dealt(&self, spine: &Spine, grouped: &GroupedEvents) -> Result<RecordBatch> {
         let events = &grouped.events;
         let times = self.times(events)?;
         let (first, last) = self.program.reach(spine.times());
