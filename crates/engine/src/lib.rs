@@ -31,8 +31,9 @@ pub use error::EngineError;
 pub use expression::{Argument, CompiledExpressions, Computed, Expanded, InputColumn, source_of};
 pub use history::{HistoryAppend, HistoryTable};
 pub use live::{
-    EventIndex, FoundEvents, LiveRead, LiveRows, LiveSource, LiveTime, LiveView, NeededEvents,
-    StreamNeeds,
+    EventIndex, EventSpan, FoundEvents, KeyPartials, KeyTimes, LiveRead, LiveRows, LiveSource,
+    LiveTime, LiveView, NeededEvents, SpanEvents, StreamNeeds, Tile, TileSet, TileSettings,
+    TileSpan, TiledKey, TiledValues,
 };
 pub use lookup::QueryLookup;
 pub use offline::{ColumnStatistics, OfflineTable, RunMode, RunRecord};

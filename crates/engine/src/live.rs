@@ -6,11 +6,13 @@
 //! has [`LiveRead`] make values of them: the aggregates and the order of rows
 //! are those of runs and training sets. No IO here.
 
+mod cover;
 mod latest;
 mod limits;
 mod newest;
 mod rows;
 mod sources;
+mod tiles;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -26,14 +28,19 @@ use granary_model::{Definitions, FeatureStatus, FeatureView, UtcMicros, ViewKind
 use tracing::instrument;
 
 use crate::asof::spine::Spine;
+use crate::asof::{Frame, FrameBounds, MergedAggregates};
 use crate::engine::{Engine, Joins, plan_sql};
 use crate::error::EngineError;
 use crate::lookup::needed;
 use crate::retention::Retention;
 use crate::windowed::WindowedQuery;
+pub use cover::{TileSettings, TileSpan};
 use latest::LiveLatest;
 pub use sources::EventIndex;
 pub(crate) use sources::StreamRows;
+pub use tiles::{
+    EventSpan, KeyPartials, KeyTimes, SpanEvents, Tile, TileSet, TiledKey, TiledValues,
+};
 use windows::LiveWindows;
 
 /// A view whose online value is as of the read.
@@ -57,6 +64,7 @@ enum Form {
 pub struct LiveSource {
     pub(crate) rows: StreamRows,
     index: Arc<EventIndex>,
+    tiles: Option<TileSet>,
 }
 
 impl LiveSource {
@@ -72,6 +80,12 @@ impl LiveSource {
     /// The columns of the stream's relation that are read, by place.
     pub fn projection(&self) -> &[usize] {
         self.rows.projection()
+    }
+
+    /// The tiles of the view's aggregates; `None`: none can be put together of
+    /// tiles.
+    pub fn tiles(&self) -> Option<&TileSet> {
+        self.tiles.as_ref()
     }
 }
 
@@ -171,6 +185,10 @@ impl Engine {
                 if known.all(|known| known.name != source.index.name) {
                     of_stream.indexes.push(Arc::clone(&source.index));
                 }
+                let tiles = source.tiles.iter();
+                let unknown = tiles.filter(|set| !of_stream.tile_sets.contains(set));
+                let unknown: Vec<TileSet> = unknown.cloned().collect();
+                of_stream.tile_sets.extend(unknown);
             }
         }
         Ok(needs)
@@ -182,6 +200,8 @@ impl Engine {
 pub struct StreamNeeds {
     /// Each once.
     pub indexes: Vec<Arc<EventIndex>>,
+    /// Each once.
+    pub tile_sets: Vec<TileSet>,
     /// By the names of the indexes.
     pub retention: Retention,
 }
@@ -190,6 +210,7 @@ impl StreamNeeds {
     fn none() -> Self {
         Self {
             indexes: Vec::new(),
+            tile_sets: Vec::new(),
             retention: Retention::nothing(),
         }
     }
@@ -204,12 +225,13 @@ impl LiveView {
         definitions: &Definitions,
         view: &FeatureView,
     ) -> Result<Self> {
-        let (form, events, event_time, rows, keyed) = match view.kind {
+        let mut query = None;
+        let (mut form, events, event_time, rows, keyed) = match view.kind {
             ViewKind::Windowed => {
-                let query = WindowedQuery::of(state, view).await?;
+                let query = query.insert(WindowedQuery::of(state, view).await?);
                 let (events, event_time) = (query.events.clone(), query.event_time.clone());
                 let keyed = keys_of(&events, query.keys.clone(), &view.keys)?;
-                let (windows, rows) = LiveWindows::compile(state, view, query)?;
+                let (windows, rows) = LiveWindows::compile(state, view, query.clone())?;
                 (Form::Windowed(windows), events, event_time, rows, keyed)
             }
             ViewKind::Timestamped => {
@@ -229,6 +251,7 @@ impl LiveView {
         let indexes: BTreeMap<String, Arc<EventIndex>> = indexes
             .map(|index| (index.stream().to_owned(), index))
             .collect();
+        let made_of = rows.display_indent().to_string();
         let mut sources = Vec::new();
         for rows in StreamRows::compile(state, &rows)? {
             let Some(index) = indexes.get(rows.stream()).cloned() else {
@@ -236,7 +259,18 @@ impl LiveView {
                 continue;
             };
             limits::check_keys(definitions, &index)?;
-            sources.push(LiveSource { rows, index });
+            sources.push(LiveSource {
+                rows,
+                index,
+                tiles: None,
+            });
+        }
+        if let (Form::Windowed(windows), Some(query)) = (&mut form, &query)
+            && windows.merge(sources.len() == 1)?
+        {
+            for source in &mut sources {
+                source.tiles = Some(TileSet::of(&source.index.name, &made_of, query));
+            }
         }
         limits::check_time(definitions, &events, &event_time, &sources)?;
         Ok(Self {
@@ -322,11 +356,13 @@ impl LiveRead<'_> {
 
     /// Of a read of the newest events first: the distinct keys whose value may
     /// depend on older events than those that were found. `oldest`: of each key
-    /// the event time of the oldest event found, where there may be older ones.
+    /// the event time of the oldest event found, where there may be older ones;
+    /// `tiled`: what tiles give is not asked for.
     pub fn undecided(
         &self,
         found: &[FoundEvents],
         oldest: &[Option<UtcMicros>],
+        tiled: bool,
     ) -> Result<Vec<u32>, EngineError> {
         if oldest.iter().all(Option::is_none) {
             return Ok(Vec::new());
@@ -334,7 +370,7 @@ impl LiveRead<'_> {
         let latest = match &self.view.form {
             Form::Timestamped(latest) => latest,
             Form::Windowed(windows) => {
-                let undecided = windows.undecided(self, found, oldest);
+                let undecided = windows.undecided(self, found, oldest, tiled);
                 return undecided.map_err(|e| self.view.failed(e));
             }
         };
@@ -349,14 +385,83 @@ impl LiveRead<'_> {
         Ok(open.map(|(key, _)| key as u32).collect())
     }
 
-    /// The values of the features at `projection` in the view's order.
+    /// Whether tiles give any value of the view.
+    pub fn has_tiles(&self) -> bool {
+        self.tiled().is_some()
+    }
+
+    /// Whether tiles give every value.
+    pub fn is_all_tiled(&self) -> bool {
+        self.tiled()
+            .is_some_and(|(windows, _)| windows.is_all_merged())
+    }
+
+    /// Whether what tiles give is from the first event on.
+    pub fn is_tiled_from_first(&self) -> bool {
+        let unbounded =
+            |frame: &Frame| matches!(frame.bounds, FrameBounds::Range { start: None, .. });
+        self.tiled()
+            .is_some_and(|(_, merged)| merged.frames().iter().any(unbounded))
+    }
+
+    /// The first event time of what was not looked for by key.
+    pub fn first_beside(&self, found: &[FoundEvents]) -> Result<Option<UtcMicros>, EngineError> {
+        let first = self
+            .tiled()
+            .map(|(windows, _)| windows.first_beside(self, found));
+        let first = first.transpose().map_err(|e| self.view.failed(e))?;
+        Ok(first.flatten().map(UtcMicros))
+    }
+
+    fn tiled(&self) -> Option<(&LiveWindows, &MergedAggregates)> {
+        match &self.view.form {
+            Form::Windowed(windows) => Some((windows, windows.merged()?)),
+            Form::Timestamped(_) => None,
+        }
+    }
+
+    /// Begins to read a distinct key from the tiles of one source; `found`: what
+    /// was found of the source besides. `None`: the view has no tiles.
+    pub fn tiled_key(
+        &self,
+        (source, key): (usize, u32),
+        found: &[FoundEvents],
+        times: (KeyTimes, TileSettings),
+    ) -> Result<Option<TiledKey<'_>>, EngineError> {
+        let begun = self.tiled().map(|(windows, merged)| {
+            TiledKey::new(self, (windows, merged), (source, key), found, times)
+        });
+        begun.transpose().map_err(|e| self.view.failed(e))
+    }
+
+    /// What the partials of a key in each source come to; `times`: those that it
+    /// was read by.
+    pub fn tiled_values(
+        &self,
+        key: u32,
+        partials: &[KeyPartials],
+        times: KeyTimes,
+    ) -> Result<TiledValues, EngineError> {
+        let none = || DataFusionError::Internal("a view without tiles was read by them".into());
+        let (windows, merged) = self
+            .tiled()
+            .ok_or_else(none)
+            .map_err(|e| self.view.failed(e))?;
+        let as_of = (key, self.time.as_of.0);
+        let values = tiles::values(windows.windows(), merged, as_of, times.first.0, partials);
+        values.map_err(|e| self.view.failed(e))
+    }
+
+    /// The values of the features at `projection` in the view's order; `tiled`:
+    /// of keys that were read from tiles.
     pub fn finish(
         self,
         found: &[FoundEvents],
+        tiled: &[TiledValues],
         projection: &[usize],
     ) -> Result<LiveRows, EngineError> {
         let rows = match &self.view.form {
-            Form::Windowed(windows) => windows.values(&self, found, projection),
+            Form::Windowed(windows) => windows.values(&self, found, tiled, projection),
             Form::Timestamped(latest) => latest.values(&self, found, projection),
         };
         rows.map_err(|e| self.view.failed(e))

@@ -407,6 +407,6 @@ fn spec_of(stream: &Stream, keys: &IndexKeys) -> StreamSpec {
         ),
         history: stream.history.is_some(),
         indexes: keys.specs(),
-        tile_sets: Vec::new(),
+        tile_sets: keys.tile_specs(),
     }
 }

@@ -14,7 +14,7 @@ use granary_store::{EntityKeys, OnlineStore, RowReader, RowSink, StoreError};
 use crate::elements::Elements;
 use crate::error::ServingError;
 use crate::keys::RequestRows;
-use crate::live::{LiveFetch, Snapshots};
+use crate::live::{LiveFetch, Snapshots, TileKeeper};
 use crate::plan::{
     ArgumentColumn, ComputeStep, KeyColumn, KeyGroup, Level, OnlineRead, QueryRead, ReadPlan,
 };
@@ -53,6 +53,7 @@ pub(crate) struct Sources<'a> {
     pub cache: &'a QueryCache,
     /// The most events that a read of a live view looks at.
     pub live_events_max: usize,
+    pub tiles: &'a TileKeeper,
 }
 
 /// What each fetch of a plan found, by its number; `None` until its turn.
@@ -152,6 +153,7 @@ async fn fetch_level(
                 sources: &live.sources,
                 projection: &live.projection,
                 events_max: sources.live_events_max,
+                tiles: sources.tiles,
             };
             let fetched = fetch.read(snapshots, (&encoded, &arrays), time).await?;
             found[live.fetch] = Some(fetched);

@@ -27,6 +27,11 @@ const NEWEST_FIRST: usize = 16;
 /// How many times as many are looked at next.
 const NEXT: usize = 8;
 
+mod tiles;
+
+use tiles::HotKey;
+pub(crate) use tiles::TileKeeper;
+
 /// The live views of a state, by name.
 pub(crate) type CompiledViews = BTreeMap<String, Arc<LiveView>>;
 
@@ -126,6 +131,8 @@ struct Source<'p> {
     stream: &'p OpenStream,
     /// The index's position in the stream's spec.
     index: usize,
+    /// The position of the view's tile set there.
+    tiles: Option<usize>,
     projection: &'p [usize],
     snapshot: Arc<dyn EventSnapshot>,
 }
@@ -136,8 +143,9 @@ pub(crate) struct LiveFetch<'p> {
     pub sources: &'p [LiveSourceRead],
     /// Features in the view's order.
     pub projection: &'p [usize],
-    /// The most events that are looked at.
+    /// The most events that are looked at at once.
     pub events_max: usize,
+    pub tiles: &'p TileKeeper,
 }
 
 impl LiveFetch<'_> {
@@ -168,13 +176,16 @@ impl LiveFetch<'_> {
                 place,
                 stream: &source.stream,
                 index: source.index,
+                tiles: source.tiles,
                 projection,
                 snapshot,
             });
         }
-        self.find((&read, needs), keys, &sources, &mut found)
-            .await?;
-        let rows = read.finish(&found, self.projection)?;
+        let hot = self.find((&read, needs), keys, &sources, &mut found);
+        let hot = hot.await?;
+        let tiled = self.tiled(&read, (keys, needs.to), &sources, (&found, &hot));
+        let tiled = tiled.await?;
+        let rows = read.finish(&found, &tiled, self.projection)?;
         Ok(fetched(rows, time.as_of))
     }
 
@@ -207,20 +218,29 @@ impl LiveFetch<'_> {
         )))
     }
 
-    /// Puts what is stored behind what was found besides.
+    /// Puts what is stored behind what was found besides. Gives the keys to read
+    /// from tiles, of which only what those do not give was found.
     async fn find(
         &self,
         (read, needs): (&LiveRead<'_>, NeededEvents),
         keys: &EntityKeys,
         sources: &[Source<'_>],
         found: &mut Vec<FoundEvents>,
-    ) -> Result<(), ServingError> {
+    ) -> Result<Vec<HotKey>, ServingError> {
         let rows = read.key_rows();
         let mut asked: Vec<u32> = (0..rows.len() as u32).collect();
-        let mut limit = match needs.newest_first {
-            true => NEWEST_FIRST,
-            false => usize::MAX,
+        let has_tiles = read.has_tiles() && sources.iter().all(|source| source.tiles.is_some());
+        let tiled_from = self.tiles.settings.events_min.max(1);
+        let mut limit = match (needs.newest_first, has_tiles) {
+            (true, _) => NEWEST_FIRST,
+            (false, true) => tiled_from,
+            (false, false) => usize::MAX,
         };
+        let order = match limit {
+            usize::MAX => ScanOrder::OldestFirst,
+            _ => ScanOrder::NewestFirst,
+        };
+        let mut hot: Vec<HotKey> = Vec::new();
         while !asked.is_empty() {
             let mut oldest: Vec<Option<UtcMicros>> = vec![None; rows.len()];
             for source in sources {
@@ -235,24 +255,34 @@ impl LiveFetch<'_> {
                 });
                 let ranges: Vec<KeyRange<'_>> = ranges.collect();
                 let mut sink = Sink::new(source, limit, &asked, self.events_max);
-                let order = match needs.newest_first {
-                    true => ScanOrder::NewestFirst,
-                    false => ScanOrder::OldestFirst,
-                };
                 let scan = source
                     .snapshot
                     .scan(source.index, order, &ranges, &mut sink);
                 scan.await?;
                 found.push(self.taken(source, sink, &asked, &mut oldest)?);
             }
-            if !needs.newest_first {
+            if limit == usize::MAX {
                 break;
             }
-            asked = read.undecided(found, &oldest)?;
+            let tiled = has_tiles && limit >= tiled_from;
+            if tiled && hot.is_empty() {
+                let undecided = read.undecided(found, &oldest, false)?.into_iter();
+                let sampled = undecided.filter_map(|key| {
+                    let since = needs.to.0.saturating_sub(oldest[key as usize]?.0);
+                    let sample = (limit, since);
+                    Some(HotKey { key, sample })
+                });
+                hot.extend(sampled);
+                if read.is_all_tiled() {
+                    let of_tiles: Vec<u32> = hot.iter().map(|hot| hot.key).collect();
+                    forget(found, &of_tiles);
+                }
+            }
+            asked = read.undecided(found, &oldest, tiled)?;
             forget(found, &asked);
             limit = limit.saturating_mul(NEXT);
         }
-        Ok(())
+        Ok(hot)
     }
 
     fn taken(
@@ -262,12 +292,7 @@ impl LiveFetch<'_> {
         asked: &[u32],
         oldest: &mut [Option<UtcMicros>],
     ) -> Result<FoundEvents, ServingError> {
-        if sink.left == 0 {
-            return Err(ServingError::TooManyEvents {
-                view: self.view.name().to_owned(),
-                bound: self.events_max,
-            });
-        }
+        self.check_bound(sink.left)?;
         for (key, last) in sink.cut {
             let oldest = &mut oldest[key as usize];
             *oldest = Some(oldest.map_or(last, |known| known.max(last)));
@@ -278,6 +303,19 @@ impl LiveFetch<'_> {
             source: source.place,
             keys: Some(keys.collect()),
             events: read.batch,
+        })
+    }
+}
+
+impl LiveFetch<'_> {
+    /// `left`: how many more events could have been looked at.
+    fn check_bound(&self, left: usize) -> Result<(), ServingError> {
+        if left > 0 {
+            return Ok(());
+        }
+        Err(ServingError::TooManyEvents {
+            view: self.view.name().to_owned(),
+            bound: self.events_max,
         })
     }
 }

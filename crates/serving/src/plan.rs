@@ -163,6 +163,8 @@ pub struct LiveSourceRead {
     pub stream: Arc<OpenStream>,
     /// The index's position in the stream's spec.
     pub index: usize,
+    /// The position of the view's tile set there.
+    pub tiles: Option<usize>,
 }
 
 /// One column of the answer.

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use arrow::array::Array;
 use futures::future::join_all;
 use granary_catalog::{Catalog, Snapshot};
-use granary_engine::Engine;
+use granary_engine::{Engine, TileSettings};
 use granary_model::definitions::{Grant, RequestColumns};
 use granary_model::{Caller, Clock, UtcMicros};
 use granary_store::{GenerationId, OnlineStore, OpenStreams, StoreError};
@@ -18,7 +18,7 @@ use crate::assemble::assemble;
 use crate::error::ServingError;
 use crate::fetch::{Sources, fetch};
 use crate::keys::RequestRows;
-use crate::live::LiveViews;
+use crate::live::{LiveViews, TileKeeper};
 use crate::plan::{Pins, ReadPlan};
 use crate::query::QueryViews;
 use crate::query_cache::QueryCache;
@@ -35,8 +35,10 @@ pub struct ServingSettings {
     pub query_cache_bytes_max: u64,
     /// Query look-ups computed side by side.
     pub query_concurrency_max: usize,
-    /// Events of one view that one read looks at.
+    /// Events of one view that one read looks at at once.
     pub live_events_max: usize,
+    /// How keys with many events are read.
+    pub tiles: TileSettings,
     /// Whether a read needs a grant to one of the caller's roles: on the
     /// service, or on each view of a list.
     pub enforce_grants: bool,
@@ -50,6 +52,7 @@ impl Default for ServingSettings {
             query_cache_bytes_max: 256 << 20,
             query_concurrency_max: 16,
             live_events_max: 4_000_000,
+            tiles: TileSettings::default(),
             enforce_grants: false,
         }
     }
@@ -123,6 +126,7 @@ pub struct Reader {
     history: History,
     queries: QueryViews,
     live: LiveViews,
+    tiles: TileKeeper,
     streams: Arc<OpenStreams>,
     cache: QueryCache,
     state: RwLock<Arc<ReadState>>,
@@ -162,6 +166,7 @@ impl Reader {
             history,
             queries,
             live,
+            tiles: TileKeeper::new(settings.tiles),
             streams,
             cache: QueryCache::new(
                 settings.query_cache_bytes_max,
@@ -301,6 +306,7 @@ impl Reader {
             engine: &self.engine,
             cache: &self.cache,
             live_events_max: self.settings.live_events_max,
+            tiles: &self.tiles,
         };
         let fetched = fetch(sources, &plan, (&rows, events), time).await?;
         Ok(ReadResponse {

@@ -13,7 +13,7 @@ use granary_ingest::{
 };
 use granary_model::{Clock, SourceFile, parse_file};
 use granary_serving::{Reader, ServingSettings};
-use granary_store::{EmbeddedSettings, EmbeddedStore, MemoryEventStore, OnlineStore};
+use granary_store::{EmbeddedSettings, EmbeddedStore, EventStore, MemoryEventStore, OnlineStore};
 use url::Url;
 
 /// Any error: tests and benchmarks only report it.
@@ -27,17 +27,27 @@ pub struct TestProject {
     pub engine: Engine,
     pub catalog: Catalog,
     pub store: Arc<dyn OnlineStore>,
-    /// Events in memory.
     pub streams: Arc<Streams>,
     pub clock: Arc<dyn Clock>,
 }
 
 impl TestProject {
-    /// Opens, or begins, a project.
+    /// Opens, or begins, a project, with events in memory.
     pub fn open(
         folder: &Path,
         settings: EngineSettings,
         clock: Arc<dyn Clock>,
+    ) -> Result<Self, BoxError> {
+        let events = Arc::new(MemoryEventStore::new(clock.clone()));
+        Self::over(folder, settings, clock, events)
+    }
+
+    /// Opens, or begins, a project over a store of events.
+    pub fn over(
+        folder: &Path,
+        settings: EngineSettings,
+        clock: Arc<dyn Clock>,
+        events: Arc<dyn EventStore>,
     ) -> Result<Self, BoxError> {
         let folder = folder.canonicalize()?;
         let root = folder.join(".granary");
@@ -49,7 +59,6 @@ impl TestProject {
             Arc::new(move |_url| Ok(local.clone()))
         };
         let path = object_store::path::Path::from_absolute_path(&root)?;
-        let events = Arc::new(MemoryEventStore::new(clock.clone()));
         let streams = Streams::over(events, StreamSettings::default(), clock.clone());
         let source = Arc::new(OpenEvents(streams.opened().clone()));
         let engine = Engine::new(settings, url, folder.clone(), stores, clock.clone())?;

@@ -7,12 +7,16 @@
 use granary_model::{Interval, UtcMicros};
 
 use super::LiveTime;
-use crate::asof::{AsOfWindowSpec, Frame, FrameBounds};
+use crate::asof::{AsOfWindowSpec, Frame, FrameBounds, WindowAggregate};
 use crate::retention::Retention;
 
-/// What the frames of a view need, each of them.
+/// What some aggregates of a view need, each of their frames.
 #[derive(Debug)]
-pub(super) struct Needed(Vec<FrameNeeds>);
+pub(super) struct Needed {
+    frames: Vec<FrameNeeds>,
+    /// Some frame needs all events.
+    whole: bool,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FrameNeeds {
@@ -84,26 +88,43 @@ pub(super) fn retention(spec: &AsOfWindowSpec, newest: impl Fn(usize) -> Retenti
 }
 
 impl Needed {
-    /// `None` where the newest events do not tell: some frame needs all, or
-    /// which rows there are depends on t.
-    pub(super) fn of(spec: &AsOfWindowSpec) -> Option<Self> {
+    /// Of the aggregates at the places that are `asked`.
+    pub(super) fn of(spec: &AsOfWindowSpec, asked: impl Fn(usize) -> bool) -> Self {
         let sets = spec.sets.iter();
-        let aggregates = sets.flat_map(|set| &set.aggregates);
-        let needs = aggregates.map(|aggregate| FrameNeeds::of(&aggregate.frame));
-        let mut needs = needs.collect::<Option<Vec<_>>>()?;
-        // Else one scan of a time is less work.
-        let counts = needs.iter().any(|frame| frame.newest.is_some());
-        let plain = spec.sets.iter().all(|set| set.filter.is_none());
-        needs.dedup();
-        (counts && plain).then_some(Self(needs))
+        let frames = sets.flat_map(|set| {
+            let needs = |a: &WindowAggregate| match (FrameNeeds::of(&a.frame), &set.filter) {
+                (Some(needs), None) => Some(needs),
+                // Which rows count is not known of the newest.
+                (Some(needs), Some(_)) => needs.since.map(|_| FrameNeeds {
+                    newest: None,
+                    ..needs
+                }),
+                (None, _) => None,
+            };
+            set.aggregates.iter().map(needs).collect::<Vec<_>>()
+        });
+        let frames = frames.enumerate().filter(|(place, _)| asked(*place));
+        let frames: Vec<Option<FrameNeeds>> = frames.map(|(_, needs)| needs).collect();
+        let whole = frames.iter().any(Option::is_none);
+        let mut frames: Vec<FrameNeeds> = frames.into_iter().flatten().collect();
+        frames.dedup();
+        Self { frames, whole }
+    }
+
+    pub(super) fn nothing(&self) -> bool {
+        self.frames.is_empty() && !self.whole
+    }
+
+    /// Whether the newest few may do. Else one scan of a time is less work.
+    pub(super) fn newest_may_do(&self) -> bool {
+        !self.whole && self.frames.iter().any(|frame| frame.newest.is_some())
     }
 
     /// Whether a key is decided by its rows of these times, where events at or
     /// before `oldest` may not have been found.
     pub(super) fn are_met(&self, time: LiveTime, times: &[i64], oldest: UtcMicros) -> bool {
-        self.0
-            .iter()
-            .all(|frame| frame.are_met(time, times, oldest.0))
+        let met = |frame: &FrameNeeds| frame.are_met(time, times, oldest.0);
+        !self.whole && self.frames.iter().all(met)
     }
 }
 

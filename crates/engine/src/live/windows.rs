@@ -1,8 +1,10 @@
 //! A windowed view as of a read: its query's aggregates over the events found.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, TimestampMicrosecondArray};
+use arrow::compute::interleave;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::error::Result;
@@ -14,8 +16,9 @@ use granary_model::types::UTC;
 use granary_model::{FeatureStatus, FeatureView, UtcMicros};
 
 use super::newest::{self, Needed};
+use super::tiles::TiledValues;
 use super::{FoundEvents, LiveRead, LiveRows, LiveTime};
-use crate::asof::{AsOfWindows, GroupedEvents, event_schema};
+use crate::asof::{AsOfWindows, GroupedEvents, MergedAggregates, event_schema};
 use crate::engine::physical_expr;
 use crate::offline::read::time_scalar;
 use crate::retention::Retention;
@@ -27,8 +30,9 @@ use crate::windowed::{Seen, SharedWindows, SpineKeys, WindowedQuery, WindowedVie
 pub(super) struct LiveWindows {
     /// As of t. What is read strictly before t was found so.
     windows: AsOfWindows,
-    /// Where the newest events may do.
-    needed: Option<Needed>,
+    needed: Needed,
+    /// What tiles give, and what the other aggregates need.
+    merged: Option<(MergedAggregates, Needed)>,
     /// The key columns of events.
     keys: Vec<Arc<dyn PhysicalExpr>>,
     /// The features, over the aggregates and t.
@@ -76,13 +80,42 @@ impl LiveWindows {
                 physical_expr(state, output, &schema)
             });
         let this = Self {
-            needed: Needed::of(spec),
+            needed: Needed::of(spec, |_| true),
+            merged: None,
             keys: spec.on.iter().map(|(_, event)| event.clone()).collect(),
             outputs: outputs.collect::<Result<_>>()?,
             windows,
             aggregated,
         };
         Ok((this, scan.rows))
+    }
+
+    /// Finds the aggregates that tiles can give; `ordered`: of all streams
+    /// together in the order of their events. Whether there are any.
+    pub(super) fn merge(&mut self, ordered: bool) -> Result<bool> {
+        let merged = self.windows.merged(ordered)?.map(|merged| {
+            let of_tiles: BTreeSet<usize> = merged.outputs().collect();
+            let others = Needed::of(self.windows.spec(), |place| !of_tiles.contains(&place));
+            (merged, others)
+        });
+        self.merged = merged;
+        Ok(self.merged.is_some())
+    }
+
+    pub(super) fn windows(&self) -> &AsOfWindows {
+        &self.windows
+    }
+
+    /// What tiles give.
+    pub(super) fn merged(&self) -> Option<&MergedAggregates> {
+        self.merged.as_ref().map(|(merged, _)| merged)
+    }
+
+    /// Whether tiles give every aggregate.
+    pub(super) fn is_all_merged(&self) -> bool {
+        self.merged
+            .as_ref()
+            .is_some_and(|(_, others)| others.nothing())
     }
 
     /// The first event time that a frame can reach.
@@ -96,7 +129,7 @@ impl LiveWindows {
     }
 
     pub(super) fn newest_may_do(&self) -> bool {
-        self.needed.is_some()
+        self.needed.newest_may_do()
     }
 
     /// The keys that older events may decide, see [`LiveRead::undecided`].
@@ -105,9 +138,11 @@ impl LiveWindows {
         read: &LiveRead<'_>,
         found: &[FoundEvents],
         oldest: &[Option<UtcMicros>],
+        tiled: bool,
     ) -> Result<Vec<u32>> {
-        let Some(needed) = &self.needed else {
-            return Ok(Vec::new());
+        let needed = match &self.merged {
+            Some((_, others)) if tiled => others,
+            _ => &self.needed,
         };
         let mut times: Vec<Vec<i64>> = vec![Vec::new(); oldest.len()];
         for GroupedEvents { events, groups } in self.grouped(read, found)? {
@@ -125,7 +160,27 @@ impl LiveWindows {
         Ok(open.map(|(key, _)| key as u32).collect())
     }
 
-    fn grouped(&self, read: &LiveRead<'_>, found: &[FoundEvents]) -> Result<Vec<GroupedEvents>> {
+    /// The first event time of what was not looked for by key.
+    pub(super) fn first_beside(
+        &self,
+        read: &LiveRead<'_>,
+        found: &[FoundEvents],
+    ) -> Result<Option<i64>> {
+        let beside = found.iter().filter(|found| found.keys.is_none());
+        let beside: Vec<FoundEvents> = beside.cloned().collect();
+        let mut first = None;
+        for grouped in self.grouped(read, &beside)? {
+            let times = self.windows.times(&grouped.events)?;
+            first = arrow::compute::min(&times).into_iter().chain(first).min();
+        }
+        Ok(first)
+    }
+
+    pub(super) fn grouped(
+        &self,
+        read: &LiveRead<'_>,
+        found: &[FoundEvents],
+    ) -> Result<Vec<GroupedEvents>> {
         let keys = |rows: &RecordBatch| {
             let keys = self.keys.iter();
             keys.map(|key| key.evaluate(rows)?.into_array(rows.num_rows()))
@@ -144,10 +199,12 @@ impl LiveWindows {
         &self,
         read: &LiveRead<'_>,
         found: &[FoundEvents],
+        tiled: &[TiledValues],
         projection: &[usize],
     ) -> Result<LiveRows> {
         let grouped = self.grouped(read, found)?;
         let mut columns = self.windows.evaluate(&read.spine, &grouped)?;
+        put_tiled(&mut columns, read, tiled)?;
         let rows = read.spine.row_count();
         let t = TimestampMicrosecondArray::from_value(read.time.as_of.0, rows).with_timezone(UTC);
         columns.push(Arc::new(t));
@@ -168,6 +225,33 @@ impl LiveWindows {
             event_times: None,
         })
     }
+}
+
+/// Puts what tiles gave in the place of what the events found gave.
+fn put_tiled(columns: &mut [ArrayRef], read: &LiveRead<'_>, tiled: &[TiledValues]) -> Result<()> {
+    let mut of_columns: BTreeMap<usize, Vec<(u32, &ArrayRef)>> = BTreeMap::new();
+    for of_key in tiled {
+        for (place, value) in &of_key.values {
+            of_columns
+                .entry(*place)
+                .or_default()
+                .push((of_key.key, value));
+        }
+    }
+    for (place, values) in of_columns {
+        let column = &mut columns[place];
+        let mut places: Vec<(usize, usize)> = (0..column.len()).map(|row| (0, row)).collect();
+        let mut parts: Vec<&dyn Array> = vec![column.as_ref()];
+        for (key, value) in values {
+            for row in &read.spine.rows()[read.spine.positions(key)] {
+                places[*row as usize] = (parts.len(), 0);
+            }
+            parts.push(value.as_ref());
+        }
+        let merged = interleave(&parts, &places)?;
+        *column = merged;
+    }
+    Ok(())
 }
 
 /// What an expression makes of no aggregates, as `coalesce(.., 0)` may, is not

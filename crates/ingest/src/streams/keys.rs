@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
-use granary_engine::{EventIndex, StreamNeeds};
-use granary_store::events::{EventRef, IndexSpec, KeyOf};
+use granary_engine::{EventIndex, StreamNeeds, TileSet};
+use granary_store::events::{EventRef, IndexSpec, KeyOf, TileSetSpec};
 use granary_store::{EntityKeys, EventRows, StoreError, StreamLayout};
 
 /// The indexes of a stream, in the order of its spec.
@@ -14,6 +14,7 @@ pub(super) struct IndexKeys {
     stream: String,
     layout: StreamLayout,
     indexes: Vec<Arc<EventIndex>>,
+    tile_sets: Vec<TileSet>,
 }
 
 /// Of each row its keys in each index.
@@ -25,12 +26,26 @@ impl IndexKeys {
             stream: stream.to_owned(),
             layout,
             indexes: needs.map(|needs| needs.indexes.clone()).unwrap_or_default(),
+            tile_sets: needs
+                .map(|needs| needs.tile_sets.clone())
+                .unwrap_or_default(),
         }
     }
 
     pub(super) fn specs(&self) -> Vec<IndexSpec> {
         let names = self.indexes.iter().map(|index| index.name.clone());
         names.map(|name| IndexSpec { name }).collect()
+    }
+
+    /// The tiles of what the indexes file.
+    pub(super) fn tile_specs(&self) -> Vec<TileSetSpec> {
+        let specs = self.tile_sets.iter().cloned().map(|set| TileSetSpec {
+            name: set.name,
+            version: set.version,
+            index: set.index,
+            spans: set.spans,
+        });
+        specs.collect()
     }
 
     /// `rows`: the stream's columns. Of a row whose keys cannot be computed the

@@ -153,6 +153,10 @@ impl<'a> Compiler<'a> {
             let index = stream.and_then(|s| s.events.spec().index(&source.index().name));
             match (stream, index) {
                 (Some(stream), Some(index)) => Ok(LiveSourceRead {
+                    tiles: source.tiles().and_then(|set| {
+                        let spec = stream.events.spec();
+                        spec.tile_set(&set.name, set.version)
+                    }),
                     stream: Arc::clone(stream),
                     index,
                 }),

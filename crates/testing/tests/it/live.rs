@@ -2,6 +2,8 @@
 //! several keys, several streams may be one relation. What is read right after
 //! a push is what the training set says.
 
+mod tiles;
+
 use std::path::Path;
 use std::sync::Arc;
 

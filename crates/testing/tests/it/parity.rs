@@ -15,12 +15,13 @@ use std::sync::Arc;
 use granary_engine::EngineSettings;
 use granary_ingest::MaterializeRequest;
 use granary_model::{FeatureView, ManualClock, UtcMicros, ViewKind};
+use granary_serving::ServingSettings;
 use granary_testing::TestProject;
 use proptest::prelude::*;
 
 use crate::lender::project::{adapter, definitions};
 use crate::lender::raw;
-use compare::{Counts, Parity};
+use compare::{Counts, Parity, tiled};
 
 /// A project whose clock stands beyond every T.
 fn project(folder: &Path) -> TestProject {
@@ -189,10 +190,12 @@ proptest! {
             for batch in random::batches(&case.events) {
                 project.streams.push("events", &batch).await.unwrap();
                 for t in case.times() {
-                    let parity = Parity::as_of(&project, t).await;
-                    for view in snapshot.definitions.feature_views.values() {
-                        assert!(view.live);
-                        parity.compare(view, &random::keys(view), &mut counts).await;
+                    for settings in [ServingSettings::default(), tiled()] {
+                        let parity = Parity::with(&project, t, settings).await;
+                        for view in snapshot.definitions.feature_views.values() {
+                            assert!(view.live);
+                            parity.compare(view, &random::keys(view), &mut counts).await;
+                        }
                     }
                 }
             }

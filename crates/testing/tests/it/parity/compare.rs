@@ -6,7 +6,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringAr
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Schema};
 use futures::TryStreamExt;
-use granary_engine::{Spine, TrainingOptions, TrainingRequest};
+use granary_engine::{Spine, TileSettings, TrainingOptions, TrainingRequest};
 use granary_model::definitions::Column;
 use granary_model::{Caller, FeatureStatus, FeatureView, UtcMicros, json};
 use granary_serving::plan::list_as_service;
@@ -26,6 +26,19 @@ pub struct Counts {
     pub differences: Vec<String>,
 }
 
+/// Reads any key with more than an event or two from tiles, and keeps them all.
+pub fn tiled() -> ServingSettings {
+    ServingSettings {
+        tiles: TileSettings {
+            events_min: 2,
+            tile_events_min: 1,
+            tile_events_max: 4,
+            edge_events_max: 2,
+        },
+        ..ServingSettings::default()
+    }
+}
+
 /// Compares what is online with what was the case as of T.
 pub struct Parity<'a> {
     project: &'a TestProject,
@@ -35,7 +48,11 @@ pub struct Parity<'a> {
 
 impl<'a> Parity<'a> {
     pub async fn as_of(project: &'a TestProject, t: UtcMicros) -> Self {
-        let reader = project.reader(ServingSettings::default()).await.unwrap();
+        Self::with(project, t, ServingSettings::default()).await
+    }
+
+    pub async fn with(project: &'a TestProject, t: UtcMicros, settings: ServingSettings) -> Self {
+        let reader = project.reader(settings).await.unwrap();
         Self { project, reader, t }
     }
 

@@ -20,7 +20,7 @@ use granary_testing::TestProject;
 use parquet::arrow::ArrowWriter;
 use proptest::prelude::*;
 
-use super::compare::equal;
+use super::compare::{equal, tiled};
 use super::{project, random};
 
 /// One key, that of an event, or another where the event has none.
@@ -174,7 +174,7 @@ proptest! {
             let project = project(folder.path());
             let sql = case.stream_sql(&clauses());
             let views = views(&project, &sql).await;
-            let reader = project.reader(ServingSettings::default()).await.unwrap();
+            let reader = project.reader(tiled()).await.unwrap();
             for batch in random::batches(&case.events) {
                 let (bulk, single) = (batch.num_rows() * 3 / 4, batch.num_rows());
                 project.streams.push("events", &batch.slice(0, bulk)).await.unwrap();
