@@ -8,6 +8,7 @@
 pub(crate) mod compare;
 mod random;
 mod requests;
+mod restarts;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -69,7 +69,7 @@ fn same(a: &[FeatureColumn], b: &[FeatureColumn], told: &str) {
 }
 
 /// The columns of the stream by which events are told apart.
-const DEDUPLICATE: [&str; 5] = ["id", "at", "shop", "n", "tag"];
+pub(super) const DEDUPLICATE: [&str; 5] = ["id", "at", "shop", "n", "tag"];
 
 fn can_be_told_apart(event: &RecordBatch) -> bool {
     let columns = DEDUPLICATE
@@ -78,7 +78,8 @@ fn can_be_told_apart(event: &RecordBatch) -> bool {
     columns.into_iter().all(|column| column.is_valid(0))
 }
 
-fn clauses() -> String {
+/// Of the stream.
+pub(super) fn clauses() -> String {
     format!(" DEDUPLICATE BY ({})", DEDUPLICATE.join(", "))
 }
 
