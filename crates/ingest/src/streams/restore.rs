@@ -63,9 +63,9 @@ impl Streams {
         let mut restored = 0;
         if writer.stream.definition.history.is_some() {
             let since = self.since(&needed, &state);
-            // Events that were never here may be of any time.
-            let trimmed = state.trimmed_before;
-            let missing = (since, trimmed.filter(|_| whole != Retention::nothing()));
+            // What the store is whole for is here. What lies before that may have
+            // gone, or went to the history alone when nothing needed it.
+            let missing = (since, self.since(&whole, &state));
             restored = writer.put_back(self.engine()?, missing, since).await?;
         }
         writer.note_whole(&needed, noted).await?;
@@ -98,7 +98,7 @@ impl Streams {
         writer.note_whole(&still, noted).await
     }
 
-    /// From when on events are needed; `None`: all.
+    /// From when on events are needed; `None`: all, or nobody can say.
     fn since(&self, needed: &Retention, state: &StreamState) -> Option<UtcMicros> {
         let Retention::Bounded(bounds) = needed else {
             return None;

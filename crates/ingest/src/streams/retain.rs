@@ -134,26 +134,25 @@ impl Streams {
         }
     }
 
-    /// What may go now; `None` where nobody knows.
+    /// What may go now; `None` where nothing may, or nobody knows.
     async fn policy(&self, writer: &Writer) -> Result<Option<TrimPolicy>, IngestError> {
         if self.needs_are_unknown() {
             return Ok(None);
         }
         let events = &writer.stream.events;
         let newest = events.snapshot().await?.state().newest_event_time;
-        let mut policy = TrimPolicy {
-            older_than: UtcMicros::MIN,
-            keep_newest: Vec::new(),
-        };
         let retention = self.retention(&writer.stream.definition);
         if !writer.may_trim_to(&retention).await? {
             return Ok(None);
         }
         let (Some(newest), Retention::Bounded(bounds)) = (newest, &retention) else {
-            return Ok(Some(policy));
+            return Ok(None);
         };
         let oldest = retention.oldest(newest).unwrap_or(newest);
-        policy.older_than = self.less_future(oldest);
+        let mut policy = TrimPolicy {
+            older_than: self.less_future(oldest),
+            keep_newest: Vec::new(),
+        };
         let indexes = &events.spec().indexes;
         for (index, newest) in &bounds.newest {
             // An index that is not there yet: what it needs is not known.

@@ -109,6 +109,36 @@ async fn older_events_of_a_live_window_are_kept_as_well() {
     );
 }
 
+/// Whatever was trimmed before they came.
+#[tokio::test]
+async fn older_events_that_nothing_needed_are_there_for_a_longer_window() {
+    for first_trim in [None, Some(3), Some(20)] {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(folder.path(), exact()).await;
+        match first_trim {
+            // Of an empty store.
+            None => home.need(3).await,
+            Some(days) => {
+                week(&home).await;
+                home.need(days).await;
+                let needs = Retention::range(granary_model::Interval {
+                    days: 3,
+                    ..granary_model::Interval::ZERO
+                });
+                home.streams
+                    .retain(BTreeMap::from([(STREAM.to_owned(), needs)]));
+            }
+        }
+        home.push(&["new"], NOW).await;
+        home.push_history(&[batch(&["older"], NOW - 9 * DAY)]).await;
+        home.need(12).await;
+        let (kept, needed) = home.kept_and_needed(12).await;
+        assert!(needed.contains(&"older".to_owned()), "{needed:?}");
+        let missing: Vec<_> = needed.iter().filter(|id| !kept.contains(id)).collect();
+        assert!(missing.is_empty(), "{missing:?} after {first_trim:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_lost_event_store_goes_on_behind_its_history() {
     let folder = tempfile::tempdir().unwrap();
