@@ -9,6 +9,7 @@ use granary_model::UtcMicros;
 use granary_model::definitions::Column;
 use granary_store::events::{Appended, ConsumerOffset, EventBatch, NewEvent};
 
+use super::restore::OWN_NAMES;
 use super::rows::{TakenTimes, Verdict};
 use super::{Streams, Writer};
 use crate::error::IngestError;
@@ -43,8 +44,14 @@ impl Intake {
         &self.writer.stream.definition.columns
     }
 
-    /// What is stored of a consumer now.
+    /// What is stored of a consumer now; `IngestError::Refused` for a name under
+    /// which Granary notes things of its own.
     pub(crate) async fn offset(&self, consumer: &str) -> Result<Option<Bytes>, IngestError> {
+        if consumer.starts_with(OWN_NAMES) {
+            return Err(IngestError::Refused(format!(
+                "consumer {consumer}: names that begin with {OWN_NAMES} are Granary's own"
+            )));
+        }
         let snapshot = self.writer.stream.events.snapshot().await?;
         Ok(snapshot.consumer_offset(consumer).await?)
     }

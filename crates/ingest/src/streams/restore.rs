@@ -36,6 +36,8 @@ use super::rows::TakenTimes;
 use super::{Streams, Writer};
 use crate::error::IngestError;
 
+/// What is noted beside the events by Granary itself has names that begin so.
+pub(super) const OWN_NAMES: &str = "granary/";
 /// What the store is whole for, as JSON.
 const WHOLE: &str = "granary/whole";
 /// Put back at once.

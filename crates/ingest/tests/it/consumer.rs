@@ -209,3 +209,21 @@ async fn a_consumer_does_not_take_the_position_of_another_log() {
     let error = Consumer::new(other, streams, log).run().await.to_string();
     assert!(error.contains("needs another name"), "{error}");
 }
+
+#[tokio::test]
+async fn a_consumer_does_not_take_the_name_of_a_note() {
+    let folder = tempfile::tempdir().unwrap();
+    let streams = open(folder.path()).await;
+    let taken = ConsumeSettings {
+        consumer: "granary/whole".into(),
+        ..settings()
+    };
+    let log = Box::new(ListLog {
+        payloads: vec![json("a")],
+        next: 0,
+    });
+    let error = Consumer::new(taken, Arc::clone(&streams), log).run().await;
+    let told = "consumer granary/whole: names that begin with granary/ are Granary's own";
+    assert_eq!(error.to_string(), told);
+    assert!(ids(&streams).await.is_empty());
+}
