@@ -1,4 +1,4 @@
-//! Streams: pushing events, what is known of them, and reading them whole.
+//! Streams: pushing events and older ones, what is known of them, and reading them whole.
 
 use std::fmt;
 
@@ -97,6 +97,18 @@ impl PushAnswer {
     }
 }
 
+/// What became of a call of older events.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HistoryAnswer {
+    /// Rows that are in the history now.
+    pub added: u64,
+    /// Rows that were there, or came earlier in the call.
+    pub duplicates: u64,
+    pub refused: u64,
+    /// Positions of refused rows in the call, and why: the first of them.
+    pub reasons: Vec<(usize, String)>,
+}
+
 /// What is known of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamInfo {
@@ -147,6 +159,34 @@ impl Client {
             }
         });
         Ok(answers.boxed())
+    }
+
+    /// Takes older events of another system into the history of a stream, all in
+    /// one commit: rows of its columns, and perhaps `_created`. What was not
+    /// answered may be sent again.
+    pub async fn push_history(
+        &self,
+        stream: &str,
+        batches: &[RecordBatch],
+    ) -> Result<HistoryAnswer, ClientError> {
+        let request = |rows: &RecordBatch| {
+            let arrow_ipc = columns::encode_ipc(rows).map_err(ClientError::request)?;
+            let stream = stream.to_owned();
+            Ok::<_, ClientError>(pb::PushHistoryRequest { stream, arrow_ipc })
+        };
+        let requests = batches.iter().map(request);
+        let requests: Vec<_> = requests.collect::<Result<_, _>>()?;
+        let request = self.named(stream::iter(requests));
+        let mut answers = self.streams().push_history(request).await?.into_inner();
+        let answer = answers.message().await?;
+        let answer = answer.ok_or_else(|| ClientError::Answer("none was given".into()))?;
+        let reasons = answer.refused_rows.into_iter();
+        Ok(HistoryAnswer {
+            added: answer.added,
+            duplicates: answer.duplicates,
+            refused: answer.refused,
+            reasons: reasons.map(|r| (r.row as usize, r.reason)).collect(),
+        })
     }
 
     /// The events of a stream that are acknowledged now and not in its history,

@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use granary_model::ErrorKind;
 use granary_proto as pb;
 use tokio::sync::Semaphore;
@@ -63,7 +63,24 @@ impl Items {
             .take_until(self.closing.cancelled_owned())
             .map_ok(move |request| answer(request).map(Ok).boxed())
             .try_buffered(ahead)
-            .chain(futures::stream::once(farewell).filter_map(async |last| last))
+            .chain(stream::once(farewell).filter_map(async |last| last))
+            .boxed()
+    }
+
+    /// Answers for as long as the server runs; its end is told.
+    pub fn until_closing<A: Send + 'static>(
+        &self,
+        answers: impl Stream<Item = Result<A, Status>> + Send + 'static,
+    ) -> BoxStream<'static, Result<A, Status>> {
+        let closed = self.closing.clone();
+        let farewell = stream::once(async move {
+            let message = "the server is shutting down; ask again".to_owned();
+            let closed = closed.is_cancelled();
+            closed.then(|| Err(status(ErrorKind::Unavailable, message)))
+        });
+        answers
+            .take_until(self.closing.clone().cancelled_owned())
+            .chain(farewell.filter_map(async |last| last))
             .boxed()
     }
 

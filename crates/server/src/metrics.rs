@@ -30,12 +30,13 @@ pub(crate) enum Rpc {
     GetHistorical,
     Push,
     PushStream,
+    PushHistory,
     Scan,
     ListStreams,
 }
 
 impl Rpc {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::GetFeatures,
         Self::StreamFeatures,
         Self::ListObjects,
@@ -45,6 +46,7 @@ impl Rpc {
         Self::GetHistorical,
         Self::Push,
         Self::PushStream,
+        Self::PushHistory,
         Self::Scan,
         Self::ListStreams,
     ];
@@ -65,6 +67,7 @@ impl Rpc {
             Self::GetHistorical => "/granary.v1.Historical/GetHistorical",
             Self::Push => "/granary.v1.Streams/Push",
             Self::PushStream => "/granary.v1.Streams/PushStream",
+            Self::PushHistory => "/granary.v1.Streams/PushHistory",
             Self::Scan => "/granary.v1.Streams/Scan",
             Self::ListStreams => "/granary.v1.Streams/ListStreams",
         }

@@ -205,6 +205,7 @@ fn grpc(
     let pushes = StreamsRpc {
         streams: Arc::clone(&components.streams),
         items,
+        history: Arc::default(),
     };
     let materialization = MaterializationRpc {
         runs: Arc::new(runs(components, settings, metrics, closing)),

@@ -35,6 +35,10 @@ pub struct ServerSettings {
     /// The longest spine of a training set, which is kept on disk meanwhile.
     #[serde(with = "granary_model::bytes")]
     pub spine_bytes_max: u64,
+    /// The most that one call brings of a stream's older events, which are held in
+    /// memory until they are in its history.
+    #[serde(with = "granary_model::bytes")]
+    pub history_bytes_max: u64,
     /// How long a shutdown waits for reads under way.
     pub shutdown_seconds_max: u64,
     /// The roles of each caller, by its name: what grants are compared with.
@@ -57,6 +61,7 @@ impl Default for ServerSettings {
             materializations_kept: 100,
             concurrent_training_sets_max: 2,
             spine_bytes_max: 8 << 30,
+            history_bytes_max: 256 << 20,
             shutdown_seconds_max: 30,
             roles: BTreeMap::new(),
         }

@@ -2,9 +2,12 @@
 //!
 //! The rows of a push become one batch of Arrow columns, which
 //! [`granary_ingest::Streams`] looks at row by row. A scan sends batches as they
-//! are read, no faster than they are taken.
+//! are read, no faster than they are taken. Older events: `streams/history.rs`.
+
+mod history;
 
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,7 +15,7 @@ use arrow::array::RecordBatch;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use granary_engine::{EngineError, StreamEvents, StreamSource};
 use granary_ingest::{IngestError, OpenEvents, Pushed, Streams};
 use granary_model::definitions::Stream;
@@ -21,8 +24,10 @@ use granary_proto as pb;
 use granary_proto::columns;
 use granary_proto::push_stream_response::Answer;
 use granary_proto::streams_server;
+use tokio::sync::Mutex;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::edge::panicked;
 use crate::items::Items;
 use crate::status::{IntoStatus, status};
 
@@ -33,6 +38,8 @@ const MESSAGE_BYTES: usize = 1 << 20;
 pub(crate) struct StreamsRpc {
     pub streams: Arc<Streams>,
     pub items: Items,
+    /// Held by a call that brings older events.
+    pub history: Arc<Mutex<()>>,
 }
 
 #[tonic::async_trait]
@@ -61,6 +68,22 @@ impl streams_server::Streams for StreamsRpc {
         Ok(Response::new(answers.boxed()))
     }
 
+    type PushHistoryStream = BoxStream<'static, Result<pb::PushHistoryResponse, Status>>;
+
+    async fn push_history(
+        &self,
+        request: Request<Streaming<pb::PushHistoryRequest>>,
+    ) -> Result<Response<Self::PushHistoryStream>, Status> {
+        let open = self.items.open()?;
+        let taken = self.clone().take_history(request.into_inner());
+        let taken = AssertUnwindSafe(taken).catch_unwind();
+        let answer = stream::once(async move {
+            let _held = open;
+            taken.await.unwrap_or_else(|_| Err(panicked()))
+        });
+        Ok(Response::new(self.items.until_closing(answer)))
+    }
+
     type ScanStream = BoxStream<'static, Result<pb::ScanResponse, Status>>;
 
     async fn scan(
@@ -75,18 +98,9 @@ impl streams_server::Streams for StreamsRpc {
         let source = OpenEvents(Arc::clone(self.streams.opened()));
         let events = source.scan(&stream, &projection).await.map_err(refused)?;
         let parts = parts(&stream, &projection, events)?;
-        let closed = self.items.closing.clone();
-        let farewell = stream::once(async move {
-            let message = "the server is shutting down; ask again".to_owned();
-            let closed = closed.is_cancelled();
-            closed.then(|| Err(status(ErrorKind::Unavailable, message)))
+        let parts = self.items.until_closing(parts).inspect(move |_| {
+            let _held = &open;
         });
-        let parts = parts
-            .take_until(self.items.closing.clone().cancelled_owned())
-            .chain(farewell.filter_map(async |last| last))
-            .inspect(move |_| {
-                let _held = &open;
-            });
         Ok(Response::new(parts.boxed()))
     }
 
@@ -196,10 +210,7 @@ fn encode(pushed: &[Pushed], ids: bool) -> pb::PushResponse {
             }
             Pushed::Refused(reason) => {
                 answer.refused += 1;
-                answer.refused_rows.push(pb::RefusedRow {
-                    row: u32::try_from(row).unwrap_or(u32::MAX),
-                    reason: reason.clone(),
-                });
+                answer.refused_rows.push(refused_row(row, reason.clone()));
                 None
             }
         };
@@ -210,6 +221,13 @@ fn encode(pushed: &[Pushed], ids: bool) -> pb::PushResponse {
         }
     }
     answer
+}
+
+fn refused_row(row: usize, reason: String) -> pb::RefusedRow {
+    pb::RefusedRow {
+        row: u32::try_from(row).unwrap_or(u32::MAX),
+        reason,
+    }
 }
 
 /// Positions of columns in the stream's relation.

@@ -79,6 +79,7 @@ impl Streams {
             return Err(IngestError::Refused(reason));
         }
         let (mut events, mut pushed) = (Vec::new(), HistoryPushed::default());
+        let latest = self.latest();
         let mut first = 0;
         for batch in batches {
             let (created, batch) = split_created(batch)?;
@@ -86,19 +87,24 @@ impl Streams {
                 events: taken,
                 verdicts,
                 ..
-            } = writer
-                .codec
-                .check(&batch, TakenTimes::up_to(self.latest()))?;
+            } = writer.codec.check(&batch, TakenTimes::up_to(latest))?;
             let mut taken = taken.into_iter();
             for (row, verdict) in verdicts.into_iter().enumerate() {
-                match verdict {
-                    Verdict::Refused(reason) => pushed.refused.push((first + row, reason)),
-                    Verdict::Taken | Verdict::Late(_) => events.extend(taken.next().map(|event| {
-                        let created = created.get(row).copied().flatten();
-                        OlderEvent {
-                            created_time: created.unwrap_or(event.event_time),
-                            event,
-                        }
+                let event = match verdict {
+                    Verdict::Refused(reason) => {
+                        pushed.refused.push((first + row, reason));
+                        continue;
+                    }
+                    Verdict::Taken | Verdict::Late(_) => taken.next(),
+                };
+                match created.get(row).copied().flatten() {
+                    Some(time) if time > latest => pushed.refused.push((
+                        first + row,
+                        format!("_created is {time}, {latest} is the latest taken now"),
+                    )),
+                    created => events.extend(event.map(|event| OlderEvent {
+                        created_time: created.unwrap_or(event.event_time),
+                        event,
                     })),
                 }
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::TimestampMicrosecondArray;
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use futures::{StreamExt, TryStreamExt, stream};
-use granary_client::{Client, Push, PushAnswer};
+use granary_client::{Client, HistoryAnswer, Push, PushAnswer};
 use granary_model::definitions::{Annotations, Column, Definitions, Stream};
 use granary_model::fingerprint::Fingerprint;
 use granary_model::{ErrorKind, FeatureType};
@@ -229,6 +229,61 @@ async fn a_scan_gives_the_columns_that_are_asked_for() {
     assert!(error.contains("did you mean \"amount\"?"), "{error}");
     let unknown = client.scan_stream("nothing", Vec::new()).await.err();
     assert_eq!(unknown.unwrap().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn older_events_come_in_one_call_into_the_history() {
+    let project = MemoryProject::new();
+    let mut definitions = with_stream(small_definitions());
+    for stream in definitions.streams.values_mut() {
+        stream.history = Some("card_history".into());
+    }
+    project.commit(definitions).await;
+    let store = Arc::new(project.store.clone());
+    let mut settings = quick();
+    settings.history_bytes_max = 10_000;
+    let server = TestServer::start(components(&project, store).await, settings).await;
+    let server = server.ready().await;
+    let client = server.client().await;
+    let older = [
+        rows(&[("a", Some(1)), ("b", None)]),
+        rows(&[("c", Some(2)), ("a", Some(3))]),
+    ];
+    let answer = client.push_history("card_event", &older).await.unwrap();
+    let reason = "at is NULL: an event needs its event time".to_owned();
+    let expected = HistoryAnswer {
+        added: 2,
+        duplicates: 1,
+        refused: 1,
+        reasons: vec![(1, reason)],
+    };
+    assert_eq!(answer, expected);
+    let again = client.push_history("card_event", &older).await.unwrap();
+    assert_eq!((again.added, again.duplicates), (0, 3));
+    assert_eq!(push(&client, &[("a", Some(4))]).await.duplicates, 1);
+
+    let many = vec![rows(&[("d", Some(1)); 20]); 20];
+    let odd = older[0].project(&[0, 1, 3]).unwrap();
+    for (stream, batches, kind, told) in [
+        ("card_event", many, ErrorKind::ResourceExhausted, "10000"),
+        (
+            "card_event",
+            vec![odd],
+            ErrorKind::InvalidArgument,
+            "amount",
+        ),
+        (
+            "card_events",
+            older.to_vec(),
+            ErrorKind::NotFound,
+            "did you",
+        ),
+        ("card_event", vec![], ErrorKind::InvalidArgument, "no rows"),
+    ] {
+        let error = client.push_history(stream, &batches).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(told), "{error}");
+    }
 }
 
 #[tokio::test]

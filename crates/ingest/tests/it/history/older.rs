@@ -86,6 +86,13 @@ async fn what_cannot_come_in_is_told() {
         panic!("{pushed:?}");
     };
     assert!(reason.contains("is the latest taken now"), "{reason}");
+    let early = with_created(&["d", "e"], NOW, &[Some(NOW + DAY), Some(NOW)]);
+    let pushed = home.push_history(&[early]).await;
+    assert_eq!(pushed.added, 1);
+    let [(0, reason)] = &pushed.refused[..] else {
+        panic!("{pushed:?}");
+    };
+    assert!(reason.starts_with("_created is 20"), "{reason}");
     let odd = batch(&["c"], NOW).project(&[0, 1, 3]).unwrap();
     let refused = home.streams.push_history(STREAM, &[odd]).await.unwrap_err();
     assert_eq!(
