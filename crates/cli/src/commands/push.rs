@@ -3,6 +3,7 @@
 //! Rows are read, typed and sent batch by batch, a few batches under way at a
 //! time, so that a long file holds little memory.
 
+mod history;
 mod rows;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use granary_client::{Client, Push, PushAnswer};
 use granary_engine::{Engine, RowFormat};
 use granary_ingest::{IngestError, Pushed, Streams};
 use granary_model::definitions::{self, Column};
-use granary_model::did_you_mean;
+use granary_model::{FeatureType, did_you_mean};
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
@@ -70,12 +71,17 @@ A file has every column of the stream, by name, and no other. In CSV and JSON a 
 without a zone UTC; VARBINARY is base64; a list in CSV is a JSON array; no value in CSV is NULL. Rows that
 are no events are refused and counted, the good rows beside them are appended.
 
+With --history the rows are older events of another system: they go into the stream's HISTORY, and live views
+that reach them count them. A column _created may say when each was written down. An event whose DEDUPLICATE BY
+columns are there already counts once, so a file may be pushed again.
+
 A server that owns the project's events is asked, else this command owns them while it runs.
 
 Examples:
   granary push card_event --file events.parquet
   granary push card_event --file events.csv.gz --output json
   kcat -C -t cards | granary push card_event --format json
+  granary push card_event --history --file last_year.parquet
   granary push card_event --file events.jsonl --endpoint http://127.0.0.1:7420")]
 pub struct Args {
     /// The stream
@@ -89,6 +95,10 @@ pub struct Args {
     /// What the file is [default: by its name]
     #[arg(long, value_enum)]
     pub format: Option<Format>,
+
+    /// Take the rows into the stream's HISTORY, whatever their age
+    #[arg(long)]
+    pub history: bool,
 
     /// The most rows of a batch, which is durable as a whole
     #[arg(long, value_name = "N", default_value_t = 8192)]
@@ -132,10 +142,14 @@ pub async fn run(folder: Option<&Path>, args: Args) -> Outcome {
     })?;
     let batches = RowBatches::new(opened, name, &target.columns, args.batch_rows.max(1));
     let progress = RowCount::on_stderr("pushing");
-    let summary = push(&target, name, batches.typed(), &progress).await;
+    let summary = match args.history {
+        true => history::push(&target, name, batches.typed(), &progress).await,
+        false => push(&target, name, batches.typed(), &progress).await,
+    };
     progress.end();
     let summary = Summary {
         stream: &target.stream,
+        into_history: args.history,
         elapsed: started.elapsed(),
         counts: summary?,
     };
@@ -161,6 +175,8 @@ fn spool_stdin() -> anyhow::Result<NamedTempFile> {
 struct Target {
     stream: String,
     columns: Vec<Column>,
+    /// Whether columns tell the stream's events apart.
+    deduplicates: bool,
     /// Reads the file.
     engine: Engine,
     sink: Sink,
@@ -174,7 +190,7 @@ enum Sink {
 impl Target {
     async fn find(folder: Option<&Path>, args: &Args) -> anyhow::Result<Self> {
         let Some(endpoint) = &args.endpoint else {
-            return Self::of_project(Project::open(folder)?, &args.stream).await;
+            return Self::of_project(Project::open(folder)?, args).await;
         };
         let name = args.client.clone().unwrap_or_else(environment::user);
         let client = Client::connect(endpoint).await?.with_name(&name);
@@ -194,15 +210,23 @@ impl Target {
             });
             Ok(Column::new(column.name, data_type?))
         });
+        let mut columns: Vec<Column> = columns.collect::<anyhow::Result<_>>()?;
+        if args.history {
+            let has_history = described.properties.contains_key("history");
+            history::check(&described.listing.name, has_history)?;
+            columns.push(created_time());
+        }
         Ok(Self {
             stream: described.listing.name,
-            columns: columns.collect::<anyhow::Result<_>>()?,
+            columns,
+            deduplicates: described.properties.contains_key("deduplicate by"),
             engine: project::engine_without_project()?,
             sink: Sink::Server(client),
         })
     }
 
-    async fn of_project(project: Project, stream: &str) -> anyhow::Result<Self> {
+    async fn of_project(project: Project, args: &Args) -> anyhow::Result<Self> {
+        let stream = args.stream.as_str();
         let snapshot = project.snapshot().await?;
         let streams = &snapshot.definitions.streams;
         let found = streams
@@ -212,6 +236,11 @@ impl Target {
             let near = did_you_mean(stream, streams.keys().map(String::as_str));
             anyhow!("unknown stream {stream:?}{near}")
         })?;
+        let mut columns = found.columns.clone();
+        if args.history {
+            history::check(&found.name, found.history.is_some())?;
+            columns.push(created_time());
+        }
         let engine = project.engine_without_events()?;
         let events = ProjectEvents::new(project);
         let sink = match events.access().await? {
@@ -220,7 +249,8 @@ impl Target {
         };
         Ok(Self {
             stream: found.name.clone(),
-            columns: found.columns.clone(),
+            columns,
+            deduplicates: !found.deduplicate_by.is_empty(),
             engine,
             sink,
         })
@@ -246,11 +276,19 @@ impl Target {
     }
 }
 
+/// Older events may have it; without one it is the event time.
+fn created_time() -> Column {
+    Column::new(
+        definitions::Stream::CREATED_TIME.to_owned(),
+        FeatureType::Timestamp,
+    )
+}
+
 #[derive(Debug, Default)]
 struct Counts {
     appended: u64,
     duplicates: u64,
-    /// Too old to be kept, and in the history only.
+    /// That went to the history: older ones, or too old to be kept.
     history: u64,
     refused: u64,
     /// The first, by place.
@@ -316,9 +354,7 @@ async fn push(
 
 /// Rows in batches below the bounds of stores and servers.
 fn parts(rows: TypedRows) -> Vec<TypedRows> {
-    let columns = rows.batch.columns().iter();
-    let bytes = columns.map(|c| c.to_data().get_slice_memory_size().unwrap_or(0));
-    let (bytes, count) = (bytes.sum::<usize>(), rows.batch.num_rows());
+    let (bytes, count) = (bytes_of(&rows.batch), rows.batch.num_rows());
     if bytes <= BATCH_BYTES || count <= 1 {
         return vec![rows];
     }
@@ -337,8 +373,15 @@ fn parts(rows: TypedRows) -> Vec<TypedRows> {
     [parts(first), parts(rest)].concat()
 }
 
+fn bytes_of(batch: &RecordBatch) -> usize {
+    let columns = batch.columns().iter();
+    let bytes = columns.map(|c| c.to_data().get_slice_memory_size().unwrap_or(0));
+    bytes.sum()
+}
+
 struct Summary<'a> {
     stream: &'a str,
+    into_history: bool,
     counts: Counts,
     elapsed: Duration,
 }
@@ -368,10 +411,20 @@ impl Summary<'_> {
 
     fn print(&self, file: &str) -> io::Result<()> {
         let counts = &self.counts;
+        let taken = match (self.into_history, counts.history) {
+            (true, older) => format!("{} into the history", human::counted(older, "event")),
+            (false, older) => {
+                let appended = human::counted(counts.appended, "event");
+                let late = human::count(older);
+                match older {
+                    0 => format!("{appended} appended"),
+                    _ => format!("{appended} appended, {late} into the history only"),
+                }
+            }
+        };
         output::print(format!(
-            "{}: {} appended, {} there already, {} refused, in {:.1?}",
+            "{}: {taken}, {} there already, {} refused, in {:.1?}",
             self.stream,
-            human::counted(counts.appended, "event"),
             human::count(counts.duplicates),
             human::count(counts.refused),
             self.elapsed

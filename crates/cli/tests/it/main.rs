@@ -10,6 +10,7 @@ mod consume;
 mod demo;
 mod get_historical;
 mod golden;
+mod history;
 mod no_loss;
 mod on_demand;
 mod options;

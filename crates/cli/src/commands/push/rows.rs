@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use granary_engine::{EngineError, FileRows};
-use granary_model::definitions::Column;
+use granary_model::definitions::{self, Column};
 use granary_model::{FeatureType, did_you_mean, json};
 use serde_json::{Map, Value};
 
@@ -124,6 +124,11 @@ fn of_file(
     cut.try_flatten().boxed()
 }
 
+/// Whether a file may be without a column.
+fn is_optional(column: &str) -> bool {
+    column == definitions::Stream::CREATED_TIME
+}
+
 /// Every column of the stream must be there, and no other.
 fn check_names<'a>(given: impl Iterator<Item = &'a str>, columns: &[Column]) -> Result<(), String> {
     let known = || columns.iter().map(|column| column.name.as_str());
@@ -135,7 +140,7 @@ fn check_names<'a>(given: impl Iterator<Item = &'a str>, columns: &[Column]) -> 
         let near = did_you_mean(odd, known());
         return Err(format!("the stream has no column {odd:?}{near}"));
     }
-    match known().find(|name| !given.contains(name)) {
+    match known().find(|name| !given.contains(name) && !is_optional(name)) {
         Some(missing) => Err(format!("column {missing:?} is missing")),
         None => Ok(()),
     }
@@ -168,6 +173,10 @@ fn of_texts(
     let mut values = Vec::with_capacity(columns.len());
     for column in columns {
         let texts = batch.column_by_name(&column.name);
+        if texts.is_none() && is_optional(&column.name) {
+            values.push(vec![Value::Null; batch.num_rows()]);
+            continue;
+        }
         let texts = texts.and_then(|texts| texts.as_string_opt::<i32>());
         let texts = texts.ok_or_else(|| anyhow!("{} was not read as text", column.name))?;
         let is_list = matches!(column.data_type, FeatureType::List(_));
