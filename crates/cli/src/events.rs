@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use granary_client::{Client, ScannedStream, StreamInfo};
 use granary_engine::{Engine, EngineError, StreamEvents, StreamSource};
-use granary_ingest::{IngestError, OpenEvents, Streams};
+use granary_ingest::{IngestError, OpenEvents, StreamStatus, Streams};
 use granary_model::definitions::Stream;
 use granary_store::{EmbeddedEventStore, EventStore, EventsOwner, OpenStreams, StoreError};
 use tokio::sync::OnceCell;
@@ -105,25 +105,35 @@ impl ProjectEvents {
     }
 
     /// What is known of each stream, by name.
-    pub async fn states(&self) -> Result<Vec<StreamInfo>, IngestError> {
-        let streams = match self.access().await? {
+    pub async fn statuses(&self) -> Result<Vec<StreamInfo>, IngestError> {
+        match self.access().await? {
             Access::Server(client) => {
-                let states = client.list_streams().await;
-                return states.map_err(|error| unreachable(&error));
+                let listed = client.list_streams().await;
+                listed.map_err(|error| unreachable(&error))
             }
-            Access::Owned(streams) => streams,
-        };
-        let states = streams.states().await?.into_iter();
-        let states = states.map(|(name, state)| StreamInfo {
-            name,
-            events: state.events,
-            bytes: state.bytes,
-            last_sequence: state.last_sequence,
-            last_created_time: state.last_created_time,
-            newest_event_time: state.newest_event_time,
-            flushed: state.flushed,
-        });
-        Ok(states.collect())
+            Access::Owned(streams) => {
+                let statuses = streams.statuses().await?;
+                Ok(statuses.into_iter().map(info).collect())
+            }
+        }
+    }
+}
+
+/// As a server would tell it.
+fn info(status: StreamStatus) -> StreamInfo {
+    let state = status.state;
+    StreamInfo {
+        name: status.name,
+        events: state.events,
+        bytes: state.bytes,
+        last_sequence: state.last_sequence,
+        last_created_time: state.last_created_time,
+        newest_event_time: state.newest_event_time,
+        flushed: state.flushed,
+        trimmed_before: state.trimmed_before,
+        retention: status.retention,
+        needed_by: status.needed_by,
+        history: status.history,
     }
 }
 

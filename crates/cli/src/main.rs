@@ -25,6 +25,7 @@ mod output;
 mod progress;
 mod project;
 mod request_event;
+mod stream_status;
 
 use std::process::ExitCode;
 

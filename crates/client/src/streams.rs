@@ -1,5 +1,6 @@
 //! Streams: pushing events and older ones, what is known of them, and reading them whole.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use arrow::array::RecordBatch;
@@ -123,6 +124,14 @@ pub struct StreamInfo {
     pub newest_event_time: Option<UtcMicros>,
     /// Up to which sequence events are in the history table.
     pub flushed: u64,
+    /// Events before it may be gone from what is kept.
+    pub trimmed_before: Option<UtcMicros>,
+    /// What is kept, in words.
+    pub retention: String,
+    /// What each live view needs of that, in words, by its name.
+    pub needed_by: BTreeMap<String, String>,
+    /// The name of its history table.
+    pub history: Option<String>,
 }
 
 impl Client {
@@ -231,6 +240,10 @@ impl Client {
             last_created_time: state.last_created_time.map(UtcMicros),
             newest_event_time: state.newest_event_time.map(UtcMicros),
             flushed: state.flushed,
+            trimmed_before: state.trimmed_before.map(UtcMicros),
+            retention: state.retention,
+            needed_by: state.needed_by.into_iter().collect(),
+            history: (!state.history.is_empty()).then_some(state.history),
         });
         Ok(streams.collect())
     }

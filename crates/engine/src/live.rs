@@ -177,10 +177,9 @@ impl Engine {
         for view in definitions.feature_views.values().filter(|v| v.is_live()) {
             let compiled = self.live_view(definitions, view).await?;
             for source in &compiled.sources {
-                let retention = compiled.retention(source);
                 let of_stream = needs.entry(source.stream().to_owned());
                 let of_stream = of_stream.or_insert_with(StreamNeeds::none);
-                of_stream.retention = of_stream.retention.clone().and(retention);
+                of_stream.add(&view.name, compiled.retention(source));
                 let mut known = of_stream.indexes.iter();
                 if known.all(|known| known.name != source.index.name) {
                     of_stream.indexes.push(Arc::clone(&source.index));
@@ -196,7 +195,7 @@ impl Engine {
 }
 
 /// What live views need of a stream.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct StreamNeeds {
     /// Each once.
     pub indexes: Vec<Arc<EventIndex>>,
@@ -204,6 +203,8 @@ pub struct StreamNeeds {
     pub tile_sets: Vec<TileSet>,
     /// By the names of the indexes.
     pub retention: Retention,
+    /// What each view needs of that, by its name.
+    pub views: BTreeMap<String, Retention>,
 }
 
 impl StreamNeeds {
@@ -212,7 +213,25 @@ impl StreamNeeds {
             indexes: Vec::new(),
             tile_sets: Vec::new(),
             retention: Retention::nothing(),
+            views: BTreeMap::new(),
         }
+    }
+
+    fn add(&mut self, view: &str, retention: Retention) {
+        self.retention = self.retention.clone().and(retention.clone());
+        let of_view = self.views.entry(view.to_owned());
+        let of_view = of_view.or_insert_with(Retention::nothing);
+        *of_view = of_view.clone().and(retention);
+    }
+
+    /// A retention of the stream in words: an index by the names of its keys.
+    pub fn in_words(&self, retention: &Retention) -> String {
+        retention.in_words(|name| {
+            let index = self.indexes.iter().find(|index| index.name == name);
+            let keys = index.into_iter().flat_map(|index| &index.keys);
+            let keys: Vec<&str> = keys.map(|key| key.name.as_str()).collect();
+            keys.join(", ")
+        })
     }
 }
 

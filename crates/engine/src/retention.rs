@@ -102,6 +102,23 @@ impl Retention {
         };
         bounds.ranges.iter().map(begin).min()
     }
+
+    /// As `30 days behind the newest event, the newest 5 a key of customer_id`;
+    /// `keys`: what is said of the keys of an index, by its name.
+    pub fn in_words(&self, keys: impl Fn(&str) -> String) -> String {
+        let Self::Bounded(bounds) = self else {
+            return "everything".to_owned();
+        };
+        let longest = bounds.ranges.iter().min_by_key(|r| r.before(UtcMicros(0)));
+        let range = longest.map(|range| format!("{range} behind the newest event"));
+        let newest = bounds.newest.iter();
+        let newest = newest.map(|(index, n)| format!("the newest {n} a key of {}", keys(index)));
+        let parts: Vec<String> = range.into_iter().chain(newest).collect();
+        match parts.is_empty() {
+            true => "nothing".to_owned(),
+            false => parts.join(", "),
+        }
+    }
 }
 
 /// Whether a range is as long as another whichever months they begin in.
@@ -116,21 +133,10 @@ fn is_as_long(own: &Interval, other: &Interval) -> bool {
     }
 }
 
-/// As `30 days behind the newest event, the newest 5 a key of customer`.
+/// By the names of the indexes.
 impl fmt::Display for Retention {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Bounded(bounds) = self else {
-            return f.write_str("everything");
-        };
-        let longest = bounds.ranges.iter().min_by_key(|r| r.before(UtcMicros(0)));
-        let range = longest.map(|range| format!("{range} behind the newest event"));
-        let newest = bounds.newest.iter();
-        let newest = newest.map(|(index, n)| format!("the newest {n} a key of {index}"));
-        let parts: Vec<String> = range.into_iter().chain(newest).collect();
-        match parts.is_empty() {
-            true => f.write_str("nothing"),
-            false => f.write_str(&parts.join(", ")),
-        }
+        f.write_str(&self.in_words(str::to_owned))
     }
 }
 

@@ -19,10 +19,10 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use arrow::array::RecordBatch;
-use granary_engine::{Engine, Retention};
+use granary_engine::{Engine, Retention, StreamNeeds};
 use granary_model::definitions::{Definitions, Stream};
 use granary_model::{Clock, UtcMicros, did_you_mean};
-use granary_store::events::{Appended, EventBatch, EventId, EventStore, StreamSpec, StreamState};
+use granary_store::events::{Appended, EventBatch, EventId, EventStore, StreamSpec};
 use granary_store::{
     EmbeddedEventSettings, EmbeddedEventStore, OpenStream, OpenStreams, StoreError,
 };
@@ -153,6 +153,8 @@ impl LazyStore {
 struct Writer {
     codec: EventCodec,
     stream: Arc<OpenStream>,
+    /// What the live views that were compiled with it need.
+    needs: Option<StreamNeeds>,
     /// Who holds it may write into the history, or trim.
     turn: Arc<Mutex<()>>,
 }
@@ -251,6 +253,7 @@ impl Streams {
             let writer = Writer {
                 codec,
                 stream,
+                needs: needs.get(name).cloned(),
                 turn: turn.unwrap_or_default(),
             };
             if definition.history.is_some() {
@@ -355,16 +358,6 @@ impl Streams {
         Ok(verdicts.into_iter().filter_map(outcome).collect())
     }
 
-    /// What is known of each stored stream, by name.
-    pub async fn states(&self) -> Result<Vec<(String, StreamState)>, IngestError> {
-        let Some(store) = self.store.opened.get() else {
-            return Ok(Vec::new());
-        };
-        let streams = store.streams().await?;
-        let named = streams.into_iter().map(|(spec, state)| (spec.name, state));
-        Ok(named.collect())
-    }
-
     /// The last event time that is taken now.
     fn latest(&self) -> UtcMicros {
         let future = i64::from(self.settings.future_seconds_max) * 1_000_000;
@@ -374,6 +367,12 @@ impl Streams {
     fn engine(&self) -> Result<&Engine, IngestError> {
         let none = || IngestError::Refused("histories of streams cannot be written here".into());
         self.engine.get().ok_or_else(none)
+    }
+
+    /// Of every open stream, by name.
+    fn all_writers(&self) -> Vec<Arc<Writer>> {
+        let writers = self.writers.read().unwrap_or_else(PoisonError::into_inner);
+        writers.values().cloned().collect()
     }
 
     fn writer(&self, name: &str) -> Result<Arc<Writer>, IngestError> {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use granary_engine::{EngineError, StreamEvents, StreamSource};
-use granary_ingest::{IngestError, OpenEvents, Pushed, Streams};
+use granary_ingest::{IngestError, OpenEvents, Pushed, StreamStatus, Streams};
 use granary_model::definitions::Stream;
 use granary_model::{ErrorKind, did_you_mean};
 use granary_proto as pb;
@@ -108,19 +108,10 @@ impl streams_server::Streams for StreamsRpc {
         &self,
         _: Request<pb::ListStreamsRequest>,
     ) -> Result<Response<pb::ListStreamsResponse>, Status> {
-        let states = self.streams.states().await;
-        let states = states.map_err(IntoStatus::into_status)?.into_iter();
-        let streams = states.map(|(stream, state)| pb::StreamState {
-            stream,
-            events: state.events,
-            bytes: state.bytes,
-            last_sequence: state.last_sequence,
-            last_created_time: state.last_created_time.map(|t| t.0),
-            newest_event_time: state.newest_event_time.map(|t| t.0),
-            flushed: state.flushed,
-        });
+        let statuses = self.streams.statuses().await;
+        let statuses = statuses.map_err(IntoStatus::into_status)?;
         Ok(Response::new(pb::ListStreamsResponse {
-            streams: streams.collect(),
+            streams: statuses.into_iter().map(encode_status).collect(),
         }))
     }
 }
@@ -227,6 +218,23 @@ fn refused_row(row: usize, reason: String) -> pb::RefusedRow {
     pb::RefusedRow {
         row: u32::try_from(row).unwrap_or(u32::MAX),
         reason,
+    }
+}
+
+fn encode_status(status: StreamStatus) -> pb::StreamState {
+    let state = status.state;
+    pb::StreamState {
+        stream: status.name,
+        events: state.events,
+        bytes: state.bytes,
+        last_sequence: state.last_sequence,
+        last_created_time: state.last_created_time.map(|t| t.0),
+        newest_event_time: state.newest_event_time.map(|t| t.0),
+        flushed: state.flushed,
+        trimmed_before: state.trimmed_before.map(|t| t.0),
+        retention: status.retention,
+        needed_by: status.needed_by.into_iter().collect(),
+        history: status.history.unwrap_or_default(),
     }
 }
 

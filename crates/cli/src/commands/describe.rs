@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::bail;
-use granary_catalog::Snapshot;
 use granary_catalog::describe::{ObjectDescription, describe, summaries};
+use granary_catalog::{ObjectKind, Snapshot};
 use granary_engine::{OfflineTable, RunRecord};
 use granary_ingest::why_not;
 use granary_model::{did_you_mean, json};
@@ -15,6 +15,7 @@ use crate::args::Listing;
 use crate::failure::Outcome;
 use crate::output::{self, human, table};
 use crate::project::Project;
+use crate::stream_status::{self, StreamJson};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -72,6 +73,9 @@ struct Described<'a> {
     object: &'a ObjectDescription,
     versions: Vec<VersionJson>,
     runs: Vec<RunRecordJson<'a>>,
+    /// Of a stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<StreamJson<'a>>,
 }
 
 #[derive(Serialize)]
@@ -105,6 +109,11 @@ async fn show(
         },
         None => Vec::new(),
     };
+    let stream = match object.summary.kind {
+        ObjectKind::Stream => stream_status::of_project(project, snapshot).await,
+        _ => Vec::new(),
+    };
+    let stream = stream.iter().find(|s| s.name == object.summary.name);
     let versions = snapshot.versions.get(&object.summary.name);
     let versions = versions.into_iter().flatten().map(|v| VersionJson {
         version: v.version,
@@ -117,10 +126,17 @@ async fn show(
         object: &object,
         versions: versions.collect(),
         runs: runs.iter().map(RunRecordJson::new).collect(),
+        events: stream.map(StreamJson::new),
     };
     match args.output {
         Listing::Json => output::print_json(&described)?,
-        Listing::Table => output::print(in_words(&described, view.map(|_| runs.as_slice())))?,
+        Listing::Table => {
+            let mut words = in_words(&described, view.map(|_| runs.as_slice()));
+            if let Some(stream) = stream {
+                words.push_str(&format!("\n\n{}", stream_status::in_words(stream)));
+            }
+            output::print(words)?;
+        }
     }
     Ok(())
 }

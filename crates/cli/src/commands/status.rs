@@ -3,8 +3,6 @@
 
 use std::process::ExitCode;
 
-use granary_catalog::Snapshot;
-use granary_client::StreamInfo;
 use granary_ingest::{ViewStatus, view_statuses};
 use granary_model::definitions::ServeMode;
 use granary_model::{FeatureView, UtcMicros};
@@ -13,10 +11,10 @@ use serde::Serialize;
 
 use super::materialize::RunRecordJson;
 use crate::args::Listing;
-use crate::events::ProjectEvents;
 use crate::failure::Outcome;
 use crate::output::{self, human, table};
 use crate::project::Project;
+use crate::stream_status::{self, StreamJson};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  granary status\n  granary status --output json")]
@@ -35,31 +33,6 @@ struct StatusJson<'a> {
     snapshot: u64,
     views: Vec<ViewJson<'a>>,
     streams: Vec<StreamJson<'a>>,
-}
-
-#[derive(Serialize)]
-struct StreamJson<'a> {
-    stream: &'a str,
-    events: u64,
-    bytes: u64,
-    last_sequence: u64,
-    last_acknowledged: Option<String>,
-    newest_event_time: Option<String>,
-    flushed: u64,
-}
-
-impl<'a> StreamJson<'a> {
-    fn new(state: &'a StreamInfo) -> Self {
-        Self {
-            stream: &state.name,
-            events: state.events,
-            bytes: state.bytes,
-            last_sequence: state.last_sequence,
-            last_acknowledged: state.last_created_time.map(|t| t.to_string()),
-            newest_event_time: state.newest_event_time.map(|t| t.to_string()),
-            flushed: state.flushed,
-        }
-    }
 }
 
 #[derive(Serialize)]
@@ -104,7 +77,7 @@ pub async fn run(project: &Project, args: &Args) -> Outcome {
     let catalog = project.catalog()?;
     let statuses = view_statuses(&engine, store.as_ref(), &catalog, &snapshot, runs).await?;
     let views = &snapshot.definitions.feature_views;
-    let streams = streams(project, &snapshot).await;
+    let streams = stream_status::of_project(project, &snapshot).await;
     let listed = statuses.iter().filter_map(|status| {
         let view = views.get(&status.view)?;
         Some((status, view.kind.as_str(), serve_in_words(view)))
@@ -160,55 +133,11 @@ pub async fn run(project: &Project, args: &Args) -> Outcome {
             table::align_right(&mut shown, [1, 6, 7]);
             output::print(shown.to_string())?;
             if !streams.is_empty() {
-                output::print(stream_table(&streams, now))?;
+                output::print(stream_status::in_table(&streams, now))?;
             }
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// What is known of the streams of the definitions; views are shown all the
-/// same where nobody can tell.
-async fn streams(project: &Project, snapshot: &Snapshot) -> Vec<StreamInfo> {
-    let defined = &snapshot.definitions.streams;
-    if defined.is_empty() {
-        return Vec::new();
-    }
-    match ProjectEvents::new(project.clone()).states().await {
-        Ok(mut states) => {
-            states.retain(|state| defined.contains_key(&state.name));
-            states
-        }
-        Err(error) => {
-            eprintln!("note: streams cannot be looked at: {error}");
-            Vec::new()
-        }
-    }
-}
-
-fn stream_table(streams: &[StreamInfo], now: UtcMicros) -> String {
-    let mut shown = table::table([
-        "stream",
-        "events",
-        "bytes",
-        "newest event",
-        "last acknowledged",
-        "age",
-    ]);
-    let time = |t: Option<UtcMicros>| t.map(|t| t.to_string()).unwrap_or_default();
-    for state in streams {
-        let last = state.last_created_time;
-        shown.add_row([
-            state.name.clone(),
-            human::count(state.events),
-            human::count(state.bytes),
-            time(state.newest_event_time),
-            time(last),
-            last.map(|t| human::age(t, now)).unwrap_or_default(),
-        ]);
-    }
-    table::align_right(&mut shown, [1, 2]);
-    shown.to_string()
 }
 
 fn row(status: &ViewStatus, kind: &str, serve: &str, now: UtcMicros) -> Vec<String> {

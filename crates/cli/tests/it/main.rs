@@ -18,4 +18,5 @@ mod project;
 mod push;
 mod races;
 mod refusals;
+mod retention;
 mod serve;

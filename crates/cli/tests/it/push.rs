@@ -283,7 +283,7 @@ fn a_command_that_reads_no_stream_opens_none() {
     let events = project.path(".granary/events");
     for arguments in [
         &["plan"][..],
-        &["describe", "card_event"],
+        &["describe", "customer_events"],
         &["sql", "SELECT 1"],
     ] {
         project.granary(arguments).succeeded();

@@ -36,10 +36,10 @@ pub struct StreamStatus {
     pub name: String,
     /// Events kept, flushed up to, newest event time.
     pub state: StreamState,
-    /// What is kept.
-    pub retention: Retention,
-    /// Whether live views say so.
-    pub live: bool,
+    /// What is kept, in words.
+    pub retention: String,
+    /// What each live view needs of that, in words, by its name.
+    pub needed_by: BTreeMap<String, String>,
     /// The name of its history.
     pub history: Option<String>,
 }
@@ -73,14 +73,22 @@ impl Streams {
     /// What is known of each open stream, by name.
     pub async fn statuses(&self) -> Result<Vec<StreamStatus>, IngestError> {
         let mut statuses = Vec::new();
-        for (name, open) in self.open.all().iter() {
-            let snapshot = open.events.snapshot().await?;
+        for writer in self.all_writers() {
+            let snapshot = writer.stream.events.snapshot().await?;
+            let definition = &writer.stream.definition;
+            let retention = self.retention(definition);
+            let needs = writer.needs.as_ref();
+            let words = |retention: &Retention| match needs {
+                Some(needs) => needs.in_words(retention),
+                None => retention.to_string(),
+            };
+            let views = needs.into_iter().flat_map(|needs| &needs.views);
             statuses.push(StreamStatus {
-                name: name.clone(),
+                name: definition.name.clone(),
                 state: *snapshot.state(),
-                retention: self.retention(&open.definition),
-                live: self.needed(name).is_some(),
-                history: open.definition.history.clone(),
+                needed_by: views.map(|(view, r)| (view.clone(), words(r))).collect(),
+                retention: words(&retention),
+                history: definition.history.clone(),
             });
         }
         Ok(statuses)

@@ -284,6 +284,10 @@ async fn older_events_come_in_one_call_into_the_history() {
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains(told), "{error}");
     }
+    let listed = client.list_streams().await.unwrap();
+    assert_eq!(listed[0].history.as_deref(), Some("card_history"));
+    assert_eq!(listed[0].retention, "7 days behind the newest event");
+    assert!(listed[0].needed_by.is_empty());
 }
 
 #[tokio::test]

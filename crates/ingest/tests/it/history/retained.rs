@@ -136,10 +136,7 @@ async fn the_upkeep_flushes_and_trims_when_it_is_due() {
     let [status] = &statuses[..] else {
         panic!("{statuses:?}");
     };
-    assert_eq!(
-        status.retention.to_string(),
-        "2 days behind the newest event"
-    );
+    assert_eq!(status.retention, "2 days behind the newest event");
     assert_eq!((status.state.flushed, status.state.events), (7, 3));
     assert_eq!(status.history.as_deref(), Some("card_history"));
 }

@@ -1,0 +1,109 @@
+//! What is kept of streams, and why, as `plan`, `status` and `describe` tell it.
+
+use serde_json::{Value, json};
+
+use crate::project::Project;
+use crate::serve::Server;
+
+const SQL: &str = "\
+CREATE ENTITY customer KEY (customer_id BIGINT);
+CREATE STREAM tap (customer_id BIGINT, at TIMESTAMP) EVENT TIME at;
+CREATE STREAM unread (customer_id BIGINT, at TIMESTAMP) EVENT TIME at;
+CREATE STREAM card_event (event_id VARCHAR, customer_id BIGINT, at TIMESTAMP)
+  EVENT TIME at DEDUPLICATE BY (event_id) HISTORY card_history;
+
+CREATE FEATURE VIEW tap_counts ENTITY customer EVENT TIME at
+AS SELECT customer_id, count(*) OVER d7 AS taps_7d, count(*) OVER d30 AS taps_30d
+   FROM tap
+   WINDOW d7 AS (PARTITION BY customer_id ORDER BY at RANGE BETWEEN INTERVAL '7 days' PRECEDING AND CURRENT ROW),
+          d30 AS (PARTITION BY customer_id ORDER BY at RANGE BETWEEN INTERVAL '30 days' PRECEDING AND CURRENT ROW);
+CREATE FEATURE VIEW last_taps ENTITY customer EVENT TIME at
+AS SELECT customer_id, count(*) OVER five AS taps
+   FROM tap WINDOW five AS (PARTITION BY customer_id ORDER BY at ROWS BETWEEN 4 PRECEDING AND CURRENT ROW);
+CREATE FEATURE VIEW cards_ever ENTITY customer EVENT TIME at
+AS SELECT customer_id, count(*) OVER ever AS cards
+   FROM card_event WINDOW ever AS (PARTITION BY customer_id ORDER BY at);
+";
+
+const DAYS: &str = "30 days behind the newest event";
+const FIVE: &str = "the newest 5 a key of customer_id";
+
+fn project() -> Project {
+    let project = Project::empty();
+    // Nothing changes between one look and the next.
+    let quiet = "[streams]\nflush_seconds = 0\ntrim_seconds = 0\n";
+    project.write("granary.toml", quiet);
+    project.write("sql/streams.sql", SQL);
+    project
+}
+
+fn push(project: &Project, stream: &str, rows: &str) {
+    project.write("rows.csv", rows);
+    let path = project.path("rows.csv");
+    let pushed = ["push", stream, "--file", path.to_str().unwrap()];
+    project.granary(&pushed).succeeded();
+}
+
+#[test]
+fn streams_tell_what_they_keep_and_why() {
+    let project = project().applied();
+    for served in [false, true] {
+        let server = served.then(|| Server::start(&project));
+        push(
+            &project,
+            "tap",
+            "customer_id,at\n1,2026-01-01\n2,2026-01-02\n",
+        );
+        let cards = "event_id,customer_id,at\na,1,2026-01-01\nb,1,2026-01-02\n";
+        push(&project, "card_event", cards);
+        let status = project.granary(&["status", "--output", "json"]).json();
+        let streams = status["streams"].as_array().unwrap().clone();
+        let [cards, taps, unread] = &streams[..] else {
+            panic!("{status}");
+        };
+        let named = |stream: &Value, expected: Value| {
+            for (name, value) in expected.as_object().unwrap() {
+                assert_eq!(&stream[name], value, "{name} of {stream}");
+            }
+        };
+        let events = [2, 4][usize::from(served)];
+        named(
+            taps,
+            json!({"stream": "tap", "events": events, "last_sequence": events, "flushed": 0,
+                   "newest_event_time": "2026-01-02T00:00:00Z", "history": null,
+                   "trimmed_before": null, "retention": format!("{DAYS}, {FIVE}"),
+                   "needed_by": {"last_taps": FIVE, "tap_counts": DAYS}}),
+        );
+        named(
+            cards,
+            json!({"stream": "card_event", "events": 2, "history": "card_history",
+                   "retention": "everything", "needed_by": {"cards_ever": "everything"}}),
+        );
+        named(
+            unread,
+            json!({"events": 0, "retention": "everything", "needed_by": {}}),
+        );
+        for stream in &streams {
+            let name = stream["stream"].as_str().unwrap();
+            let described = project
+                .granary(&["describe", name, "--output", "json"])
+                .json();
+            assert_eq!(&described["events"], stream);
+        }
+        let described = project.granary(&["describe", "tap"]);
+        for line in [
+            format!("retention       {DAYS}, {FIVE}"),
+            format!("needed by       tap_counts: {DAYS}"),
+            "newest event    2026-01-02T00:00:00Z".to_owned(),
+            "flushed         the stream has no HISTORY".to_owned(),
+        ] {
+            assert!(
+                described.stdout.contains(&line),
+                "no {line:?} in {described:#?}"
+            );
+        }
+        let status = project.granary(&["status"]);
+        assert!(status.stdout.contains(FIVE), "{status:#?}");
+        drop(server);
+    }
+}
