@@ -7,7 +7,7 @@ use anyhow::bail;
 use granary_catalog::{ChangeAction, ObjectKind, Plan};
 use granary_ingest::why_not;
 
-use super::plan::{in_words, propose};
+use super::plan::{Proposal, in_words, propose};
 use crate::failure::{FAILED, Outcome};
 use crate::project::Project;
 use crate::{environment, output};
@@ -27,15 +27,15 @@ pub struct Args {
 }
 
 pub async fn run(project: &Project, args: &Args) -> Outcome {
-    let plan = &match propose(project).await? {
-        Ok(plan) => plan,
+    let Proposal { plan, notes } = &match propose(project).await? {
+        Ok(proposal) => proposal,
         Err(diagnostics) => {
             eprintln!("{diagnostics}");
             eprintln!("error: nothing was applied");
             return Ok(ExitCode::from(FAILED));
         }
     };
-    output::print(in_words(plan))?;
+    output::print(in_words(plan, notes))?;
     if plan.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }

@@ -125,7 +125,7 @@ fn generate(project: &Project, args: &Args) -> anyhow::Result<World> {
 async fn define(project: &Project) -> anyhow::Result<()> {
     let began = Instant::now();
     let plan = match propose(project).await? {
-        Ok(plan) => plan,
+        Ok(proposal) => proposal.plan,
         Err(diagnostics) => bail!("{diagnostics}"),
     };
     let snapshot = project.catalog()?.commit(&plan, "demo").await?;

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use granary_catalog::{Change, ChangeAction, Plan, Snapshot};
-use granary_model::{Diagnostic, Diagnostics};
+use granary_engine::{Engine, Retention, StreamNeeds};
+use granary_model::{Definitions, Diagnostic, Diagnostics};
 use serde::Serialize;
 
 use crate::args::Listing;
@@ -26,18 +27,53 @@ pub struct Args {
     pub exit_code: bool,
 }
 
+/// What the files would change, and what is to be known of it.
+pub struct Proposal {
+    pub plan: Plan,
+    pub notes: Vec<String>,
+}
+
 /// Compares the project's files with the newest snapshot. Wrong definitions
 /// are the inner error.
-pub async fn propose(project: &Project) -> anyhow::Result<Result<Plan, Diagnostics>> {
+pub async fn propose(project: &Project) -> anyhow::Result<Result<Proposal, Diagnostics>> {
     let engine = project.engine()?;
     let latest: Option<Arc<Snapshot>> = project.catalog()?.latest().await?;
-    let checked = project.check(&engine).await?;
-    Ok(checked.map(|definitions| Plan::new(latest.as_deref(), definitions)))
+    let definitions = match project.check(&engine).await? {
+        Ok(definitions) => definitions,
+        Err(diagnostics) => return Ok(Err(diagnostics)),
+    };
+    let notes = trimmed_streams(&engine, &definitions).await?;
+    let plan = Plan::new(latest.as_deref(), definitions);
+    Ok(Ok(Proposal { plan, notes }))
+}
+
+/// Streams whose events go for good: live views need only some of them, and there
+/// is no HISTORY that would have the others.
+async fn trimmed_streams(
+    engine: &Engine,
+    definitions: &Definitions,
+) -> anyhow::Result<Vec<String>> {
+    let needs = engine.stream_needs(definitions).await?;
+    let trimmed = |(name, needs): (&String, &StreamNeeds)| {
+        let has_history = definitions.streams.get(name)?.history.is_some();
+        if has_history || needs.retention == Retention::Everything {
+            return None;
+        }
+        let of_view =
+            |(view, need): (&String, &Retention)| format!("{view} needs {}", needs.in_words(need));
+        let views: Vec<String> = needs.views.iter().map(of_view).collect();
+        Some(format!(
+            "stream {name} has no HISTORY: it keeps {} ({}), and other events go for good",
+            needs.in_words(&needs.retention),
+            views.join("; ")
+        ))
+    };
+    Ok(needs.iter().filter_map(trimmed).collect())
 }
 
 pub async fn run(project: &Project, args: &Args) -> Outcome {
-    let plan = match propose(project).await? {
-        Ok(plan) => plan,
+    let Proposal { plan, notes } = match propose(project).await? {
+        Ok(proposal) => proposal,
         Err(diagnostics) => {
             if args.output == Listing::Json {
                 let errors: Vec<_> = diagnostics.iter().map(DiagnosticJson::new).collect();
@@ -51,8 +87,9 @@ pub async fn run(project: &Project, args: &Args) -> Outcome {
         Listing::Json => output::print_json(&PlanJson {
             base: plan.base,
             changes: &plan.changes,
+            notes: &notes,
         })?,
-        Listing::Table => output::print(in_words(&plan))?,
+        Listing::Table => output::print(in_words(&plan, &notes))?,
     }
     if args.exit_code && !plan.is_empty() {
         return Ok(ExitCode::from(PENDING));
@@ -60,8 +97,8 @@ pub async fn run(project: &Project, args: &Args) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The changes, one a line, and a count of each sort.
-pub fn in_words(plan: &Plan) -> String {
+/// The changes, one a line, a count of each sort, and the notes.
+pub fn in_words(plan: &Plan, notes: &[String]) -> String {
     if plan.is_empty() {
         return match plan.base {
             0 => "Nothing is defined, and nothing is applied.".into(),
@@ -89,6 +126,7 @@ pub fn in_words(plan: &Plan) -> String {
         number(ChangeAction::Replace),
         number(ChangeAction::Drop),
     ));
+    lines.extend(notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")
 }
 
@@ -109,6 +147,7 @@ struct PlanJson<'a> {
     /// The snapshot that the plan is made from; 0: none.
     base: u64,
     changes: &'a [Change],
+    notes: &'a [String],
 }
 
 /// A diagnostic for programs: an editor can jump to it.

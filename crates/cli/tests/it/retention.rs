@@ -45,6 +45,33 @@ fn push(project: &Project, stream: &str, rows: &str) {
 }
 
 #[test]
+fn a_plan_says_which_streams_lose_events() {
+    let project = project();
+    let note = format!(
+        "stream tap has no HISTORY: it keeps {DAYS}, {FIVE} \
+         (last_taps needs {FIVE}; tap_counts needs {DAYS}), and other events go for good"
+    );
+    let planned = project.granary(&["plan", "--output", "json"]).json();
+    assert_eq!(planned["notes"], json!([note]));
+    for command in [&["plan"][..], &["apply", "--yes"]] {
+        let run = project.granary(command);
+        let line = format!("note: {note}");
+        assert!(run.succeeded().stdout.contains(&line), "{run:#?}");
+    }
+    let unchanged = project.granary(&["plan"]);
+    assert!(!unchanged.stdout.contains("note:"), "{unchanged:#?}");
+    project.write(
+        "sql/streams.sql",
+        SQL.replace(
+            "at;\nCREATE STREAM unread",
+            "at HISTORY tap_history;\nCREATE STREAM unread",
+        ),
+    );
+    let planned = project.granary(&["plan", "--output", "json"]).json();
+    assert_eq!(planned["notes"], json!([]), "{planned}");
+}
+
+#[test]
 fn streams_tell_what_they_keep_and_why() {
     let project = project().applied();
     for served in [false, true] {
