@@ -1,5 +1,5 @@
-//! No loss: a server that is killed again and again under pushes has every
-//! acknowledged event, once.
+//! No loss: a server that is killed again and again under pushes, and while it
+//! flushes, has every acknowledged event, once; and so has the history.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,12 +19,15 @@ const CUSTOMERS: i64 = 5;
 
 const SQL: &str = "\
 CREATE ENTITY customer KEY (customer_id BIGINT);
-CREATE STREAM tap (id BIGINT, customer_id BIGINT, at TIMESTAMP) EVENT TIME at DEDUPLICATE BY (id);
+CREATE STREAM tap (id BIGINT, customer_id BIGINT, at TIMESTAMP) EVENT TIME at DEDUPLICATE BY (id) HISTORY tap_history;
 CREATE FEATURE VIEW taps ENTITY customer EVENT TIME at
 AS SELECT customer_id, count(*) OVER d1 AS taps_1d, count(DISTINCT id) OVER d1 AS ids_1d
    FROM tap WINDOW d1 AS (PARTITION BY customer_id ORDER BY at
                           RANGE BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW);
 ";
+
+/// A flush is under way much of the time.
+const CONFIG: &str = "[streams]\nflush_seconds = 1\n";
 
 /// Numbers that look random, the same each time.
 struct Lot(u64);
@@ -126,7 +129,7 @@ async fn counts(endpoint: &str) -> BTreeMap<i64, (i64, i64)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_has_every_acknowledged_event_once() {
     let project = Project::empty();
-    project.write("granary.toml", "");
+    project.write("granary.toml", CONFIG);
     project.write("sql/taps.sql", SQL);
     let project = project.applied();
     let mut lot = Lot(7);
@@ -157,7 +160,28 @@ async fn a_killed_server_has_every_acknowledged_event_once() {
     }
     assert!(events > 1_000, "only {events} events were acknowledged");
     assert_eq!(counts(&server.grpc).await, expected);
-    let stored = project.query("SELECT count(*) AS events, count(DISTINCT id) AS ids FROM tap");
-    assert_eq!(stored[0]["events"], events);
-    assert_eq!(stored[0]["ids"], events);
+    all_flushed(&project).await;
+    for relation in ["tap", "tap_history"] {
+        let counted = project.query(&format!(
+            "SELECT count(*) AS events, count(DISTINCT id) AS ids FROM {relation}"
+        ));
+        assert_eq!(counted[0]["events"], events, "of {relation}");
+        assert_eq!(counted[0]["ids"], events, "of {relation}");
+    }
+    let numbers = "SELECT count(DISTINCT _seq) AS n FROM tap_history";
+    assert_eq!(project.query(numbers)[0]["n"], events);
+    assert_eq!(counts(&server.grpc).await, expected);
+}
+
+/// Waits until the server has flushed every event.
+async fn all_flushed(project: &Project) {
+    for _ in 0..300 {
+        let status = project.granary(&["status", "--output", "json"]).json();
+        let stream = &status["streams"][0];
+        if stream["flushed"] == stream["last_sequence"] {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the events are not flushed");
 }
