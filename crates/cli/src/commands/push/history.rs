@@ -60,7 +60,7 @@ async fn send(target: &Target, file: &str, call: Call, counts: &mut Counts) -> a
     let answer = answer.map_err(stopped(file, counts))?;
     counts.history += answer.added;
     counts.duplicates += answer.duplicates;
-    counts.refused += answer.refused - answer.reasons.len() as u64;
+    counts.refused += answer.refused.saturating_sub(answer.reasons.len() as u64);
     for (row, reason) in answer.reasons {
         match call.places.get(row) {
             Some(place) => counts.refuse(*place, reason),
