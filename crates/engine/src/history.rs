@@ -38,9 +38,9 @@ use deltalake_core::table::state::DeltaTableState;
 use futures::{StreamExt, TryStreamExt};
 use granary_model::UtcMicros;
 use granary_model::definitions::Stream;
-use object_store::path::Path;
 use tracing::instrument;
 
+use crate::delta_file::DataFile;
 use crate::delta_log::{DeltaLog, folder_name};
 use crate::engine::{Engine, Joins};
 use crate::error::EngineError;
@@ -59,16 +59,7 @@ pub struct HistoryTable {
     log: DeltaLog,
     state: Arc<DeltaTableState>,
     flushed: u64,
-    files: Vec<HistoryFile>,
-}
-
-/// A file of the table.
-#[derive(Debug, Clone)]
-struct HistoryFile {
-    /// Within the store of the root.
-    path: Path,
-    bytes: u64,
-    rows: Option<u64>,
+    files: Vec<DataFile>,
 }
 
 impl HistoryTable {
@@ -80,24 +71,11 @@ impl HistoryTable {
         let Some((state, flushed)) = log.read(&transaction(stream)).await? else {
             return Ok(None);
         };
-        let files = state.log_data();
-        let files = files.iter().map(|file| {
-            if file.deletion_vector_descriptor().is_some() {
-                let what = "another engine deleted rows of it; only Granary writes a history";
-                return Err(log.foreign(what));
-            }
-            Ok(HistoryFile {
-                path: log.path_in_store(&file.object_store_path()),
-                bytes: file.size().unsigned_abs(),
-                rows: file.num_records().map(|rows| rows as u64),
-            })
-        });
-        let files = files.collect::<Result<Vec<_>, _>>()?;
         Ok(Some(Self {
             engine: engine.clone(),
             stream: Arc::new(stream.clone()),
             flushed: flushed.unsigned_abs(),
-            files,
+            files: DataFile::all(&log, &state)?,
             state: Arc::new(state),
             log,
         }))

@@ -6,6 +6,7 @@
 
 pub mod asof;
 pub mod check;
+mod delta_file;
 mod delta_log;
 pub mod engine;
 pub mod error;

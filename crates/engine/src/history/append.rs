@@ -1,30 +1,22 @@
 //! Adding events to a history in one commit.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
-use datafusion::error::DataFusionError;
 use deltalake_core::kernel::{Action, Transaction};
 use deltalake_core::protocol::SaveMode;
 use granary_model::definitions::Stream;
-use object_store::buffered::BufWriter;
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::AsyncArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
 use tracing::instrument;
 use uuid::Uuid;
 
 use super::{HistoryTable, log_of, marked, transaction};
+use crate::delta_file::FileWriter;
 use crate::delta_log::{DeltaLog, NewCommit, NewFile};
 use crate::engine::Engine;
 use crate::error::EngineError;
-use crate::offline::statistics::{ColumnSummary, file_statistics};
-use crate::offline::write::{
-    FILE_BYTES, PAGE_ROWS, ROW_GROUP_BYTES, ROW_GROUP_ROWS, UPLOAD_BYTES, UPLOADS,
-};
 
 /// Events on their way into a history; nothing shows before [`Self::commit`].
 pub struct HistoryAppend {
@@ -35,18 +27,11 @@ pub struct HistoryAppend {
     /// Names the files of this append.
     id: Uuid,
     /// In a lock that is never waited for: a writer may not be shared.
-    open: Mutex<Option<OpenFile>>,
+    open: Mutex<Option<FileWriter>>,
     files: Vec<NewFile>,
     rows: u64,
     /// The greatest that was written.
     last_sequence: u64,
-}
-
-struct OpenFile {
-    path: Path,
-    writer: AsyncArrowWriter<BufWriter>,
-    columns: Vec<ColumnSummary>,
-    rows: u64,
 }
 
 impl HistoryAppend {
@@ -92,15 +77,10 @@ impl HistoryAppend {
             }
             self.last_sequence = self.last_sequence.max(sequence);
         }
-        for (summary, column) in open.columns.iter_mut().zip(batch.columns()) {
-            summary.update(column)?;
-        }
-        open.rows += batch.num_rows() as u64;
         self.rows += batch.num_rows() as u64;
-        let written = open.writer.write(batch).await;
-        written.map_err(|e| self.failed(e.into()))?;
-        match open.writer.bytes_written() >= FILE_BYTES {
-            true => self.close(open).await?,
+        open.write(&self.log, batch).await?;
+        match open.is_full() {
+            true => self.files.push(open.close(&self.log).await?),
             false => self.open = Mutex::new(Some(open)),
         }
         Ok(())
@@ -113,7 +93,7 @@ impl HistoryAppend {
     #[instrument(skip_all, fields(history = self.log.object(), flushed), err)]
     pub async fn commit(mut self, flushed: u64, mark: Option<&str>) -> Result<(), EngineError> {
         if let Some(open) = self.take_open() {
-            self.close(open).await?;
+            self.files.push(open.close(&self.log).await?);
         }
         if flushed < self.last_sequence {
             let last = self.last_sequence;
@@ -142,7 +122,7 @@ impl HistoryAppend {
 
     /// Deletes what was written, as far as that can be done.
     pub async fn discard(mut self) {
-        let open = self.take_open().map(|open| open.path);
+        let open = self.take_open().map(FileWriter::into_path);
         let files = std::mem::take(&mut self.files);
         for path in files.into_iter().map(|file| file.path).chain(open) {
             let path = self.log.path_in_store(&path);
@@ -153,55 +133,16 @@ impl HistoryAppend {
         }
     }
 
-    fn take_open(&mut self) -> Option<OpenFile> {
+    fn take_open(&mut self) -> Option<FileWriter> {
         let open = self.open.get_mut();
         open.unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn open_file(&self) -> Result<OpenFile, EngineError> {
+    fn open_file(&self) -> Result<FileWriter, EngineError> {
         let number = self.files.len();
         let path = Path::from(format!("events-{}-{number:05}.parquet", self.id.simple()));
-        let store: Arc<dyn ObjectStore> = self.engine.root_store().clone();
-        let upload = BufWriter::with_capacity(store, self.log.path_in_store(&path), UPLOAD_BYTES)
-            .with_max_concurrency(UPLOADS);
-        let schema = self.log.schema();
-        let writer = AsyncArrowWriter::try_new(upload, schema.clone(), Some(properties()))
-            .map_err(|e| self.failed(e.into()))?;
-        let columns = schema.fields().iter();
-        Ok(OpenFile {
-            path,
-            writer,
-            columns: columns
-                .map(|field| ColumnSummary::new(field.name(), field.data_type()))
-                .collect(),
-            rows: 0,
-        })
+        FileWriter::open(&self.engine, &self.log, path)
     }
-
-    async fn close(&mut self, mut open: OpenFile) -> Result<(), EngineError> {
-        let finished = open.writer.finish().await;
-        finished.map_err(|e| self.failed(e.into()))?;
-        self.files.push(NewFile {
-            bytes: open.writer.bytes_written() as u64,
-            statistics: file_statistics(open.rows, &open.columns, None),
-            path: open.path,
-        });
-        Ok(())
-    }
-
-    fn failed(&self, error: DataFusionError) -> EngineError {
-        EngineError::from_query(self.log.object(), error)
-    }
-}
-
-fn properties() -> WriterProperties {
-    WriterProperties::builder()
-        .set_created_by(concat!("granary ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
-        .set_data_page_row_count_limit(PAGE_ROWS)
-        .build()
 }
 
 impl std::fmt::Debug for HistoryAppend {

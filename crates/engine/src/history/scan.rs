@@ -1,32 +1,22 @@
-//! Scans of a history: the files that the log names, read by DataFusion's own
-//! Parquet source.
+//! Scans of a history, and of a stream's events in it.
 
 use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int64Type, SchemaRef};
-use datafusion::common::config::TableOptions;
-use datafusion::common::stats::Precision;
-use datafusion::common::{Result, Statistics};
-use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
-use datafusion::datasource::source::DataSourceExec;
-use datafusion::datasource::table_schema::TableSchema;
+use datafusion::common::Result;
 use datafusion::execution::TaskContext;
-use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::{StreamExt, TryStreamExt};
 use granary_model::definitions::Stream;
 
 use super::HistoryTable;
+use crate::delta_file;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::stream_table::EventBatches;
-
-const METADATA_BYTES: usize = 64 << 10;
 
 impl HistoryTable {
     /// A scan of the columns at `projection` in [`Stream::history_schema`]. Rows
@@ -38,37 +28,8 @@ impl HistoryTable {
         predicate: Option<Arc<dyn PhysicalExpr>>,
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let config = context.session_config();
-        let metadata = context.runtime_env();
-        let metadata = metadata.cache_manager.get_file_metadata_cache();
-        let store = self.engine.root_store().clone();
-        let readers = CachedParquetFileReaderFactory::new(store, metadata);
-        let schema = TableSchema::from(self.schema().clone());
-        let options = TableOptions::default_from_session_config(config.options());
-        let mut source = ParquetSource::new(schema)
-            .with_table_parquet_options(options.parquet)
-            .with_parquet_file_reader_factory(Arc::new(readers));
-        if let Some(predicate) = predicate {
-            source = source.with_predicate(predicate);
-        }
-        let mut statistics = Statistics::new_unknown(self.schema());
-        if let Ok(rows) = usize::try_from(self.rows()) {
-            statistics.num_rows = Precision::Exact(rows);
-        }
-        let files = self.files.iter().map(|file| {
-            let mut read =
-                PartitionedFile::new("", file.bytes).with_metadata_size_hint(METADATA_BYTES);
-            read.object_meta.location = file.path.clone();
-            read
-        });
-        let groups = FileGroup::new(files.collect()).split_files(config.target_partitions());
-        let url = ObjectStoreUrl::parse(&self.engine.root()[..url::Position::BeforePath])?;
-        let config = FileScanConfigBuilder::new(url, Arc::new(source))
-            .with_file_groups(groups)
-            .with_statistics(statistics)
-            .with_projection_indices(projection)?
-            .with_limit(limit);
-        Ok(DataSourceExec::from_data_source(config.build()))
+        let of = (self.schema(), &self.files[..]);
+        delta_file::scan((&self.engine, context), of, projection, predicate, limit)
     }
 }
 
