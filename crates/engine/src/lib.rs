@@ -43,5 +43,6 @@ pub use row_file::{FileRows, RowFormat};
 pub use run::{RunScope, RunSummary};
 pub use stream_table::{EventBatches, StreamEvents, StreamSource};
 pub use training::{
-    Spine, SpineEvents, TrainingOptions, TrainingReport, TrainingRequest, TrainingSet,
+    Moment, Moments, Spine, SpineEvents, TrainingOptions, TrainingReport, TrainingRequest,
+    TrainingSet,
 };

@@ -19,6 +19,7 @@ mod elements;
 pub mod explain;
 mod latest;
 pub(crate) mod location;
+mod moment;
 pub mod output;
 mod report;
 mod requests;
@@ -41,10 +42,11 @@ use tracing::instrument;
 
 use crate::engine::Engine;
 use crate::error::EngineError;
-use chain::Chain;
+use chain::{Asked, Chain};
 use report::Counters;
 use unchanged::{ScannedFiles, unchanged};
 
+pub use moment::{Moment, Moments};
 pub use report::{TrainingReport, WithoutRun};
 pub use requests::SpineEvents;
 pub use spine::Spine;
@@ -99,11 +101,23 @@ impl Engine {
     /// `EngineError::Refused` for a spine or request that does not fit (a key
     /// or time that is missing or of another type, names that clash), what the
     /// sources and the spine fail with otherwise.
-    #[instrument(skip_all, err)]
     pub async fn training_set(
         &self,
         definitions: &Definitions,
+        request: TrainingRequest,
+    ) -> Result<TrainingSet, EngineError> {
+        self.training_set_at(definitions, request, &Moments::new())
+            .await
+    }
+
+    /// [`Self::training_set`] in which some views are as of times of their own:
+    /// what a read at t was answered from.
+    #[instrument(skip_all, err)]
+    pub async fn training_set_at(
+        &self,
+        definitions: &Definitions,
         mut request: TrainingRequest,
+        moments: &Moments,
     ) -> Result<TrainingSet, EngineError> {
         request.options.strictly_before |= !request.request_events.is_empty();
         if request.options.as_served && request.options.strictly_before {
@@ -115,7 +129,11 @@ impl Engine {
         }
         let expanded = self.expand(definitions, &request.from, &request.features, false);
         let expanded = expanded.await?;
-        let mut chain = Chain::begin(self, definitions, &request, &expanded).await?;
+        let asked = Asked {
+            request: &request,
+            moments,
+        };
+        let mut chain = Chain::begin(self, definitions, asked, &expanded).await?;
         chain.join_views().await?;
         chain.check_requests()?;
         chain.finish()

@@ -27,7 +27,7 @@ use granary_model::definitions::WindowAggregate;
 use granary_model::{FeatureView, Interval, UtcMicros};
 
 use crate::asof::{AS_OF_COLUMN, Frame, FrameBounds};
-use crate::engine::{AS_OF_FUNCTION, plan_sql};
+use crate::engine::{AS_OF_FUNCTION, plan_sql, utc_micros};
 use crate::offline::read::time_scalar;
 
 pub(crate) use physical::{Seen, SharedWindows, SpineKeys, WindowedView, aggregate_name};
@@ -153,6 +153,18 @@ impl WindowedQuery {
         let read = query.columns_read().into_iter().map(Expr::Column);
         query.then_by.extend(read);
         Ok(query)
+    }
+
+    /// The same query without events that were created after a time.
+    pub(crate) fn known_at(mut self, known_at: Option<UtcMicros>) -> Self {
+        if let (Some(known_at), Some(created)) = (known_at, &self.created_time) {
+            let known = no_later(created.clone(), known_at);
+            self.filter = Some(match self.filter.take() {
+                Some(filter) => filter.and(known),
+                None => known,
+            });
+        }
+        self
     }
 
     /// The same query with one time for t.
@@ -420,6 +432,12 @@ fn column_of(events: &LogicalPlan, name: &str) -> Result<Expr> {
     found
         .map(Expr::Column)
         .ok_or_else(|| DataFusionError::Plan(format!("the events have no column {name:?}")))
+}
+
+/// Whether a created time is at or before another; NULL, the event time, is.
+pub(crate) fn no_later(created: Expr, known_at: UtcMicros) -> Expr {
+    let known = utc_micros(created.clone()).lt_eq(lit(time_scalar(known_at)));
+    known.or(created.is_null())
 }
 
 /// Puts the column that stands for t in the place of `as_of()`.

@@ -50,8 +50,8 @@ pub struct AsOf {
     pub t: UtcMicros,
     /// Event times before t only, not t itself.
     pub strictly_before: bool,
-    /// Nothing that was created after t, of what says when it was.
-    pub known_at_the_time: bool,
+    /// Nothing that was created after this, of what says when it was.
+    pub known_at: Option<UtcMicros>,
 }
 
 impl From<UtcMicros> for AsOf {
@@ -59,7 +59,7 @@ impl From<UtcMicros> for AsOf {
         Self {
             t,
             strictly_before: false,
-            known_at_the_time: false,
+            known_at: None,
         }
     }
 }
@@ -170,9 +170,11 @@ impl Engine {
                 // counts those whose event time is NULL.
                 time.take_if(|time| time.event_time == event_time);
             } else if time.is_none() {
+                let created_time = view.created_time.clone();
                 *time = Some(EventTime {
                     event_time,
-                    created_time: None,
+                    // Of any other view it is a column of the query.
+                    created_time: created_time.filter(|_| view.kind == ViewKind::Windowed),
                 });
             }
         }
@@ -316,8 +318,8 @@ fn cut(
         })
     };
     let mut filter = no_later(&time.event_time, as_of.last())?;
-    if let (true, Some(created)) = (as_of.known_at_the_time, &time.created_time) {
-        let known = no_later(created, as_of.t)?.or(ident(created).is_null());
+    if let (Some(known_at), Some(created)) = (as_of.known_at, &time.created_time) {
+        let known = no_later(created, known_at)?.or(ident(created).is_null());
         filter = filter.and(known);
     }
     let plan = LogicalPlanBuilder::scan(table, provider_as_source(provider), None)

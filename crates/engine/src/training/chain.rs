@@ -21,6 +21,7 @@ use granary_model::definitions::{BoundView, Column as Typed, KeySource, ServiceF
 use granary_model::{Definitions, FeatureStatus, FeatureView, Interval, did_you_mean};
 
 use super::elements::element_column;
+use super::moment::{Moment, Moments};
 use super::report::Counters;
 use super::requests::Requests;
 use super::spine::{SpineColumns, open_spine};
@@ -40,6 +41,7 @@ pub(super) struct Chain<'a> {
     pub(super) engine: &'a Engine,
     pub(super) definitions: &'a Definitions,
     pub(super) request: &'a TrainingRequest,
+    moments: &'a Moments,
     expanded: &'a Expanded,
     context: SessionContext,
     pub(super) state: SessionState,
@@ -80,6 +82,14 @@ pub(super) struct Wanted<'a> {
     pub(super) key_names: Vec<String>,
     /// Not t but the newest multiple of this up to it.
     pub(super) refreshed_every: Option<Interval>,
+    pub(super) moment: Moment,
+}
+
+/// What a chain is made for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) request: &'a TrainingRequest,
+    pub(super) moments: &'a Moments,
 }
 
 /// The column of a view's status. No value is named so: those of a view are
@@ -101,7 +111,7 @@ impl<'a> Chain<'a> {
     pub(super) async fn begin(
         engine: &'a Engine,
         definitions: &'a Definitions,
-        request: &'a TrainingRequest,
+        Asked { request, moments }: Asked<'a>,
         expanded: &'a Expanded,
     ) -> Result<Self, EngineError> {
         let context = engine
@@ -123,6 +133,7 @@ impl<'a> Chain<'a> {
             engine,
             definitions,
             request,
+            moments,
             expanded,
             state: context.state(),
             context,
@@ -340,6 +351,7 @@ impl<'a> Chain<'a> {
             keys,
             key_names,
             refreshed_every: view.refresh_every.filter(|_| served),
+            moment: self.moments.get(&bound.alias).copied().unwrap_or_default(),
         })
     }
 

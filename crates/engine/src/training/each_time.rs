@@ -83,6 +83,9 @@ impl Chain<'_> {
     /// Times that rows of the spine are answered as of, ascending; one more
     /// than may be at most.
     async fn distinct_times(&self, wanted: &Wanted<'_>) -> Result<Vec<UtcMicros>, EngineError> {
+        if let Some(t) = wanted.moment.as_of {
+            return Ok(vec![t]);
+        }
         let failed = failed("the spine");
         let spine = reset_plan_states(self.spine.clone()).map_err(&failed)?;
         let place = spine.schema().index_of(T).map_err(|e| failed(e.into()))?;
@@ -122,7 +125,7 @@ impl Chain<'_> {
         let as_of = AsOf {
             t,
             strictly_before: options.strictly_before,
-            known_at_the_time: options.known_at_the_time,
+            known_at: self.known_by(wanted, t),
         };
         let session = self
             .engine
@@ -131,7 +134,7 @@ impl Chain<'_> {
         if view.kind == ViewKind::Windowed {
             let seen = Seen {
                 strictly_before: options.strictly_before,
-                known_at_the_time: options.known_at_the_time,
+                known_at_the_time: self.known_at_its_time(wanted),
             };
             let spine = self.keys_at(wanted, t).map_err(&failed)?;
             let state = session.state();
@@ -144,12 +147,12 @@ impl Chain<'_> {
                 .filter(ident(event_time).is_not_null())
                 .map_err(&failed)?;
         }
-        if let (true, Some(created)) = (options.known_at_the_time, &view.created_time) {
+        if let (Some(known_at), Some(created)) = (as_of.known_at, &view.created_time) {
             let time = view.row_schema();
             let time = time
                 .field_with_name(created)
                 .map_err(|e| failed(e.into()))?;
-            if let Some(known) = no_later_than(created, time.data_type(), t) {
+            if let Some(known) = no_later_than(created, time.data_type(), known_at) {
                 let known = known.or(ident(created).is_null());
                 rows = rows.filter(known).map_err(&failed)?;
             }
@@ -171,7 +174,11 @@ impl Chain<'_> {
             false => &self.plan,
         };
         let schema = DFSchema::try_from(rows.schema())?;
-        let at_t = physical_expr(&self.state, asked.eq(lit(time_scalar(t))), &schema)?;
+        let asked_at_t = match wanted.moment.as_of {
+            Some(_) => asked.is_not_null(),
+            None => asked.eq(lit(time_scalar(t))),
+        };
+        let at_t = physical_expr(&self.state, asked_at_t, &schema)?;
         let spine = FilterExec::try_new(at_t, reset_plan_states(rows.clone())?)?;
         let keys = wanted.keys.iter().enumerate();
         let keys = keys.map(|(number, key)| ProjectionExpr {

@@ -11,10 +11,10 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column as Position;
 use datafusion::physical_plan::ExecutionPlan;
-use granary_model::{Definitions, FeatureView, Interval, ViewKind};
+use granary_model::{Definitions, FeatureView, Interval, UtcMicros, ViewKind};
 
 use super::availability::{Times, adds_no_time, availability, reads_as_of};
-use super::chain::{Chain, Found, T, Wanted, failed, status_name};
+use super::chain::{Chain, Found, Wanted, failed, status_name};
 use super::each_time::COMPUTED_AS_OF;
 use super::requests::{OfRows, ROW, Stored};
 use crate::asof::{AsOfJoinExec, AsOfJoinSpec, AsOfLookup, Match, Value};
@@ -23,6 +23,7 @@ use crate::engine::{latest_of, physical_expr, utc_micros_function};
 use crate::error::EngineError;
 use crate::run::row_columns;
 use crate::shared_scan::SharedScan;
+use crate::windowed::no_later;
 
 /// The query of a timestamped view: rows of a relation, one by one.
 pub(super) struct TimestampedQuery {
@@ -105,6 +106,20 @@ impl TimestampedQuery {
         Ok(self)
     }
 
+    /// The same query without rows that were created after a time.
+    pub(super) fn known_at(mut self, view: &FeatureView, known_at: Option<UtcMicros>) -> Self {
+        let mut columns = self.columns.iter();
+        let created = columns.find(|(name, _)| Some(name) == view.created_time.as_ref());
+        if let (Some(known_at), Some((_, created))) = (known_at, created) {
+            let known = no_later(created.clone(), known_at);
+            self.filter = Some(match self.filter.take() {
+                Some(filter) => filter.and(known),
+                None => known,
+            });
+        }
+        self
+    }
+
     /// Takes SELECT and WHERE off the relation, where they work row by row.
     fn row_by_row(mut self) -> PlanResult<Self> {
         let LogicalPlan::Projection(select) = &self.relation else {
@@ -182,6 +197,7 @@ impl<'a> SharedLatest<'a> {
             let (first, of_first) = &shared.views[0];
             first.key_names == wanted.key_names
                 && first.refreshed_every == wanted.refreshed_every
+                && first.moment == wanted.moment
                 && first.view.is_live() == wanted.view.is_live()
                 && of_first.relation == query.relation
                 && of_first.keys(first.view) == query.keys(wanted.view)
@@ -193,6 +209,11 @@ impl<'a> SharedLatest<'a> {
             }),
         }
     }
+}
+
+/// The column with the event time of what was found.
+fn found_at(alias: &str) -> String {
+    format!("{} at", status_name(alias))
 }
 
 impl Rows {
@@ -279,6 +300,7 @@ impl<'a> Chain<'a> {
         let failed = failed(&wanted.view.name);
         let keys = wanted.view.keys.iter().map(|key| first.column(&key.name));
         let keys = keys.collect::<PlanResult<Vec<_>>>().map_err(&failed)?;
+        let t = self.time_of(wanted)?;
         let lookups = views
             .iter()
             .map(|(wanted, newest)| self.lookup(wanted, newest));
@@ -290,13 +312,13 @@ impl<'a> Chain<'a> {
         }
         let spec = AsOfJoinSpec {
             on,
-            time: self.column(T)?,
+            time: self.column(&t)?,
             refreshed_every: wanted.refreshed_every,
             // What is computed as of t, or found for one row, is what may be seen.
             strictly_before: options.strictly_before
                 && first.event_time != COMPUTED_AS_OF
                 && !of_rows,
-            known_at_the_time: options.known_at_the_time,
+            known_at_the_time: self.known_at_its_time(wanted),
             matching: rows.matching,
             lookups: lookups.collect::<PlanResult<_>>().map_err(&failed)?,
         };
@@ -310,6 +332,11 @@ impl<'a> Chain<'a> {
                 status: status_name(wanted.alias),
             };
             self.give(wanted.alias, found);
+        }
+        for (wanted, newest) in views {
+            if let (Some(ttl), Some(_)) = (newest.ttl, wanted.moment.as_of) {
+                self.expire(wanted, ttl, &found_at(wanted.alias))?;
+            }
         }
         Ok(())
     }
@@ -332,8 +359,9 @@ impl<'a> Chain<'a> {
             created_time: created_time.transpose()?,
             seen_from: newest.seen_from.clone(),
             values,
-            ttl: newest.ttl,
-            event_time_name: format!("{status_name} at"),
+            // Beyond its own time an age is told behind the operator.
+            ttl: newest.ttl.filter(|_| wanted.moment.as_of.is_none()),
+            event_time_name: found_at(wanted.alias),
             status_name,
         })
     }

@@ -39,11 +39,11 @@ impl<'a> Chain<'a> {
         for wanted in wanted {
             self.note_current_state(wanted.view);
             match wanted.view.kind {
-                ViewKind::Windowed => match self.windowed(wanted.view).await? {
+                ViewKind::Windowed => match self.windowed(&wanted).await? {
                     Ok(view) => add_to_group(&mut groups, wanted, view),
                     Err(reason) => self.join_each_time(&wanted, &reason).await?,
                 },
-                ViewKind::Timestamped => match self.timestamped(wanted.view).await? {
+                ViewKind::Timestamped => match self.timestamped(&wanted).await? {
                     Ok(query) => SharedLatest::add(&mut latest, wanted, query),
                     Err(reason) => self.join_each_time(&wanted, &reason).await?,
                 },
@@ -76,13 +76,14 @@ impl<'a> Chain<'a> {
     /// The windowed view's query, if one pass answers for every t.
     async fn windowed(
         &self,
-        view: &FeatureView,
+        wanted: &Wanted<'_>,
     ) -> Result<Result<WindowedView, String>, EngineError> {
+        let view = wanted.view;
         let failed = failed(&view.name);
-        let query = WindowedQuery::of(&self.state, view)
-            .await
-            .map_err(&failed)?;
-        let known = self.request.options.known_at_the_time;
+        let state = self.state_of(wanted).await?;
+        let query = WindowedQuery::of(&state, view).await.map_err(&failed)?;
+        let query = query.known_at(wanted.moment.known_at);
+        let known = self.known_at_its_time(wanted);
         let times = availability(&query.events, self.definitions, known).and_then(|times| {
             // Elsewhere `apply` allows no subqueries.
             let mut filter = query.filter.iter();
@@ -102,18 +103,24 @@ impl<'a> Chain<'a> {
     /// The query of a timestamped view, if one pass answers for every t.
     async fn timestamped(
         &self,
-        view: &FeatureView,
+        wanted: &Wanted<'_>,
     ) -> Result<Result<TimestampedQuery, String>, EngineError> {
+        let view = wanted.view;
         let failed = failed(&view.name);
-        let plan = plan_sql(&self.state, &view.query).await.map_err(&failed)?;
+        let state = self.state_of(wanted).await?;
+        let plan = plan_sql(&state, &view.query).await.map_err(&failed)?;
         let query = TimestampedQuery::of(view, plan)?;
-        let known = self.request.options.known_at_the_time;
-        Ok(query.in_one_pass(view, self.definitions, known))
+        let known = self.known_at_its_time(wanted);
+        let query = query.in_one_pass(view, self.definitions, known);
+        Ok(query.map(|query| query.known_at(view, wanted.moment.known_at)))
     }
 
     async fn join_runs(&mut self, wanted: &Wanted<'a>) -> Result<(), EngineError> {
         let view = wanted.view;
-        let Runs { rows, runs } = runs::committed(self.engine, self.context(), view).await?;
+        let Runs { rows, mut runs } = runs::committed(self.engine, self.context(), view).await?;
+        if let Some(known_at) = wanted.moment.known_at {
+            runs.retain(|run| run.committed <= known_at);
+        }
         let missing = self.before_first(&runs);
         self.lacks_runs(&view.name, missing);
         if runs.is_empty() {
@@ -191,17 +198,24 @@ impl<'a> Chain<'a> {
         };
         self.join_latest(rows, &[(wanted, newest)])?;
         match (view.ttl, view.kind) {
-            (Some(ttl), ViewKind::Timestamped) => self.expire(wanted, ttl),
+            (Some(ttl), ViewKind::Timestamped) => {
+                let event_time = view.event_time.as_deref().unwrap_or_default();
+                self.expire(wanted, ttl, &self.working(wanted, event_time))
+            }
             _ => Ok(()),
         }
     }
 
-    /// Leaves out rows whose event time, which is a value here, is too old.
-    fn expire(&mut self, wanted: &Wanted<'a>, ttl: Interval) -> Result<(), EngineError> {
+    /// Leaves out rows whose event time, in a column of the chain, is too old.
+    pub(super) fn expire(
+        &mut self,
+        wanted: &Wanted<'a>,
+        ttl: Interval,
+        event_time: &str,
+    ) -> Result<(), EngineError> {
         let status = status_name(wanted.alias);
-        let event_time = self.working(wanted, wanted.view.event_time.as_deref().unwrap_or(""));
         let failed = failed(&wanted.view.name);
-        let fresh = is_fresh(&event_time, T, ttl);
+        let fresh = is_fresh(event_time, T, ttl);
         let number = |status: FeatureStatus| lit(status as i8);
         let mut aged = when(
             fresh.clone().is_false(),
@@ -239,7 +253,7 @@ impl<'a> Chain<'a> {
         let WindowGroup { shared, wanted } = group;
         let first = &wanted[0].0;
         let prefix = format!("{WORKING}{} {number} ", first.alias);
-        let mut t = T.to_owned();
+        let mut t = self.time_of(first)?;
         if let Some(every) = first.refreshed_every {
             t = format!("{WORKING}refresh {}", first.alias);
             let refreshed = ScalarUDF::from(SpineTime::new(Some(every))).call(vec![name(T)]);
@@ -271,7 +285,7 @@ impl<'a> Chain<'a> {
         let failed = failed(&first.view.name);
         let mut seen = Seen {
             strictly_before: self.request.options.strictly_before,
-            known_at_the_time: self.request.options.known_at_the_time,
+            known_at_the_time: self.known_at_its_time(first),
         };
         let query = shared.first();
         let stored = Stored {
@@ -310,9 +324,9 @@ impl<'a> Chain<'a> {
         let known = keys.fold(name(t).is_not_null(), |known, key| {
             known.and(name(key).is_not_null())
         });
-        let fresh = match (view.ttl, wanted.refreshed_every) {
+        let fresh = match view.ttl {
             // What is computed as of t itself has no age.
-            (Some(ttl), Some(_)) => Some(is_fresh(t, T, ttl)),
+            Some(ttl) if t != T => Some(is_fresh(t, T, ttl)),
             _ => None,
         };
         let mut found = Found {
@@ -377,6 +391,7 @@ fn add_to_group<'a>(groups: &mut Vec<WindowGroup<'a>>, wanted: Wanted<'a>, view:
         let first = &group.wanted[0].0;
         let alike = first.key_names == wanted.key_names
             && first.refreshed_every == wanted.refreshed_every
+            && first.moment == wanted.moment
             && first.view.is_live() == wanted.view.is_live();
         if !alike {
             continue;
