@@ -133,6 +133,9 @@ pub struct ReadAnswer {
     pub as_of: UtcMicros,
     pub entities: usize,
     pub features: Vec<FeatureColumn>,
+    /// By alias, where asked for: what the views behind the features are as of.
+    /// A view that is not here is as of the read.
+    pub views: Vec<(String, AsOf)>,
 }
 
 impl ReadAnswer {
@@ -162,6 +165,9 @@ impl ReadAnswer {
             features: features
                 .map(|feature| decode_feature(feature, entities))
                 .collect::<Result<_, _>>()?,
+            views: { answer.views.into_iter() }
+                .map(|view| (view.alias, decode_as_of(&view.as_of)))
+                .collect(),
         })
     }
 }
@@ -183,11 +189,7 @@ fn decode_feature(
     let present = |t: &i64| (*t != i64::MIN).then_some(UtcMicros(*t));
     let event_times = (!feature.event_times.is_empty())
         .then(|| feature.event_times.iter().map(present).collect());
-    let as_of = match feature.as_of.as_slice() {
-        [] => AsOf::Unknown,
-        [t] => AsOf::All(UtcMicros(*t)),
-        rows => AsOf::Rows(rows.iter().copied().map(UtcMicros).collect()),
-    };
+    let as_of = decode_as_of(&feature.as_of);
     Ok(FeatureColumn {
         name: feature.name,
         view: feature.view,
@@ -198,6 +200,14 @@ fn decode_feature(
         event_times,
         as_of,
     })
+}
+
+fn decode_as_of(times: &[i64]) -> AsOf {
+    match times {
+        [] => AsOf::Unknown,
+        [t] => AsOf::All(UtcMicros(*t)),
+        rows => AsOf::Rows(rows.iter().copied().map(UtcMicros).collect()),
+    }
 }
 
 impl Client {

@@ -12,7 +12,7 @@ use granary_model::{Caller, ErrorKind, FeatureStatus, UtcMicros};
 use granary_proto as pb;
 use granary_proto::columns;
 use granary_proto::get_features_request::Target;
-use granary_serving::{AsOf, FeatureColumn, ReadRequest, ReadResponse, ReadTarget};
+use granary_serving::{AsOf, FeatureColumn, ReadRequest, ReadResponse, ReadTarget, ViewAsOf};
 use tonic::Status;
 
 use crate::status::{IntoStatus, status};
@@ -99,6 +99,10 @@ pub(crate) fn encode(
         snapshot: response.snapshot,
         entities: u32::try_from(response.entities).unwrap_or(u32::MAX),
         as_of: response.as_of.0,
+        views: match form.as_of {
+            true => response.views.iter().map(encode_view).collect(),
+            false => Vec::new(),
+        },
         ..pb::GetFeaturesResponse::default()
     };
     let encoded = if form.arrow_ipc {
@@ -145,14 +149,27 @@ fn encode_features(
                 Some(times) if form.event_times => micros_or_min(times),
                 _ => Vec::new(),
             },
-            as_of: match &feature.as_of {
-                _ if !form.as_of => Vec::new(),
-                AsOf::All(t) => vec![t.0],
-                AsOf::Rows(times) => times.iter().map(|t| t.0).collect(),
+            as_of: match form.as_of {
+                true => as_ofs(&feature.as_of),
+                false => Vec::new(),
             },
         });
     }
     Ok(encoded)
+}
+
+fn encode_view(view: &ViewAsOf) -> pb::ViewAsOf {
+    pb::ViewAsOf {
+        alias: view.alias.to_string(),
+        as_of: as_ofs(&view.as_of),
+    }
+}
+
+fn as_ofs(as_of: &AsOf) -> Vec<i64> {
+    match as_of {
+        AsOf::All(t) => vec![t.0],
+        AsOf::Rows(times) => times.iter().map(|t| t.0).collect(),
+    }
 }
 
 /// The wire's form of times that may be absent.

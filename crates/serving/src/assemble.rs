@@ -1,10 +1,11 @@
-//! The answer's columns, from what was fetched, in the order of the plan.
+//! The answer's columns, from what was fetched, in the order of the plan, and
+//! what the views behind them are as of.
 
 use std::sync::Arc;
 
 use crate::fetch::Fetched;
 use crate::plan::ReadPlan;
-use crate::read::FeatureColumn;
+use crate::read::{FeatureColumn, ViewAsOf};
 
 /// Shares every array, list and name with what it is made of; copies none.
 pub(crate) fn assemble(
@@ -31,4 +32,13 @@ pub(crate) fn assemble(
         }
     });
     columns.collect()
+}
+
+/// Of every view that is not live.
+pub(crate) fn views(plan: &ReadPlan, fetched: &[Fetched]) -> Vec<ViewAsOf> {
+    let views = plan.views.iter().map(|(alias, fetch)| ViewAsOf {
+        alias: Arc::clone(alias),
+        as_of: fetched[*fetch].as_of.clone(),
+    });
+    views.collect()
 }

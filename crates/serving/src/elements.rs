@@ -102,7 +102,9 @@ impl Elements {
         let present = Arc::new(vec![FeatureStatus::Present; entities]);
         fetched.statuses.fill(present);
         fetched.event_times = None;
-        fetched.as_of = AsOf::All(time.as_of);
+        if let AsOf::Rows(_) = fetched.as_of {
+            fetched.as_of = AsOf::All(time.as_of);
+        }
         Ok(())
     }
 }

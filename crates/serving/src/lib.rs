@@ -25,5 +25,5 @@ mod state;
 pub mod training;
 
 pub use error::ServingError;
-pub use read::{AsOf, FeatureColumn, ReadRequest, ReadResponse, ReadTarget};
+pub use read::{AsOf, FeatureColumn, ReadRequest, ReadResponse, ReadTarget, ViewAsOf};
 pub use reader::{Reader, ReaderCounts, ServingSettings};

@@ -52,6 +52,8 @@ pub struct ReadPlan {
     pub levels: Vec<Level>,
     /// How many views are computed or fetched, over all levels and groups.
     pub fetches: usize,
+    /// What runs wrote or look-ups compute: each entry of FROM with its fetch.
+    pub views: Vec<(Arc<str>, usize)>,
     /// The answer's columns, in order.
     pub columns: Vec<PlannedColumn>,
     /// A short name that two columns would share, with the two features.

@@ -74,6 +74,14 @@ pub struct FeatureColumn {
     pub as_of: AsOf,
 }
 
+/// What a view that the answer is made of is as of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ViewAsOf {
+    /// As the service's FROM names it; `view.alias` of what an on-demand view reads.
+    pub alias: Arc<str>,
+    pub as_of: AsOf,
+}
+
 #[derive(Debug, Clone)]
 pub struct ReadResponse {
     /// The catalog snapshot that answered.
@@ -83,4 +91,7 @@ pub struct ReadResponse {
     pub entities: usize,
     /// In the order of the service's SELECT or of the request's list.
     pub features: Vec<FeatureColumn>,
+    /// Views that runs wrote or look-ups compute, selected or not; all others
+    /// are as of the read.
+    pub views: Vec<ViewAsOf>,
 }

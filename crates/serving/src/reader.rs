@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tracing::{instrument, warn};
 
-use crate::assemble::assemble;
+use crate::assemble::{assemble, views};
 use crate::error::ServingError;
 use crate::fetch::{Sources, fetch};
 use crate::keys::RequestRows;
@@ -314,6 +314,7 @@ impl Reader {
             as_of: time.as_of,
             entities: rows.entities,
             features: assemble(&plan, &fetched, request.full_names),
+            views: views(&plan, &fetched),
         })
     }
 

@@ -49,6 +49,7 @@ pub(crate) fn compile(
             inputs: expanded.inputs.clone(),
             levels: Vec::new(),
             fetches: 0,
+            views: Vec::new(),
             columns: Vec::with_capacity(selection.features.len()),
             clash: None,
         },
@@ -307,8 +308,18 @@ impl<'a> Compiler<'a> {
         let group = self.group(level, sources, bound);
         let index = match (view.serve, self.pin(view)) {
             (ServeMode::Online, _) if view.is_live() => self.add_live((level, group), view)?,
-            (ServeMode::Online, Some(pin)) => self.add_online((level, group), view, pin),
-            _ => self.add_query((level, group), view),
+            (ServeMode::Online, Some(pin)) => {
+                let index = self.add_online((level, group), view, pin);
+                let fetch = self.plan.levels[level].groups[group].online[index].fetch;
+                self.plan.views.push((bound.alias.as_str().into(), fetch));
+                index
+            }
+            _ => {
+                let index = self.add_query((level, group), view);
+                let fetch = self.plan.levels[level].groups[group].queries[index].fetch;
+                self.plan.views.push((bound.alias.as_str().into(), fetch));
+                index
+            }
         };
         Ok(Place::Fetched {
             view,
