@@ -331,7 +331,7 @@ impl Computing {
         });
         let inputs: Vec<InputColumn> = inputs.collect();
         let file = args.spine.as_deref().unwrap_or_default();
-        let spine = engine.spine_rows(file, &args.time, &expected.keys, &inputs);
+        let spine = engine.spine_rows(file, Some(&args.time), &expected.keys, &inputs);
         let spine = spine.await?;
         let spine_schema = spine.schema();
         let named = file.to_owned();

@@ -121,7 +121,7 @@ impl<'a> Chain<'a> {
         let added = request.features.iter().map(|f| short_name(request, f));
         let added: Vec<String> = added.collect();
         let columns = SpineColumns {
-            time: &request.time,
+            time: Some(&request.time),
             keys: &keys,
             inputs: &expanded.inputs,
             added: &added,
@@ -147,7 +147,9 @@ impl<'a> Chain<'a> {
             notes: BTreeSet::new(),
             requests: Requests::new(),
         };
-        chain.add_t(spine.time)?;
+        if let Some(time) = spine.time {
+            chain.add_t(time)?;
+        }
         chain.spine = Arc::clone(&chain.plan);
         chain.begin_requests().await?;
         Ok(chain)

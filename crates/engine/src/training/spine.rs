@@ -62,8 +62,8 @@ impl fmt::Debug for Spine {
 /// Which columns a spine must have, and which it must not.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SpineColumns<'a> {
-    /// The column with t.
-    pub(crate) time: &'a str,
+    /// The column with t; `None`: the rows are of no time.
+    pub(crate) time: Option<&'a str>,
     /// Key columns, by the names and types that the training set asks for.
     pub(crate) keys: &'a [Column],
     /// Inputs of on-demand views; those that nothing needs may be missing.
@@ -78,7 +78,7 @@ pub(crate) struct SpineRows {
     /// One partition; the spine's own columns, untouched.
     pub(crate) plan: Arc<dyn ExecutionPlan>,
     /// t over the plan's columns: a TIMESTAMP of any unit and zone, or a DATE.
-    pub(crate) time: Arc<dyn PhysicalExpr>,
+    pub(crate) time: Option<Arc<dyn PhysicalExpr>>,
     /// An expression over the plan's columns for each of [`SpineColumns::keys`].
     pub(crate) keys: Vec<Arc<dyn PhysicalExpr>>,
     /// The inputs that are there, by name, as the spine has them.
@@ -88,10 +88,11 @@ pub(crate) struct SpineRows {
 impl Engine {
     /// The rows of a spine in a file, as they are sent to a server: what needs
     /// no definitions is checked here, by the file's own rows and names.
+    /// Without `time` they are the rows of a request.
     pub async fn spine_rows(
         &self,
         file: &str,
-        time: &str,
+        time: Option<&str>,
         keys: &[Column],
         inputs: &[InputColumn],
     ) -> Result<SendableRecordBatchStream, EngineError> {
@@ -130,7 +131,10 @@ pub(crate) async fn open_spine(
     };
     let plan = merged(plan);
     check_names(&name, &plan.schema(), columns.added)?;
-    let time = time(context, &name, &plan, columns.time).await?;
+    let time = match columns.time {
+        Some(column) => Some(time(context, &name, &plan, column).await?),
+        None => None,
+    };
     let keys = columns.keys.iter().map(|k| key(&name, &plan.schema(), k));
     let inputs = columns.inputs.iter();
     let inputs = inputs.filter_map(|i| input(&name, &plan.schema(), i).transpose());

@@ -114,7 +114,7 @@ impl ColumnValues {
                 )));
             }
             Some(key) => Wanted::Key(key.data_type.clone()),
-            None if columns.time == name => Wanted::Time,
+            None if columns.time == Some(name) => Wanted::Time,
             None => wanted_input(name, columns),
         };
         Ok(Self {

@@ -65,7 +65,7 @@ impl Case {
 
     async fn open(&self, spine: &Spine) -> Result<SpineRows, String> {
         let columns = SpineColumns {
-            time: "event_time",
+            time: Some("event_time"),
             keys: &self.keys,
             inputs: &[],
             added: &self.added,
@@ -88,6 +88,7 @@ impl Case {
         let batch = self.read(spine).await;
         let times = rows
             .time
+            .unwrap()
             .evaluate(&batch)
             .unwrap()
             .into_array(batch.num_rows());
