@@ -9,6 +9,7 @@ pub mod check;
 mod delta_file;
 mod delta_log;
 pub mod engine;
+mod entity_keys;
 pub mod error;
 pub mod expression;
 pub mod history;

@@ -23,6 +23,7 @@ pub mod reader;
 mod request_events;
 mod state;
 pub mod training;
+pub mod verify;
 
 pub use error::ServingError;
 pub use read::{AsOf, FeatureColumn, ReadRequest, ReadResponse, ReadTarget, ViewAsOf};

@@ -13,3 +13,4 @@ mod parity;
 mod repository;
 mod request_events;
 mod training;
+mod verify;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray};
+use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Schema};
 use futures::TryStreamExt;
@@ -10,6 +10,7 @@ use granary_engine::{Spine, TileSettings, TrainingOptions, TrainingRequest};
 use granary_model::definitions::Column;
 use granary_model::{Caller, FeatureStatus, FeatureView, UtcMicros, json};
 use granary_serving::plan::list_as_service;
+use granary_serving::verify::{equal, same_status};
 use granary_serving::{FeatureColumn, ReadRequest, ReadTarget, Reader, ServingSettings};
 use granary_testing::TestProject;
 
@@ -132,8 +133,8 @@ impl<'a> Parity<'a> {
         for row in 0..trained.num_rows() {
             let status = online.statuses[row];
             counts.present += usize::from(status == FeatureStatus::Present);
-            let alike = one_absence(status.as_str()) == one_absence(statuses.value(row))
-                && equal(&online.values, values, row);
+            let alike = same_status(status, statuses.value(row))
+                && equal((&online.values, row), (values, row));
             if !alike {
                 let keys = view.keys.iter().map(|key| {
                     let column = trained.column_by_name(&key.name).unwrap();
@@ -153,35 +154,4 @@ impl<'a> Parity<'a> {
             }
         }
     }
-}
-
-/// A row beyond the TTL may have been swept: both words are right.
-fn one_absence(status: &str) -> &str {
-    match status == FeatureStatus::OutsideMaxAge.as_str() {
-        true => FeatureStatus::NotFound.as_str(),
-        false => status,
-    }
-}
-
-/// Floats within 1e-9 of each other, NaN and infinities exactly, the rest as
-/// it is shown.
-pub(super) fn equal(online: &ArrayRef, trained: &ArrayRef, row: usize) -> bool {
-    let floats = |array: &ArrayRef| {
-        let cast = cast(array, &DataType::Float64).unwrap();
-        let cast: &Float64Array = cast.as_primitive();
-        cast.is_valid(row).then(|| cast.value(row))
-    };
-    if !online.data_type().is_floating() {
-        return json::text(online, row) == json::text(trained, row);
-    }
-    match (floats(online), floats(trained)) {
-        (Some(a), Some(b)) if a.is_finite() && b.is_finite() => {
-            (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1e-6)
-        }
-        (a, b) => a.map(f64::to_bits) == b.map(f64::to_bits) || (nan(a) && nan(b)),
-    }
-}
-
-fn nan(value: Option<f64>) -> bool {
-    value.is_some_and(f64::is_nan)
 }

@@ -15,12 +15,13 @@ use granary_ingest::Pushed;
 use granary_model::definitions::Column;
 use granary_model::{Caller, FeatureView, UtcMicros, json};
 use granary_serving::plan::list_as_service;
+use granary_serving::verify::equal;
 use granary_serving::{FeatureColumn, ReadRequest, ReadTarget, Reader, ServingSettings};
 use granary_testing::TestProject;
 use parquet::arrow::ArrowWriter;
 use proptest::prelude::*;
 
-use super::compare::{equal, tiled};
+use super::compare::tiled;
 use super::{project, random};
 
 /// One key, that of an event, or another where the event has none.
@@ -57,7 +58,7 @@ fn same(a: &[FeatureColumn], b: &[FeatureColumn], told: &str) {
     for (a, b) in a.iter().zip(b) {
         let values = |column: &FeatureColumn| json::text(&column.values, 0);
         assert!(
-            a.statuses == b.statuses && equal(&a.values, &b.values, 0),
+            a.statuses == b.statuses && equal((&a.values, 0), (&b.values, 0)),
             "{told}: {}: {:?} {:?}, then {:?} {:?}",
             a.name,
             a.statuses,
@@ -133,7 +134,7 @@ fn assert_trained(told: &str, trained: &RecordBatch, row: usize, online: &[Featu
     for column in online {
         let value: ArrayRef = trained.column_by_name(&column.name).unwrap().slice(row, 1);
         assert!(
-            equal(&column.values, &value, 0),
+            equal((&column.values, 0), (&value, 0)),
             "{told}: {}: online {:?}, trained {:?}",
             column.name,
             json::text(&column.values, 0),
