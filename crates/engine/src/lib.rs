@@ -19,6 +19,7 @@ pub mod memory;
 pub mod offline;
 pub mod preceding;
 pub mod query;
+mod read_log;
 pub mod retention;
 pub mod row_file;
 pub mod run;
@@ -39,6 +40,7 @@ pub use live::{
 };
 pub use lookup::QueryLookup;
 pub use offline::{ColumnStatistics, OfflineTable, RunMode, RunRecord};
+pub use read_log::ReadLog;
 pub use retention::{Bounds, Retention};
 pub use row_file::{FileRows, RowFormat};
 pub use run::{RunScope, RunSummary};

@@ -12,6 +12,7 @@ use granary_serving::Reader;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::items::Items;
+use crate::read_log::ReadLogger;
 use crate::status::{IntoStatus, status};
 use crate::wire;
 
@@ -19,6 +20,8 @@ use crate::wire;
 pub(crate) struct FeaturesRpc {
     pub reader: Arc<Reader>,
     pub items: Items,
+    /// Where answers are logged, if they are.
+    pub log: Option<ReadLogger>,
 }
 
 #[tonic::async_trait]
@@ -57,12 +60,16 @@ impl FeaturesRpc {
         caller: Caller,
     ) -> Result<pb::GetFeaturesResponse, Status> {
         let (read, form) = wire::decode(request, caller)?;
+        let logged = { self.log.as_ref() }.and_then(|log| Some((log, log.keep(&read)?)));
         let response = self
             .reader
             .read(read)
             .await
             .map_err(IntoStatus::into_status)?;
         self.items.metrics.read(&response);
+        if let Some((log, read)) = logged {
+            log.offer(read, &response);
+        }
         wire::encode(&response, &form)
     }
 

@@ -15,6 +15,7 @@ mod http;
 mod items;
 mod materialization;
 mod metrics;
+mod read_log;
 mod runs;
 mod serve;
 pub mod settings;

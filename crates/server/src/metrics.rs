@@ -106,6 +106,7 @@ pub(crate) struct Metrics {
     pub materializations: IntCounter,
     pub failed_materializations: IntCounter,
     pub training_rows: IntCounter,
+    pub read_log: ReadLogMetrics,
     pushes: PushMetrics,
     consumers: ConsumerMetrics,
     reader: ReaderMetrics,
@@ -136,6 +137,26 @@ impl PushMetrics {
             duplicate: events("granary_duplicate_events_total", "that were stored already")?,
             refused: events("granary_refused_events_total", "that were refused")?,
             seconds,
+        })
+    }
+}
+
+/// What became of reads that might be logged, an entity each.
+#[derive(Debug)]
+pub(crate) struct ReadLogMetrics {
+    pub logged: IntCounter,
+    pub unlogged: IntCounter,
+}
+
+impl ReadLogMetrics {
+    fn new(r: &Registry) -> Result<Self, prometheus::Error> {
+        let reads = |name: &str, how: &str| counter(r, name, &format!("reads of entities {how}"));
+        Ok(Self {
+            logged: reads("granary_logged_reads_total", "that were logged")?,
+            unlogged: reads(
+                "granary_unlogged_reads_total",
+                "that the log had no room for, or that could not be written",
+            )?,
         })
     }
 }
@@ -265,6 +286,7 @@ impl Metrics {
                 "granary_training_rows_total",
                 "rows of training sets that were sent",
             )?,
+            read_log: ReadLogMetrics::new(r)?,
             pushes: PushMetrics::new(r)?,
             consumers: ConsumerMetrics::new(r, consumers)?,
             reader: ReaderMetrics::new(r)?,

@@ -37,6 +37,7 @@ use crate::http::{HttpState, router};
 use crate::items::Items;
 use crate::materialization::MaterializationRpc;
 use crate::metrics::Metrics;
+use crate::read_log::{ReadLogger, read_log};
 use crate::runs::Materializations;
 use crate::settings::ServerSettings;
 use crate::streams::StreamsRpc;
@@ -120,7 +121,8 @@ pub async fn serve(
     let health = HealthReporter::new();
     report(&health, false).await;
 
-    let router = grpc(&components, &settings, &metrics, &health, &closing)?;
+    let log = read_log(&components, &settings, &metrics, (&tasks, &closing));
+    let router = grpc((&components, log), &settings, &metrics, &health, &closing)?;
     let incoming = TcpIncoming::from(listeners.grpc).with_nodelay(Some(true));
     let grpc = router.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned());
     let http = http(
@@ -183,7 +185,7 @@ pub async fn serve(
 
 /// The gRPC services behind the edge.
 fn grpc(
-    components: &Components,
+    (components, log): (&Components, Option<ReadLogger>),
     settings: &Arc<ServerSettings>,
     metrics: &Arc<Metrics>,
     health: &HealthReporter,
@@ -201,6 +203,7 @@ fn grpc(
     let features = FeaturesRpc {
         reader: Arc::clone(&components.reader),
         items: items.clone(),
+        log,
     };
     let pushes = StreamsRpc {
         streams: Arc::clone(&components.streams),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerSettings {
     /// Requests at a time; one more is turned away with RESOURCE_EXHAUSTED.
@@ -39,6 +39,12 @@ pub struct ServerSettings {
     /// memory until they are in its history.
     #[serde(with = "granary_model::bytes")]
     pub history_bytes_max: u64,
+    /// The share of keys whose reads are logged under the root, 0 to 1: `reads/`.
+    pub log_reads: f64,
+    /// How often they are written.
+    pub log_reads_seconds: u64,
+    /// Rows that wait to be written at most: then they are at once.
+    pub log_reads_rows_max: usize,
     /// How long a shutdown waits for reads under way.
     pub shutdown_seconds_max: u64,
     /// The roles of each caller, by its name: what grants are compared with.
@@ -62,6 +68,9 @@ impl Default for ServerSettings {
             concurrent_training_sets_max: 2,
             spine_bytes_max: 8 << 30,
             history_bytes_max: 256 << 20,
+            log_reads: 0.0,
+            log_reads_seconds: 30,
+            log_reads_rows_max: 100_000,
             shutdown_seconds_max: 30,
             roles: BTreeMap::new(),
         }

@@ -18,6 +18,7 @@
 
 mod asked;
 mod compare;
+mod logged;
 mod report;
 mod sample;
 mod served;
@@ -42,6 +43,7 @@ use crate::training::select;
 
 pub use asked::{AskedFeature, AskedLive, asked_features, entities};
 pub use compare::{difference, equal, same_status};
+pub use logged::{LoggedRead, LoggedService, READ_AT as LOGGED_READ_AT};
 pub use report::{Example, FeatureReport, Report};
 pub use sample::{Sampler, hash_of_key};
 pub use served::{Served, ServedFeature};

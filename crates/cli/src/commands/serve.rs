@@ -36,6 +36,10 @@ pub struct Args {
     #[arg(long, value_name = "ADDRESS")]
     pub http: Option<String>,
 
+    /// Log the reads of this share of all keys, 0 to 1, under the root: `granary verify --logged` replays them
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub log_reads: Option<f64>,
+
     /// Also run what REFRESH EVERY says is due
     #[arg(long)]
     pub refresh: bool,
@@ -47,6 +51,7 @@ pub async fn run(project: Project, args: Args) -> Outcome {
     let http = bind(args.http.as_ref().unwrap_or(&config.http), "HTTP").await?;
     let mut settings = config.server.clone();
     settings.refresh_views |= args.refresh;
+    settings.log_reads = args.log_reads.unwrap_or(settings.log_reads);
 
     let store = project.online_store()?;
     let components = components(&project, &store, grpc.local_addr()?).await?;
@@ -63,6 +68,14 @@ pub async fn run(project: Project, args: Args) -> Outcome {
     };
     granary_server::serve(components, settings, listeners, stop).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text
+        .parse::<f64>()
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("{text:?} is no share; it is a number from 0 to 1"))
 }
 
 /// What a server of this project works with; it owns the events of streams,
