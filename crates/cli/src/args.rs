@@ -7,7 +7,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
     apply, completions, demo, describe, get, get_historical, history, init, materialize, plan,
-    push, serve, sql, status,
+    push, serve, sql, status, verify,
 };
 
 /// The feature store of a consumer lender: features defined in SQL,
@@ -60,6 +60,8 @@ pub enum Command {
     Status(status::Args),
     /// List the catalog's snapshots: who changed what, and when
     History(history::Args),
+    /// Compare what a service serves with what a training set says
+    Verify(verify::Args),
     /// Serve features over gRPC, with metrics and health over HTTP
     Serve(serve::Args),
     /// Print a completion script for a shell

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use granary_client::{Client, GetFeatures, Target};
 use granary_engine::StreamSource;
 use granary_model::definitions::{Column, RequestColumns};
-use granary_model::{Caller, ErrorKind, FeatureView, UtcMicros};
+use granary_model::{Caller, Definitions, ErrorKind, FeatureView, UtcMicros};
 use granary_serving::{ReadRequest, ReadTarget};
 
 use crate::environment;
@@ -135,8 +135,17 @@ pub async fn run(folder: Option<&Path>, args: Args) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads in this process. Whoever can read the project's files may read its
-/// features: the caller has every role that a grant names.
+/// Whoever can read the project's files may read its features: a caller with
+/// every role that a grant names.
+pub(super) fn every_role(definitions: &Definitions) -> Caller {
+    let roles = definitions.grants.iter().map(|g| g.role.clone());
+    Caller {
+        name: environment::user(),
+        roles: roles.collect(),
+    }
+}
+
+/// Reads in this process.
 async fn read(project: &Project, args: &Args) -> anyhow::Result<Answer> {
     let events = Arc::new(ProjectEvents::new(project.clone()));
     let engine = project.engine_over(Arc::clone(&events) as Arc<dyn StreamSource>)?;
@@ -164,11 +173,7 @@ async fn read(project: &Project, args: &Args) -> anyhow::Result<Answer> {
         let rows = request_event::batch(&args.request_events, stream, columns)?;
         request_events.push((stream.to_owned(), rows));
     }
-    let roles = definitions.grants.iter().map(|g| g.role.clone());
-    let caller = Caller {
-        name: environment::user(),
-        roles: roles.collect(),
-    };
+    let caller = every_role(definitions);
     let response = reader
         .read(ReadRequest {
             caller,

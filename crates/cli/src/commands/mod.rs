@@ -14,6 +14,7 @@ pub mod push;
 pub mod serve;
 pub mod sql;
 pub mod status;
+pub mod verify;
 
 use crate::args::{Cli, Command};
 use crate::failure::Outcome;
@@ -37,6 +38,7 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Describe(args) => describe::run(&project()?, &args).await,
         Command::Status(args) => status::run(&project()?, &args).await,
         Command::History(args) => history::run(&project()?, &args).await,
+        Command::Verify(args) => verify::run(folder, &args).await,
         Command::Serve(args) => serve::run(project()?, args).await,
     }
 }

@@ -38,6 +38,33 @@ fn what_is_planted_stands_out() {
     let admission = try_next(&demo, &project, "fraud_admission");
     planted(&admission);
     affordable(&project);
+    agrees_with_training_sets(&project);
+}
+
+/// Every service serves what a training set says.
+fn agrees_with_training_sets(project: &Project) {
+    for (service, left_out) in [
+        ("marketing_targeting", 0),
+        ("risk_admission", 0),
+        ("fraud_admission", 8),
+        ("collections_priority", 0),
+    ] {
+        let verify = ["verify", service, "--sample", "200", "--output", "json"];
+        let report = project.granary(&verify).json();
+        let features = report["features"].as_array().unwrap();
+        assert_eq!(
+            report["left_out"].as_array().unwrap().len(),
+            left_out,
+            "{report}"
+        );
+        let compared = 200 * features.len() as u64;
+        assert_eq!(report["compared"], compared, "{service}: {report}");
+        let present = features.iter().filter(|f| f["present"].as_u64() > Some(0));
+        assert!(
+            present.count() * 10 > features.len() * 9,
+            "{service}: {report}"
+        );
+    }
 }
 
 fn planted(admission: &Value) {

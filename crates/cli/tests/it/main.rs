@@ -20,3 +20,4 @@ mod races;
 mod refusals;
 mod retention;
 mod serve;
+mod verify;
