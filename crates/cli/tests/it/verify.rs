@@ -121,6 +121,15 @@ fn inputs_come_from_a_spine() {
     let report = verified(&project, &["lending", "--spine", loans.to_str().unwrap()]);
     assert_eq!(report["left_out"], json!([]));
     assert_eq!(report["compared"], 12);
+    let sql = "SELECT customer_id, balance AS asked FROM balances";
+    let of_query = verified(&project, &["lending", "--spine-sql", sql]);
+    assert_eq!(
+        (&of_query["rows"], &of_query["left_out"]),
+        (&json!(4), &json!([]))
+    );
+    let sql = "SELECT balance AS asked FROM balances";
+    let run = project.granary(&["verify", "lending", "--spine-sql", sql]);
+    run.failed(1, &["no key column customer_id"]);
     let part = feature(&report, "part");
     assert_eq!(
         (&part["equal"], &part["present"]),
