@@ -209,3 +209,61 @@ impl LogWriter {
         Ok(table.log.append(&rows).await?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+    use granary_model::{Caller, UtcMicros};
+    use granary_serving::ReadTarget;
+
+    use super::*;
+
+    fn request(target: ReadTarget, as_of: Option<UtcMicros>) -> ReadRequest {
+        let ids: Int64Array = vec![1, 2].into();
+        ReadRequest {
+            caller: Caller::named("test"),
+            target,
+            keys: RecordBatch::try_from_iter([("id", Arc::new(ids) as _)]).unwrap(),
+            inputs: Vec::new(),
+            request_events: Vec::new(),
+            as_of,
+            strictly_before: false,
+            full_names: false,
+        }
+    }
+
+    #[test]
+    fn a_read_waits_for_nobody_and_what_finds_no_room_is_counted() {
+        let metrics = Arc::new(Metrics::new(&[]).unwrap());
+        let (sender, mut offered) = mpsc::channel(1);
+        let logger = ReadLogger {
+            sender,
+            metrics: Arc::clone(&metrics),
+        };
+        let response = ReadResponse {
+            snapshot: 1,
+            as_of: UtcMicros(0),
+            entities: 2,
+            features: Vec::new(),
+            views: Vec::new(),
+        };
+        let service = request(ReadTarget::Service("s".into()), None);
+        for _ in 0..3 {
+            logger.offer(logger.keep(&service).unwrap(), &response);
+        }
+        assert_eq!(metrics.read_log.unlogged.get(), 4);
+        assert_eq!(offered.try_recv().unwrap().0.service, "s");
+        assert!(offered.try_recv().is_err());
+    }
+
+    #[test]
+    fn reads_of_a_list_or_of_another_time_are_not_logged() {
+        let metrics = Arc::new(Metrics::new(&[]).unwrap());
+        let (sender, _offered) = mpsc::channel(1);
+        let logger = ReadLogger { sender, metrics };
+        let list = request(ReadTarget::Features(vec!["v.x".into()]), None);
+        let past = request(ReadTarget::Service("s".into()), Some(UtcMicros(0)));
+        assert!(logger.keep(&list).is_none());
+        assert!(logger.keep(&past).is_none());
+    }
+}

@@ -27,18 +27,19 @@ const READ_ROWS: usize = 1_000;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Reads a sample of entities online, as of now, and computes each value again as a training set would: as of the
-time that the value is of, from the sources, without what was written down later. Floats are equal within 1e-9
-of the greater, all else bit for bit; what is not found and what is too old are one. Ends with 1 if a value
-differs.
+Reads a sample of entities online, as of now, and computes each value again as a training set would:
+as of the time that the value is of, from the sources, without what was written down later. Floats
+are equal within 1e-9 of the greater, all else bit for bit; what is not found and what is too old
+are one. Ends with 1 if a value differs.
 
-Entities are those that the sources of the service's views know, chosen by the hash of their keys: the same at
-every call. Features that need inputs are left out without --spine, whose rows have keys and inputs by their
-names; further columns are passed over, and so is a time.
+Entities are those that the sources of the service's views know, chosen by the hash of their keys:
+the same at every call. Features that need inputs are left out without --spine or --spine-sql, whose
+rows have keys and inputs by their names; further columns are passed over, and so is a time.
 
-With --logged the reads are those that a server logged (`granary serve --log-reads 0.01`): reads of the service as
-it is now, as of when they came. Reads with request events, as of another time, or of a list of features are not
-logged. Values over a stream without HISTORY are left out where events that they were made of may be gone.
+With --logged the reads are those that a server logged (`granary serve --log-reads 0.01`), of the
+service as it is now. Reads with request events, as of another time, or of a list of features are
+not logged. Values over a stream without HISTORY are left out where events that they were made of
+may be gone.
 
 Examples:
   granary verify risk_admission
