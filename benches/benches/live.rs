@@ -70,7 +70,9 @@ const PUSHED: f64 = 10_000.0;
 fn rows(first: u64, devices: &[i64], times: &[i64], numbers: &mut StdRng) -> RecordBatch {
     let count = devices.len();
     let ids = (0..count as u64).map(|n| (first + n).cast_signed());
-    let customers = (0..count).map(|_| Some(format!("c{}", numbers.random_range(0..1_000_000))));
+    let customers: StringArray = (0..count)
+        .map(|_| Some(format!("c{}", numbers.random_range(0..1_000_000))))
+        .collect();
     let amounts = (0..count).map(|_| Some(numbers.random_range(100.0..5_000.0)));
     let times = TimestampMicrosecondArray::from(times.to_vec()).with_timezone("UTC");
     RecordBatch::try_from_iter_with_nullable([
@@ -80,11 +82,7 @@ fn rows(first: u64, devices: &[i64], times: &[i64], numbers: &mut StdRng) -> Rec
             Arc::new(Int64Array::from(devices.to_vec())) as _,
             true,
         ),
-        (
-            "customer",
-            Arc::new(customers.collect::<StringArray>()) as _,
-            true,
-        ),
+        ("customer", Arc::new(customers) as _, true),
         (
             "amount",
             Arc::new(amounts.collect::<Float64Array>()) as _,
