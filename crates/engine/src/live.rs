@@ -423,11 +423,14 @@ impl LiveRead<'_> {
             .is_some_and(|(_, merged)| merged.frames().iter().any(unbounded))
     }
 
-    /// The first event time of what was not looked for by key.
-    pub fn first_beside(&self, found: &[FoundEvents]) -> Result<Option<UtcMicros>, EngineError> {
-        let first = self
-            .tiled()
-            .map(|(windows, _)| windows.first_beside(self, found));
+    /// The first event time of a distinct key in what was not looked for by key.
+    pub fn first_beside(
+        &self,
+        key: u32,
+        found: &[FoundEvents],
+    ) -> Result<Option<UtcMicros>, EngineError> {
+        let tiled = self.tiled();
+        let first = tiled.map(|(windows, _)| windows.first_beside(self, key, found));
         let first = first.transpose().map_err(|e| self.view.failed(e))?;
         Ok(first.flatten().map(UtcMicros))
     }

@@ -26,6 +26,8 @@ pub enum ServingError {
     NoEvents { view: String, stream: String },
     #[error("a read of {view} needs more than {bound} events (live_events_max)")]
     TooManyEvents { view: String, bound: usize },
+    #[error("a read of {view} needs tiles of more than {bound} bytes (tiles.bytes_max)")]
+    TilesTooLarge { view: String, bound: usize },
     #[error("{what} {given} is over the bound of {bound}")]
     OverBound {
         what: &'static str,
@@ -52,7 +54,7 @@ impl ServingError {
         match self {
             Self::NoCatalog | Self::NeverMaterialized { .. } => ErrorKind::FailedPrecondition,
             Self::NoEvents { .. } => ErrorKind::Unavailable,
-            Self::TooManyEvents { .. } => ErrorKind::ResourceExhausted,
+            Self::TooManyEvents { .. } | Self::TilesTooLarge { .. } => ErrorKind::ResourceExhausted,
             Self::Unknown { .. } => ErrorKind::NotFound,
             Self::Invalid(_) | Self::OverBound { .. } => ErrorKind::InvalidArgument,
             Self::Denied { .. } => ErrorKind::PermissionDenied,

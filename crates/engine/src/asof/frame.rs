@@ -56,6 +56,12 @@ impl Frame {
         }
     }
 
+    /// Whether what is in the frame is told by event times alone, so that spans of
+    /// time can be put together to it.
+    pub(crate) fn is_by_time(&self) -> bool {
+        self.events_max.is_none() && matches!(self.bounds, FrameBounds::Range { .. })
+    }
+
     /// The events of the frame as of t, of a key's events with these ascending
     /// times. `strictly_before` leaves out those at t; then a frame that ends
     /// before t keeps the end that it has.

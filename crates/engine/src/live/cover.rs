@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 /// A tile is so many of the level below.
 const FAN_OUT: i64 = 8;
-const LEVELS: usize = 9;
+const LEVELS: usize = 15;
 /// Event times that the tiles of each level cover, in microseconds: a second at
-/// first, 194 days at last.
+/// first; so long at last that a few cover all time, wherever an event lies.
 pub const TILE_SPANS: [i64; LEVELS] = tile_spans();
 /// Spans whose events are read at once.
 const SPANS_AT_ONCE: usize = 16;
@@ -40,6 +40,8 @@ pub struct TileSettings {
     pub tile_events_max: usize,
     /// A span of more events beside tiles is cut by smaller ones.
     pub edge_events_max: usize,
+    /// Bytes of the tiles of one key that one read looks at.
+    pub bytes_max: usize,
 }
 
 impl Default for TileSettings {
@@ -49,6 +51,7 @@ impl Default for TileSettings {
             tile_events_min: 64,
             tile_events_max: 8_192,
             edge_events_max: 1_024,
+            bytes_max: 64 << 20,
         }
     }
 }
@@ -405,6 +408,7 @@ mod tests {
         tile_events_min: 2,
         tile_events_max: 5,
         edge_events_max: 3,
+        bytes_max: 1 << 20,
     };
 
     fn count(times: &[i64], span: &Range<i64>) -> usize {
@@ -501,6 +505,30 @@ mod tests {
                     prop_assert_eq!(*events, count(&times, &tile.span()) as i64);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn all_time_is_covered_by_a_few_pieces() {
+        for first in [i64::MIN, -62_135_596_800 * SECOND, 0] {
+            let now = 1_772_236_800 * SECOND + 7;
+            let mut cover = Cover::new(&[first..now], now, Vec::new(), ((100, SECOND), SETTINGS));
+            let mut rounds = 0;
+            loop {
+                if !cover.tiles().is_empty() {
+                    cover.found(Vec::new());
+                    continue;
+                }
+                let wanted = cover.events();
+                if wanted.is_empty() {
+                    break;
+                }
+                rounds += 1;
+                let places: Vec<_> = (0..wanted.len()).map(|row| Some((0, row))).collect();
+                cover.computed(&wanted, &places);
+            }
+            assert!(cover.pieces().len() < 250, "{}", cover.pieces().len());
+            assert!(rounds < 20, "{rounds}");
         }
     }
 

@@ -115,6 +115,16 @@ impl Needed {
         self.frames.is_empty() && !self.whole
     }
 
+    /// Whether these need every event that all do.
+    pub(super) fn are_as_long_as(&self, all: &Self) -> bool {
+        let first = |frame: &FrameNeeds| {
+            let since = frame.since.filter(|_| frame.newest.is_none());
+            since.map(|since| since.before(UtcMicros(0)))
+        };
+        let longest = |needed: &Self| needed.frames.iter().filter_map(first).min();
+        self.whole || (!all.whole && longest(self).is_some() && longest(self) <= longest(all))
+    }
+
     /// Whether the newest few may do. Else one scan of a time is less work.
     pub(super) fn newest_may_do(&self) -> bool {
         !self.whole && self.frames.iter().any(|frame| frame.newest.is_some())

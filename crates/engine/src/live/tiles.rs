@@ -8,9 +8,12 @@
 
 use std::ops::Range;
 
+use arrow::ARROW_VERSION;
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{interleave, take};
+use datafusion::DATAFUSION_VERSION;
 use datafusion::error::Result;
+use datafusion::logical_expr::Expr;
 use granary_model::UtcMicros;
 use sha2::{Digest, Sha256};
 
@@ -47,20 +50,31 @@ pub struct TileSet {
 impl TileSet {
     /// `rows`: the plan of the events.
     pub(super) fn of(index: &str, rows: &str, query: &WindowedQuery) -> Self {
-        let mut text = format!("{index}\n{rows}\n");
-        let expressions = query.then_by.iter().chain(&query.filter);
-        for expression in expressions {
-            text += &format!("{expression}\n");
-        }
+        // States of accumulators and rows of arrays are what these make them.
+        let mut parts = vec![DATAFUSION_VERSION.to_owned(), ARROW_VERSION.to_owned()];
+        parts.extend([index.to_owned(), rows.to_owned()]);
+        parts.extend(listed("THEN BY", &query.then_by));
+        parts.extend(listed("WHERE", &query.filter));
+        let mut known = Vec::new();
         for aggregate in &query.aggregates {
-            text += &format!("{} {}", aggregate.function.name(), aggregate.distinct);
-            text += &format!(" {} {}", aggregate.ignore_nulls, aggregate.frame);
-            for expression in aggregate.arguments.iter().chain(&aggregate.filter) {
-                text += &format!(" {expression}");
+            let mut own = vec![aggregate.function.name().to_owned()];
+            own.push(format!("distinct {}", aggregate.distinct));
+            own.push(format!("ignore nulls {}", aggregate.ignore_nulls));
+            own.push(format!("range {}", aggregate.frame.is_by_time()));
+            own.extend(listed("arguments", &aggregate.arguments));
+            own.extend(listed("FILTER", &aggregate.filter));
+            // Over another frame it is the same tile.
+            if !known.contains(&own) {
+                known.push(own);
             }
-            text.push('\n');
         }
-        let digest = Sha256::digest(text.as_bytes());
+        parts.extend(known.into_iter().flatten());
+        let mut digest = Sha256::new();
+        for part in parts {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+        let digest = digest.finalize();
         let digest = digest[..12].iter().map(|byte| format!("{byte:02x}"));
         Self {
             name: digest.collect(),
@@ -69,6 +83,13 @@ impl TileSet {
             spans: TILE_SPANS.to_vec(),
         }
     }
+}
+
+/// Expressions, how many there are, and what they stand for.
+fn listed<'e>(what: &str, expressions: impl IntoIterator<Item = &'e Expr>) -> Vec<String> {
+    let mut listed: Vec<String> = expressions.into_iter().map(Expr::to_string).collect();
+    listed.insert(0, format!("{what} {}", listed.len()));
+    listed
 }
 
 /// A tile of one key.

@@ -98,7 +98,8 @@ impl LiveWindows {
             let others = Needed::of(self.windows.spec(), |place| !of_tiles.contains(&place));
             (merged, others)
         });
-        self.merged = merged;
+        // Tiles spare nothing where other aggregates need every event.
+        self.merged = merged.filter(|(_, others)| !others.are_as_long_as(&self.needed));
         Ok(self.merged.is_some())
     }
 
@@ -160,10 +161,11 @@ impl LiveWindows {
         Ok(open.map(|(key, _)| key as u32).collect())
     }
 
-    /// The first event time of what was not looked for by key.
+    /// The first event time of a key in what was not looked for by key.
     pub(super) fn first_beside(
         &self,
         read: &LiveRead<'_>,
+        key: u32,
         found: &[FoundEvents],
     ) -> Result<Option<i64>> {
         let beside = found.iter().filter(|found| found.keys.is_none());
@@ -171,7 +173,9 @@ impl LiveWindows {
         let mut first = None;
         for grouped in self.grouped(read, &beside)? {
             let times = self.windows.times(&grouped.events)?;
-            first = arrow::compute::min(&times).into_iter().chain(first).min();
+            let own = times.iter().zip(&grouped.groups);
+            let own = own.filter(|(_, group)| **group == key);
+            first = own.filter_map(|(time, _)| time).chain(first).min();
         }
         Ok(first)
     }

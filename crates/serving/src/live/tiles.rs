@@ -85,7 +85,7 @@ impl LiveFetch<'_> {
             };
             let mut first = UtcMicros::MIN;
             if read.is_tiled_from_first() {
-                first = read.first_beside(found)?.unwrap_or(to);
+                first = read.first_beside(key, found)?.unwrap_or(to);
                 for source in sources {
                     first = first.min(first_event(source, bytes, to).await?.unwrap_or(to));
                 }
@@ -115,6 +115,7 @@ impl LiveFetch<'_> {
         key: &[u8],
         mut tiled: TiledKey<'_>,
     ) -> Result<KeyPartials, ServingError> {
+        let mut bytes = 0;
         loop {
             let tiles = tiled.tiles();
             if !tiles.is_empty() {
@@ -128,9 +129,12 @@ impl LiveFetch<'_> {
                 let mut stored = Stored {
                     ranges: &ranges,
                     tiles: Vec::new(),
+                    bytes: 0,
                 };
                 let set = source.tiles.unwrap_or_default();
                 source.snapshot.tiles(set, &ranges, &mut stored).await?;
+                bytes += stored.bytes;
+                self.check_bytes(bytes)?;
                 tiled.found_tiles(stored.tiles);
                 continue;
             }
@@ -170,6 +174,17 @@ impl LiveFetch<'_> {
         Ok(SpanEvents {
             events: sink.rows.finish()?.batch,
             counts: sink.counts,
+        })
+    }
+
+    fn check_bytes(&self, bytes: usize) -> Result<(), ServingError> {
+        let bound = self.tiles.settings.bytes_max;
+        if bytes <= bound {
+            return Ok(());
+        }
+        Err(ServingError::TilesTooLarge {
+            view: self.view.name().to_owned(),
+            bound,
         })
     }
 
@@ -224,10 +239,12 @@ impl EventSink for First {
 struct Stored<'a> {
     ranges: &'a [TileRange<'a>],
     tiles: Vec<Tile>,
+    bytes: usize,
 }
 
 impl TileSink for Stored<'_> {
     fn tile(&mut self, range: usize, start: UtcMicros, value: &[u8]) {
+        self.bytes += value.len();
         self.tiles.push(Tile {
             level: self.ranges[range].level,
             start,

@@ -15,7 +15,27 @@ use datafusion::scalar::ScalarValue;
 
 use super::accumulate::{accumulator, slice};
 use super::selection::{Selection, kept_rows};
-use super::{Call, Kind, ORDER_FREE, RowRange, distinct, extremes, positions, sums};
+use super::{Call, Kind, RowRange, distinct, extremes, positions, sums};
+
+/// Functions without a kernel here whose accumulators' states merge to what the
+/// rows themselves would give. Those of `corr`, `covar` and `regr` do not: merged
+/// means drift, and a constant is one no more.
+const MERGED: [&str; 14] = [
+    "approx_distinct",
+    "avg",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "bool_and",
+    "bool_or",
+    "entropy",
+    "max",
+    "median",
+    "min",
+    "sum",
+    "top_k",
+    "top_share",
+];
 
 /// What the columns of a partial are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +75,7 @@ impl Call {
             Kind::First => Form::Edge { last: false },
             Kind::Last => Form::Edge { last: true },
             Kind::Decayed => Form::State,
-            Kind::Accumulate if ORDER_FREE.contains(&name) => Form::State,
+            Kind::Accumulate if MERGED.contains(&name) => Form::State,
             Kind::Accumulate | Kind::Nth | Kind::List => return None,
         })
     }

@@ -11,7 +11,7 @@ use datafusion::error::Result;
 use super::calls::Window;
 use super::memory::{AsOfWindows, GroupedEvents};
 use super::sorted::Sorted;
-use crate::asof::frame::{Frame, FrameBounds};
+use crate::asof::frame::Frame;
 use crate::asof::kernels::RowRange;
 use crate::asof::spine::Spine;
 
@@ -56,7 +56,7 @@ impl AsOfWindows {
                     continue;
                 }
                 let windows = shared.windows.iter();
-                let windows = windows.filter(|w| is_range(&program.frames[w.frame]));
+                let windows = windows.filter(|w| program.frames[w.frame].is_by_time());
                 let mut own = Vec::new();
                 for window in windows {
                     let frame = program.frames[window.frame];
@@ -209,8 +209,4 @@ impl MergedAggregates {
         });
         columns.collect()
     }
-}
-
-fn is_range(frame: &Frame) -> bool {
-    frame.events_max.is_none() && matches!(frame.bounds, FrameBounds::Range { .. })
 }

@@ -35,6 +35,7 @@ pub fn tiled() -> ServingSettings {
             tile_events_min: 1,
             tile_events_max: 4,
             edge_events_max: 2,
+            ..TileSettings::default()
         },
         ..ServingSettings::default()
     }

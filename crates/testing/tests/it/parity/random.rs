@@ -168,7 +168,7 @@ pub fn keys(view: &FeatureView) -> String {
     }
 }
 
-const AGGREGATES: [&str; 22] = [
+const AGGREGATES: [&str; 25] = [
     "count(*)",
     "count(n)",
     "count(DISTINCT tag)",
@@ -191,6 +191,9 @@ const AGGREGATES: [&str; 22] = [
     "top_k(tag, 2)",
     "entropy(tag)",
     "decayed_sum(n, INTERVAL '2 days')",
+    "corr(n, n)",
+    "covar_pop(n, n)",
+    "bit_xor(n)",
 ];
 
 /// DataFusion refuses FILTER on these over windows.
