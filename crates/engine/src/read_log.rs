@@ -63,13 +63,15 @@ impl ReadLog {
         for tried in 1.. {
             match self.commit(&file, rows.num_rows()).await {
                 Err(EngineError::Conflict { .. }) if tried < TRIES => {}
-                Err(error) => {
+                Err(error @ EngineError::Conflict { .. }) => {
                     let path = self.log.path_in_store(&name);
-                    if let Err(error) = self.engine.root_store().delete(&path).await {
-                        tracing::warn!(%path, %error, "a file of reads that no log names remains");
+                    if let Err(kept) = self.engine.root_store().delete(&path).await {
+                        tracing::warn!(%path, error = %kept, "a file of reads that no log names remains");
                     }
                     return Err(error);
                 }
+                // Whether the log names the file is not known.
+                Err(error) => return Err(error),
                 Ok(()) => break,
             }
         }

@@ -158,6 +158,10 @@ impl LogWriter {
             Ok(table) => Some(Arc::new(table)),
             Err(error) => {
                 tracing::warn!(service, %error, "its reads are not logged");
+                if !matches!(error, ServingError::Invalid(_)) {
+                    // It may be better with the next read.
+                    return None;
+                }
                 None
             }
         };
