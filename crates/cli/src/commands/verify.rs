@@ -121,6 +121,9 @@ pub async fn run(folder: Option<&Path>, args: &Args) -> Outcome {
         left_out: &left_out,
     }
     .print(args.output)?;
+    if report.compared() == 0 {
+        anyhow::bail!("{}: there was nothing to compare", args.service);
+    }
     Ok(match report.different() {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::from(FAILED),

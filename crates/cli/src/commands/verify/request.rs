@@ -41,7 +41,11 @@ impl Request {
                     keys: rows.num_columns(),
                     rows,
                 }
-                .checked("the sources have no entities to compare");
+                .checked(&format!(
+                    "{}: the sources of its views have no entities to compare; \
+                     --spine FILE brings keys and inputs",
+                    args.service
+                ));
             }
         };
         let request = sampled(rows, columns, args.sample).await?;
