@@ -288,6 +288,10 @@ impl EventStream for EmbeddedStream {
         blocking(|| trim::step(self.shelf(), &self.described, self.epoch, policy, from))
     }
 
+    async fn clear_dropped(&self) -> Result<bool, StoreError> {
+        blocking(|| trim::clear_dropped(self.shelf()))
+    }
+
     async fn put_tiles(
         &self,
         set: usize,

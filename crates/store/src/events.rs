@@ -360,12 +360,16 @@ pub trait EventStream: Debug + Send + Sync {
     /// One bounded step of a trim. Begin without a cursor, go on with the one
     /// that the last step gave. A killed trim leaves whole events, fewer of
     /// them; begun again it does the rest. Tiles go with the first of their
-    /// events. Also clears away what dropped indexes and tile sets left.
+    /// events. Begins with [`Self::clear_dropped`].
     async fn trim(
         &self,
         policy: &TrimPolicy,
         from: Option<TrimCursor>,
     ) -> Result<TrimStep, StoreError>;
+
+    /// One bounded step of clearing away what dropped streams, indexes and tile
+    /// sets left; whether there may be more.
+    async fn clear_dropped(&self) -> Result<bool, StoreError>;
 
     /// Keeps tiles that were computed from the snapshot of this point. Those
     /// whose span saw an event come or go since are left out, and others may be

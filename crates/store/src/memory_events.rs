@@ -210,6 +210,10 @@ impl EventStream for MemoryStream {
         self.change(|content| Ok(content.put_tiles(set, computed_from, tiles)))
     }
 
+    async fn clear_dropped(&self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
     async fn drop_tiles(&self, set: usize) -> Result<(), StoreError> {
         let set = self.spec.tile_set_at(set)?;
         self.change(|content| {

@@ -131,6 +131,7 @@ impl Streams {
             let writer = self.writer(stream)?;
             let _turn = writer.turn.lock().await;
             let Some(policy) = self.policy(&writer).await? else {
+                while writer.stream.events.clear_dropped().await? {}
                 return Ok(removed);
             };
             let step = writer.stream.events.trim(&policy, from).await?;

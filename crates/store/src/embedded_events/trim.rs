@@ -208,7 +208,7 @@ fn remove(
 
 /// One step of clearing what dropped streams, indexes and tile sets left; true
 /// if it had something to do.
-fn clear_dropped(shelf: &Shelf) -> Result<bool, StoreError> {
+pub(super) fn clear_dropped(shelf: &Shelf) -> Result<bool, StoreError> {
     let spaces = &shelf.spaces;
     let Some(entry) = spaces.meta.prefix(format::DROP_PREFIX).next() else {
         return Ok(false);
