@@ -392,18 +392,9 @@ impl Streams {
 /// Stored events have the times and dedup keys of the columns that they came by,
 /// so those are of the text that must not change under them.
 fn spec_of(stream: &Stream, keys: &IndexKeys) -> StreamSpec {
-    let columns = stream.columns.iter();
-    let columns: Vec<String> = columns
-        .map(|column| format!("{:?} {}", column.name, column.data_type))
-        .collect();
     StreamSpec {
         name: stream.name.clone(),
-        columns: format!(
-            "({}) EVENT TIME {:?} DEDUPLICATE BY {:?}",
-            columns.join(", "),
-            stream.event_time,
-            stream.deduplicate_by
-        ),
+        columns: stream.stored_as(),
         history: stream.history.is_some(),
         indexes: keys.specs(),
         tile_sets: keys.tile_specs(),

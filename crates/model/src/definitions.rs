@@ -236,6 +236,20 @@ impl Stream {
         std::sync::Arc::new(Schema::new(fields))
     }
 
+    /// What stored events are of: under another text they cannot be read.
+    pub fn stored_as(&self) -> String {
+        let columns = self.columns.iter();
+        let columns: Vec<String> = columns
+            .map(|column| format!("{:?} {}", column.name, column.data_type))
+            .collect();
+        format!(
+            "({}) EVENT TIME {:?} DEDUPLICATE BY {:?}",
+            columns.join(", "),
+            self.event_time,
+            self.deduplicate_by
+        )
+    }
+
     /// When its events happened, and when they were acknowledged.
     pub fn times(&self) -> EventTime {
         EventTime {

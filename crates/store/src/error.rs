@@ -40,13 +40,13 @@ pub enum StoreError {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("the events in {path} are owned by {owner}; send them there")]
+    #[error("the events in {path} are owned by {owner}; send them there, or wait until it ends")]
     EventsOwned { path: PathBuf, owner: String },
     #[error("events are not taken any more, until the store is opened again: {0}")]
     EventsHalted(String),
     #[error(
         "stream {stream} holds events of other columns (stored: {stored}; now: {given}); \
-         drop the stream, or give the new one another name"
+         give the new stream another name"
     )]
     StreamColumns {
         stream: String,

@@ -3,14 +3,16 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::bail;
 use granary_catalog::{Change, ChangeAction, Plan, Snapshot};
 use granary_engine::{Engine, Retention, StreamNeeds};
 use granary_model::{Definitions, Diagnostic, Diagnostics};
 use serde::Serialize;
 
 use crate::args::Listing;
+use crate::events::ProjectEvents;
 use crate::failure::{FAILED, Outcome, PENDING};
-use crate::output;
+use crate::output::{self, human};
 use crate::project::Project;
 
 #[derive(Debug, clap::Args)]
@@ -42,9 +44,48 @@ pub async fn propose(project: &Project) -> anyhow::Result<Result<Proposal, Diagn
         Ok(definitions) => definitions,
         Err(diagnostics) => return Ok(Err(diagnostics)),
     };
+    if let Some(latest) = &latest {
+        stored_streams(project, latest, &definitions).await?;
+    }
     let notes = trimmed_streams(&engine, &definitions).await?;
     let plan = Plan::new(latest.as_deref(), definitions);
     Ok(Ok(Proposal { plan, notes }))
+}
+
+/// Fails for a stream that has events and would be defined so that they could not
+/// be read any more.
+async fn stored_streams(
+    project: &Project,
+    latest: &Snapshot,
+    definitions: &Definitions,
+) -> anyhow::Result<()> {
+    let changed = latest.definitions.streams.iter().filter_map(|(name, old)| {
+        let new = definitions.streams.get(name)?;
+        let renamed = matches!((&old.history, &new.history), (Some(a), b) if b.as_ref() != Some(a));
+        let change = match old.stored_as() == new.stored_as() {
+            false => "its columns, EVENT TIME and DEDUPLICATE BY are those",
+            true if renamed => "its HISTORY is that",
+            true => return None,
+        };
+        Some((name, change))
+    });
+    let changed: Vec<_> = changed.collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let statuses = ProjectEvents::new(project.clone()).statuses().await?;
+    for (name, change) in changed {
+        let events = statuses.iter().find(|stream| stream.name == *name);
+        let events = events.map_or(0, |stream| stream.last_sequence);
+        if events > 0 {
+            bail!(
+                "stream {name} has {}: {change} of its events and cannot change; \
+                 define a new stream under another name",
+                human::counted(events, "event")
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Streams whose events go for good: live views need only some of them, and there

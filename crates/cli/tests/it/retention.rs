@@ -72,6 +72,48 @@ fn a_plan_says_which_streams_lose_events() {
 }
 
 #[test]
+fn what_stored_events_are_of_cannot_change() {
+    let project = project().applied();
+    let changes = [
+        (
+            "unread (customer_id BIGINT",
+            "unread (customer_id VARCHAR",
+            "its columns",
+        ),
+        ("BY (event_id)", "BY (event_id, customer_id)", "its columns"),
+        (
+            "HISTORY card_history",
+            "HISTORY other_history",
+            "its HISTORY",
+        ),
+    ];
+    // While there are none it can.
+    for (old, new, _) in changes {
+        project.write("sql/streams.sql", SQL.replace(old, new));
+        project.granary(&["plan"]).succeeded();
+    }
+    project.write("sql/streams.sql", SQL);
+    push(&project, "unread", "customer_id,at\n1,2026-01-01\n");
+    push(
+        &project,
+        "card_event",
+        "event_id,customer_id,at\ne1,1,2026-01-01\n",
+    );
+    for served in [false, true] {
+        let server = served.then(|| Server::start(&project));
+        for (old, new, what) in changes {
+            let changed = SQL.replace(old, new);
+            assert_ne!(changed, SQL);
+            project.write("sql/streams.sql", changed);
+            for command in [&["plan"][..], &["apply", "--yes"]] {
+                project.granary(command).failed(1, &["has 1 event: ", what]);
+            }
+        }
+        drop(server);
+    }
+}
+
+#[test]
 fn streams_tell_what_they_keep_and_why() {
     let project = project().applied();
     for served in [false, true] {

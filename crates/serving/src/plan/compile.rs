@@ -147,10 +147,16 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    /// Where a live view finds its events.
+    /// Where a live view finds its events: in streams that are open as the
+    /// snapshot has them.
     fn live_sources(&self, view: &FeatureView) -> Result<Vec<LiveSourceRead>, NoPlan> {
+        let defined = &self.snapshot.definitions.streams;
         let sources = self.live_view(view)?.sources().iter().map(|source| {
             let stream = self.sources.streams.get(source.stream());
+            let stream = stream.filter(|stream| {
+                let defined = defined.get(source.stream());
+                defined.is_some_and(|defined| defined.stored_as() == stream.definition.stored_as())
+            });
             let index = stream.and_then(|s| s.events.spec().index(&source.index().name));
             match (stream, index) {
                 (Some(stream), Some(index)) => Ok(LiveSourceRead {
