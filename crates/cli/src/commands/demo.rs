@@ -89,7 +89,7 @@ pub async fn run(args: Args) -> Outcome {
         "\nFrom the start to these answers: {:.1} s.",
         started.elapsed().as_secs_f64()
     ))?;
-    next_steps(&args, &endpoint, &world)?;
+    next_steps(&args, (!args.once).then_some(endpoint.as_str()), &world)?;
     if !args.once {
         output::print("\nServing until Ctrl-C.")?;
         serve::stop_signal()?.await;
@@ -173,16 +173,18 @@ async fn materialize(
     Ok(is_whole)
 }
 
-fn next_steps(args: &Args, endpoint: &str, world: &World) -> anyhow::Result<()> {
+/// `endpoint`: of the server, while it runs.
+fn next_steps(args: &Args, endpoint: Option<&str>, world: &World) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot tell the program's path")?;
     let granary = format!("{} -C {}", program.display(), args.dir.display());
     output::print("\nTry next:")?;
     for (service, keys) in tour::key_arguments(world)? {
         output::print(format!("  {granary} get --service {service} {keys}"))?;
     }
+    let endpoint = endpoint.map_or(String::new(), |endpoint| format!(" --endpoint {endpoint}"));
     for command in [
         format!(
-            "get --endpoint {endpoint} --features 'account_income.*' --key account_id=100000001 --output json"
+            "get{endpoint} --features 'account_income.*' --key account_id=100000001 --output json"
         ),
         "sql \"SELECT * FROM account_income ORDER BY income_monthly DESC LIMIT 5\"".to_owned(),
         "describe risk_admission".to_owned(),

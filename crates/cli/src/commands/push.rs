@@ -80,7 +80,7 @@ A server that owns the project's events is asked, else this command owns them wh
 Examples:
   granary push card_event --file events.parquet
   granary push card_event --file events.csv.gz --output json
-  kcat -C -t cards | granary push card_event --format json
+  kcat -C -e -t cards | granary push card_event --format json
   granary push card_event --history --file last_year.parquet
   granary push card_event --file events.jsonl --endpoint http://127.0.0.1:7420")]
 pub struct Args {
