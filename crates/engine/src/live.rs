@@ -55,7 +55,7 @@ pub struct LiveView {
 
 #[derive(Debug)]
 enum Form {
-    Windowed(LiveWindows),
+    Windowed(Box<LiveWindows>),
     Timestamped(LiveLatest),
 }
 
@@ -251,7 +251,13 @@ impl LiveView {
                 let (events, event_time) = (query.events.clone(), query.event_time.clone());
                 let keyed = keys_of(&events, query.keys.clone(), &view.keys)?;
                 let (windows, rows) = LiveWindows::compile(state, view, query.clone())?;
-                (Form::Windowed(windows), events, event_time, rows, keyed)
+                (
+                    Form::Windowed(Box::new(windows)),
+                    events,
+                    event_time,
+                    rows,
+                    keyed,
+                )
             }
             ViewKind::Timestamped => {
                 let plan = plan_sql(state, &view.query).await?;
@@ -437,7 +443,7 @@ impl LiveRead<'_> {
 
     fn tiled(&self) -> Option<(&LiveWindows, &MergedAggregates)> {
         match &self.view.form {
-            Form::Windowed(windows) => Some((windows, windows.merged()?)),
+            Form::Windowed(windows) => Some((windows.as_ref(), windows.merged()?)),
             Form::Timestamped(_) => None,
         }
     }

@@ -512,7 +512,9 @@ mod tests {
     fn all_time_is_covered_by_a_few_pieces() {
         for first in [i64::MIN, -62_135_596_800 * SECOND, 0] {
             let now = 1_772_236_800 * SECOND + 7;
-            let mut cover = Cover::new(&[first..now], now, Vec::new(), ((100, SECOND), SETTINGS));
+            let all = first..now;
+            let sample = ((100, SECOND), SETTINGS);
+            let mut cover = Cover::new(std::slice::from_ref(&all), now, Vec::new(), sample);
             let mut rounds = 0;
             loop {
                 if !cover.tiles().is_empty() {
@@ -536,7 +538,7 @@ mod tests {
     fn no_tile_lies_over_an_event_apart_or_what_is_not_settled() {
         let alone = vec![100 * SECOND + 1];
         let cover = Cover::new(
-            &[0..1_000 * SECOND],
+            std::slice::from_ref(&(0..1_000 * SECOND)),
             900 * SECOND,
             alone,
             ((1, SECOND), SETTINGS),

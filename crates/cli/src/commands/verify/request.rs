@@ -27,6 +27,9 @@ pub struct Request {
 
 type Rows = BoxStream<'static, Result<RecordBatch, EngineError>>;
 
+/// A column a name.
+type Inputs = Vec<(String, ArrayRef)>;
+
 impl Request {
     pub async fn of(engine: &Engine, snapshot: &Snapshot, args: &Args) -> anyhow::Result<Self> {
         let service = snapshot.definitions.services.get(&args.service);
@@ -105,7 +108,7 @@ impl Request {
         &self,
         from: usize,
         rows_max: usize,
-    ) -> anyhow::Result<(RecordBatch, RecordBatch, Vec<(String, ArrayRef)>)> {
+    ) -> anyhow::Result<(RecordBatch, RecordBatch, Inputs)> {
         let part = self.rows.slice(from, rows_max.min(self.rows() - from));
         let keys = part.project(&(0..self.keys).collect::<Vec<_>>())?;
         let schema = part.schema();

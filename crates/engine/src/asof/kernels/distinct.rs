@@ -128,7 +128,7 @@ pub(super) fn lists(inputs: &[ArrayRef], ranges: &[RowRange]) -> Result<Vec<Arra
 
 /// The rows of lists side by side, and in terms of them the ranges of lists.
 pub(super) fn listed(lists: &[ArrayRef], ranges: &[RowRange]) -> (Vec<ArrayRef>, Vec<RowRange>) {
-    let lists: Vec<&ListArray> = lists.iter().map(|list| list.as_list()).collect();
+    let lists: Vec<&ListArray> = lists.iter().map(AsArray::as_list).collect();
     let offsets = lists[0].value_offsets();
     let place = |list: u32| offsets[list as usize].cast_unsigned();
     let ranges = ranges

@@ -245,7 +245,7 @@ impl Call {
     }
 
     fn finish_states(&self, partials: &[ArrayRef]) -> Result<ArrayRef> {
-        let rows = partials.first().map_or(0, |column| column.len());
+        let rows = partials.first().map_or(0, Array::len);
         if rows == 0 {
             return Ok(new_empty_array(self.return_field.data_type()));
         }
