@@ -103,7 +103,7 @@ fn trained(project: &Project, as_of: &str) -> Value {
     run.succeeded();
     let set = std::fs::read_to_string(out).unwrap();
     let row = set.lines().nth(1).unwrap();
-    let numbers = row.split(',').skip(2).map(|text| text.parse::<f64>());
+    let numbers = row.split(',').skip(2).map(str::parse::<f64>);
     json!(numbers.map(Result::unwrap).collect::<Vec<_>>())
 }
 
