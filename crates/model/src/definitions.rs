@@ -461,6 +461,21 @@ pub struct ServiceFeature {
     pub aggregate: Option<ServiceAggregate>,
 }
 
+impl ServiceFeature {
+    /// Unique in a service: `view__feature`.
+    pub fn full_name(&self) -> String {
+        format!("{}__{}", self.view_alias, self.feature)
+    }
+
+    /// What an answer calls it.
+    pub fn answered_as(&self, full_names: bool) -> String {
+        match full_names {
+            true => self.full_name(),
+            false => self.name.clone(),
+        }
+    }
+}
+
 /// `sum(contact.applied_14d)`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceAggregate {

@@ -65,11 +65,10 @@ fn clash(features: &[ServiceFeature]) -> Option<String> {
     let mut seen: BTreeMap<&str, &ServiceFeature> = BTreeMap::new();
     features.iter().find_map(|feature| {
         let other = seen.insert(&feature.name, feature)?;
-        let full = |f: &ServiceFeature| format!("{}__{}", f.view_alias, f.feature);
         Some(format!(
             "{} and {} are both named {}",
-            full(other),
-            full(feature),
+            other.full_name(),
+            feature.full_name(),
             feature.name
         ))
     })

@@ -118,7 +118,10 @@ impl<'a> Chain<'a> {
             .session_with(definitions, None, Joins::Spilling)
             .await?;
         let keys = request_keys(&expanded.from);
-        let added = request.features.iter().map(|f| short_name(request, f));
+        let added = request
+            .features
+            .iter()
+            .map(|f| f.answered_as(request.options.full_names));
         let added: Vec<String> = added.collect();
         let columns = SpineColumns {
             time: Some(&request.time),
@@ -445,7 +448,7 @@ impl<'a> Chain<'a> {
                 feature.view_alias, feature.feature
             ))
         })?;
-        let short = short_name(self.request, feature);
+        let short = feature.answered_as(self.request.options.full_names);
         let mut columns = vec![(short.clone(), name(value))];
         if self.request.options.statuses {
             let text = status_text(name(value), &name(status)).map_err(failed("training set"))?;
@@ -488,13 +491,6 @@ pub(super) fn plain_columns(
 fn clash<'n>(names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let mut seen = BTreeSet::new();
     names.into_iter().find(|name| !seen.insert(*name))
-}
-
-fn short_name(request: &TrainingRequest, feature: &ServiceFeature) -> String {
-    match request.options.full_names {
-        true => format!("{}__{}", feature.view_alias, feature.feature),
-        false => feature.name.clone(),
-    }
 }
 
 /// Key columns that the spine must have, each once.

@@ -531,7 +531,7 @@ impl<'a> Compiler<'a> {
         let from = self.project(&alias, &output)?;
         self.plan.columns.push(PlannedColumn {
             name: feature.name.as_str().into(),
-            full_name: format!("{}__{}", feature.view_alias, feature.feature).into(),
+            full_name: feature.full_name().into(),
             view: from.view.into(),
             view_version: from.version,
             data_type: from.data_type.clone(),

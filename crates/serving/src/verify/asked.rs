@@ -93,10 +93,7 @@ pub async fn asked_features(
         let inputs = expanded.inputs.into_iter();
         let inputs = inputs.filter(|input| input.needed);
         asked.push(AskedFeature {
-            name: match full_names {
-                true => format!("{}__{}", feature.view_alias, feature.feature),
-                false => feature.name.clone(),
-            },
+            name: feature.answered_as(full_names),
             inputs: inputs.map(|input| input.column).collect(),
             live,
         });

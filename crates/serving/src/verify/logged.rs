@@ -95,10 +95,7 @@ impl LoggedService {
         let inputs = request.inputs.into_iter();
         let inputs = inputs.filter(|input| request.keys.iter().all(|key| key.name != input.name));
         let features = selected.features.iter().map(|feature| LoggedFeature {
-            name: match full_names {
-                true => format!("{}__{}", feature.view_alias, feature.feature),
-                false => feature.name.clone(),
-            },
+            name: feature.answered_as(full_names),
             data_type: type_of(definitions, &selected, feature),
             view_alias: feature.view_alias.clone(),
         });
