@@ -152,6 +152,19 @@ pub struct NeededEvents {
     pub newest_first: bool,
 }
 
+impl NeededEvents {
+    /// Whether the events are still there, of which those before `trimmed` may be
+    /// gone; `newest`: the greatest event time.
+    pub fn are_kept(&self, trimmed: Option<UtcMicros>, newest: Option<UtcMicros>) -> bool {
+        match (trimmed, self.whole_from) {
+            (None, _) => true,
+            (Some(trimmed), Some(from)) => from >= trimmed,
+            // Of each key the newest are kept.
+            (Some(_), None) => newest.is_none_or(|newest| self.to >= newest),
+        }
+    }
+}
+
 impl Engine {
     /// Compiles a live view. Reads no events.
     #[instrument(skip_all, fields(view = view.name), err)]

@@ -200,14 +200,7 @@ impl LiveFetch<'_> {
         let Some(trimmed) = state.trimmed_before else {
             return Ok(());
         };
-        let whole = match needs.whole_from {
-            Some(from) => from >= trimmed,
-            // Of each key the newest are kept.
-            None => state
-                .newest_event_time
-                .is_none_or(|newest| needs.to >= newest),
-        };
-        if whole {
+        if needs.are_kept(Some(trimmed), state.newest_event_time) {
             return Ok(());
         }
         Err(ServingError::OutOfRange(format!(

@@ -9,7 +9,7 @@ use arrow::compute::take;
 use arrow::datatypes::Schema;
 use futures::TryStreamExt;
 use granary_catalog::Snapshot;
-use granary_engine::{Engine, LiveSource, LiveTime, LiveView};
+use granary_engine::{Engine, LiveSource, LiveTime, LiveView, NeededEvents};
 use granary_model::definitions::{BoundView, Column, KeySource};
 use granary_model::{FeatureView, UtcMicros};
 
@@ -44,14 +44,13 @@ impl AskedLive {
         self.view.sources().iter().map(LiveSource::stream)
     }
 
-    /// From which event time on all events must be there to compute it as of t;
-    /// `None`: of each key the newest up to t.
-    pub fn needs_from(&self, t: UtcMicros) -> Result<Option<UtcMicros>, ServingError> {
+    /// Which events must be there to compute it as of t.
+    pub fn needs(&self, t: UtcMicros) -> Result<NeededEvents, ServingError> {
         let time = LiveTime {
             as_of: t,
             strictly_before: false,
         };
-        Ok(self.view.begin(&self.keys, time)?.needs().whole_from)
+        Ok(self.view.begin(&self.keys, time)?.needs())
     }
 }
 

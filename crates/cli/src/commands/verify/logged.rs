@@ -57,16 +57,11 @@ pub async fn leave_out_what_is_gone(
     }
     let statuses = events.statuses().await?;
     let is_whole = |live: &AskedLive, t: UtcMicros| -> anyhow::Result<bool> {
-        let from = live.needs_from(t)?;
+        let needs = live.needs(t)?;
         let mut kept = statuses.iter().filter(|state| {
             !has_history(&state.name) && live.streams().any(|name| name == state.name)
         });
-        Ok(kept.all(|state| match (state.trimmed_before, from) {
-            (None, _) => true,
-            (Some(trimmed), Some(from)) => from >= trimmed,
-            // Of each key the newest are kept.
-            (Some(_), None) => state.newest_event_time.is_none_or(|newest| t >= newest),
-        }))
+        Ok(kept.all(|state| needs.are_kept(state.trimmed_before, state.newest_event_time)))
     };
     for served in served {
         for (asked, feature) in features.iter().zip(&mut served.features) {
