@@ -125,7 +125,8 @@ impl Needed {
         self.whole || (!all.whole && longest(self).is_some() && longest(self) <= longest(all))
     }
 
-    /// Whether the newest few may do. Else one scan of a time is less work.
+    /// Whether rows are counted, so that the newest few may do. Else one scan of a
+    /// time is less work.
     pub(super) fn newest_may_do(&self) -> bool {
         !self.whole && self.frames.iter().any(|frame| frame.newest.is_some())
     }

@@ -146,7 +146,12 @@ impl LiveWindows {
             _ => &self.needed,
         };
         let mut times: Vec<Vec<i64>> = vec![Vec::new(); oldest.len()];
-        for GroupedEvents { events, groups } in self.grouped(read, found)? {
+        // Frames that reach back a time are told by the oldest event alone.
+        let counted = match needed.newest_may_do() {
+            true => self.grouped(read, found)?,
+            false => Vec::new(),
+        };
+        for GroupedEvents { events, groups } in counted {
             let at = self.windows.times(&events)?;
             for (row, group) in groups.into_iter().enumerate() {
                 if let (Some(times), true) = (times.get_mut(group as usize), at.is_valid(row)) {
