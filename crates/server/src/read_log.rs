@@ -158,8 +158,8 @@ impl LogWriter {
             Ok(table) => Some(Arc::new(table)),
             Err(error) => {
                 tracing::warn!(service, %error, "its reads are not logged");
+                // Of another error it may be better with the next read.
                 if !matches!(error, ServingError::Invalid(_)) {
-                    // It may be better with the next read.
                     return None;
                 }
                 None

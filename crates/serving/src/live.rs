@@ -5,6 +5,8 @@
 //! them. Where the newest event may decide, a few are looked at first and more
 //! only where they do not.
 
+mod tiles;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,16 +23,13 @@ use crate::plan::LiveSourceRead;
 use crate::read::AsOf;
 use crate::reader::ReadTime;
 use crate::request_events::RequestEvents;
+use tiles::HotKey;
+pub(crate) use tiles::TileKeeper;
 
 /// Events of a key that are looked at first where the newest may decide.
 const NEWEST_FIRST: usize = 16;
 /// How many times as many are looked at next.
 const NEXT: usize = 8;
-
-mod tiles;
-
-use tiles::HotKey;
-pub(crate) use tiles::TileKeeper;
 
 /// The live views of a state, by name.
 pub(crate) type CompiledViews = BTreeMap<String, Arc<LiveView>>;
@@ -298,9 +297,7 @@ impl LiveFetch<'_> {
             events: read.batch,
         })
     }
-}
 
-impl LiveFetch<'_> {
     /// `left`: how many more events could have been looked at.
     fn check_bound(&self, left: usize) -> Result<(), ServingError> {
         if left > 0 {

@@ -32,6 +32,8 @@ use crate::training::{Selected, select};
 pub const READ_AT: &str = "_read_at";
 const SNAPSHOT: &str = "_snapshot";
 const CALLER: &str = "_caller";
+/// Where the keys begin, behind those three.
+const KEYS: usize = 3;
 
 /// A read that is to be logged once it is answered.
 #[derive(Debug)]
@@ -196,7 +198,7 @@ impl LoggedService {
         if self.keys.is_empty() {
             return Ok(vec![false; rows.num_rows()].into());
         }
-        let keys = rows.columns()[3..3 + self.keys.len()].to_vec();
+        let keys = rows.columns()[KEYS..KEYS + self.keys.len()].to_vec();
         let keys = EntityKeys::encode(&self.keys, &keys)?;
         let sampled = (0..rows.num_rows()).map(|row| {
             let key = keys.get(row);
@@ -227,7 +229,7 @@ impl LoggedService {
 
     fn of_snapshot(&self, snapshot: u64, rows: &RecordBatch) -> Result<Served, ServingError> {
         let read_at = times_of(rows.column(0));
-        let asked = 3..3 + self.keys.len() + self.inputs.len();
+        let asked = KEYS..KEYS + self.keys.len() + self.inputs.len();
         let first = asked.end;
         let request = rows.project(&asked.collect::<Vec<_>>());
         let after = first + 2 * self.features.len();

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_empty_array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::concat;
 use arrow::row::{RowConverter, SortField};
 use datafusion::error::Result;
@@ -194,14 +194,10 @@ impl MergedAggregates {
 
     /// Several after another.
     pub fn concat(&self, parts: &[PartialRows]) -> Result<PartialRows> {
-        let [first, ..] = parts else {
-            let types = self
-                .converter
-                .convert_rows(std::iter::empty::<arrow::row::Row<'_>>())?;
-            return Ok(types
-                .iter()
-                .map(|c| new_empty_array(c.data_type()))
-                .collect());
+        let first = match parts {
+            [] => return self.decode(std::iter::empty()),
+            [one] => return Ok(one.clone()),
+            [first, ..] => first,
         };
         let columns = (0..first.len()).map(|at| {
             let arrays: Vec<&dyn Array> = parts.iter().map(|part| part[at].as_ref()).collect();
