@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use granary_benches as _;
 use granary_model::{SystemClock, UtcMicros};
 use granary_store::events::{
     EventBatch, EventRef, EventSink, IndexSpec, KeyOf, KeyRange, NewEvent, ScanOrder, StreamSpec,

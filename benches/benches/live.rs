@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::{Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use granary_benches as _;
 use granary_engine::EngineSettings;
 use granary_ingest::Streams;
 use granary_model::{Caller, Clock, FeatureStatus, SystemClock};

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use granary_benches as _;
 use granary_model::definitions::Column;
 use granary_model::types::UTC;
 use granary_model::{FeatureType, UtcMicros};

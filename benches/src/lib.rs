@@ -15,6 +15,12 @@
     reason = "benchmarks report on standard output"
 )]
 
+use mimalloc::MiMalloc;
+
+/// As in the command.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
 pub mod data;
 pub mod load;
 pub mod process;

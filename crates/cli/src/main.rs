@@ -31,6 +31,11 @@ use std::process::ExitCode;
 
 use args::Cli;
 use clap::Parser;
+use mimalloc::MiMalloc;
+
+/// Rows and events are many small allocations.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Planning deep queries recurses deeply.
 const STACK_BYTES: usize = 8 << 20;
