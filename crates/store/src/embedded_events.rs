@@ -48,6 +48,7 @@ mod entry;
 mod format;
 mod group;
 mod journal;
+mod memtables;
 mod owner;
 mod reshape;
 mod restore;
@@ -56,6 +57,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod trim;
+mod writes;
 
 use committer::{Committer, Work, batch_bytes, event_bytes, tiles_bytes};
 pub use owner::EventsOwner;

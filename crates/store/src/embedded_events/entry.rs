@@ -1,10 +1,10 @@
 //! What an event is in the keyspaces (see `format.rs`).
 
 use bytes::Bytes;
-use fjall::OwnedWriteBatch as WriteBatch;
 
 use super::format::{self, Id, LogEvent};
-use super::shelf::{Described, Spaces};
+use super::shelf::Described;
+use super::writes::{Space, Writes};
 use crate::events::{EventId, NewEvent};
 
 impl Described {
@@ -20,8 +20,7 @@ impl Described {
 /// Writes an event that is not there; gives what the stream's count of bytes
 /// has of it.
 pub(super) fn put(
-    spaces: &Spaces,
-    batch: &mut WriteBatch,
+    writes: &mut Writes,
     stream: Id,
     id: EventId,
     event: &NewEvent,
@@ -38,19 +37,19 @@ pub(super) fn put(
         payload: &event.payload,
     };
     let log_key = format::log_key(stream, id.sequence);
-    batch.insert(&spaces.log, log_key, logged.encode());
+    writes.insert(Space::Log, log_key, logged.encode());
     let times_key = format::times_key(stream, event.event_time, id.sequence);
-    batch.insert(&spaces.times, times_key, []);
+    writes.insert(Space::Times, times_key, []);
     if let Some(key) = &event.dedup_key {
         let value = format::dedup_value(id, event.event_time);
-        batch.insert(&spaces.dedup, format::dedup_key(stream, key), value);
+        writes.insert(Space::Dedup, format::dedup_key(stream, key), value);
     }
     let value = format::index_value(id.created_time, &event.payload);
     let value = fjall::Slice::from(value);
     for (index, key) in keys {
         let prefix = format::index_prefix(*index, key);
         let entry = format::index_key(&prefix, event.event_time, id.sequence);
-        batch.insert(&spaces.index, entry, value.clone());
+        writes.insert(Space::Index, entry, value.clone());
     }
     logged.bytes()
 }

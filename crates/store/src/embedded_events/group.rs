@@ -8,13 +8,13 @@
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
-use fjall::OwnedWriteBatch as WriteBatch;
 use granary_model::UtcMicros;
 
 use super::committer::{Reply, Request, Work};
 use super::entry;
 use super::format::{self, Id};
 use super::shelf::{Core, Held, Shelf, key_hash};
+use super::writes::{Space, Writes};
 use crate::error::StoreError;
 use crate::events::{
     Appended, ConsumerOffset, EventBatch, EventId, NewEvent, NewTile, SnapshotPoint, StreamState,
@@ -23,11 +23,13 @@ use crate::events::{
 /// What goes into a batch, and what it says of keys that it does not hold yet.
 pub(super) struct Group<'a> {
     shelf: &'a Shelf,
-    batch: WriteBatch,
+    writes: Writes,
     now: UtcMicros,
     stored: HashMap<Vec<u8>, EventId>,
     offsets: HashMap<Vec<u8>, Bytes>,
     tiles: HashMap<Vec<u8>, Bytes>,
+    /// Tiles that events of this group are in.
+    outdated: HashSet<Vec<u8>>,
     reaches: HashMap<Id, UtcMicros>,
     touched: HashSet<String>,
 }
@@ -63,11 +65,12 @@ impl<'a> Group<'a> {
         let mut core = shelf.core();
         let mut group = Self {
             shelf,
-            batch: shelf.spaces.db.batch(),
+            writes: Writes::default(),
             now: shelf.clock.now(),
             stored: HashMap::new(),
             offsets: HashMap::new(),
             tiles: HashMap::new(),
+            outdated: HashSet::new(),
             reaches: HashMap::new(),
             touched: HashSet::new(),
         };
@@ -205,9 +208,8 @@ impl<'a> Group<'a> {
             created_time: last.map_or(self.now, |last| self.now.max(UtcMicros(last.0 + 1))),
         };
         let keys = held.described.keys_of(event);
-        let spaces = &self.shelf.spaces;
         held.state.events += 1;
-        held.state.bytes += entry::put(spaces, &mut self.batch, stream, id, event, &keys);
+        held.state.bytes += entry::put(&mut self.writes, stream, id, event, &keys);
         held.state.last_sequence = id.sequence;
         held.state.last_created_time = Some(id.created_time);
         held.state.newest_event_time = held.state.newest_event_time.max(Some(event.event_time));
@@ -216,7 +218,7 @@ impl<'a> Group<'a> {
         }
         for (index, key) in &keys {
             held.tiles_over(*index, key, event.event_time, |tile| {
-                self.batch.remove(&spaces.tiles, tile);
+                self.outdated.insert(tile);
             });
         }
         let hashes = keys.iter().map(|(i, key)| (*i, key_hash(key))).collect();
@@ -261,16 +263,21 @@ impl<'a> Group<'a> {
 
     /// Writes what is in the group.
     fn commit(mut self, core: &mut Core) -> Result<(), StoreError> {
-        let spaces = &self.shelf.spaces;
         for (key, offset) in &self.offsets {
-            self.batch.insert(&spaces.meta, key.as_slice(), &offset[..]);
+            self.writes.insert(Space::Meta, key.as_slice(), &offset[..]);
         }
         for (key, value) in &self.tiles {
-            self.batch.insert(&spaces.tiles, key.as_slice(), &value[..]);
+            self.writes.insert(Space::Tiles, key.as_slice(), &value[..]);
+        }
+        for tile in self.outdated {
+            // What was put in its place was computed later.
+            debug_assert!(!self.tiles.contains_key(&tile));
+            self.writes.remove(Space::Tiles, tile);
         }
         for (set, reach) in &self.reaches {
             let key = format::reach_key(*set);
-            self.batch.insert(&spaces.meta, key, reach.0.to_le_bytes());
+            let reach = reach.0.to_le_bytes();
+            self.writes.insert(Space::Meta, key, reach);
         }
         for held in self
             .touched
@@ -279,13 +286,14 @@ impl<'a> Group<'a> {
         {
             let key = format::state_key(held.described.id);
             let value = format::encode_state(&held.state, held.removals);
-            self.batch.insert(&spaces.meta, key, value);
+            self.writes.insert(Space::Meta, key, value);
         }
-        if self.batch.is_empty() {
+        if self.writes.is_empty() {
             return Ok(());
         }
         self.shelf.check_room()?;
-        self.shelf.commit(core, self.batch)
+        let batch = self.writes.into_batch(&self.shelf.spaces);
+        self.shelf.commit(core, batch)
     }
 }
 

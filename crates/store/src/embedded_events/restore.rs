@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::entry;
 use super::format;
 use super::shelf::{Described, Shelf};
+use super::writes::{Space, Writes};
 use crate::error::StoreError;
 use crate::events::RestoredEvents;
 
@@ -44,7 +45,7 @@ pub(super) fn restore(
     let held = core.held(&described.spec.name, epoch)?;
     let mut state = held.state;
     restored.check(&described.spec, state.flushed)?;
-    let mut batch = spaces.db.batch();
+    let mut writes = Writes::default();
     let (mut back, mut claimed, mut tiles) = (HashSet::new(), HashSet::new(), HashSet::new());
     for (id, event) in &mut restored.events {
         let there = spaces.log.get(format::log_key(stream, id.sequence));
@@ -61,7 +62,7 @@ pub(super) fn restore(
         }
         let keys = described.keys_of(event);
         state.events += 1;
-        state.bytes += entry::put(spaces, &mut batch, stream, *id, event, &keys);
+        state.bytes += entry::put(&mut writes, stream, *id, event, &keys);
         state.newest_event_time = state.newest_event_time.max(Some(event.event_time));
         for (index, key) in &keys {
             held.tiles_over(*index, key, event.event_time, |tile| {
@@ -70,7 +71,7 @@ pub(super) fn restore(
         }
     }
     for tile in tiles {
-        batch.remove(&spaces.tiles, tile);
+        writes.remove(Space::Tiles, tile);
     }
     if let (Some(trimmed), Some(whole)) = (state.trimmed_before, restored.whole_from) {
         state.trimmed_before = Some(trimmed.min(whole));
@@ -82,8 +83,8 @@ pub(super) fn restore(
     // where only the mark falls, by which trims tell them.
     let removals = held.removals + 1;
     let value = format::encode_state(&state, removals);
-    batch.insert(&spaces.meta, format::state_key(stream), value);
-    shelf.commit(&mut core, batch)?;
+    writes.insert(Space::Meta, format::state_key(stream), value);
+    shelf.commit(&mut core, writes.into_batch(spaces))?;
     let held = core.held(&described.spec.name, epoch)?;
     held.state = state;
     held.removals = removals;

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::EmbeddedEventSettings;
 use super::format::{self, Id};
 use super::journal;
+use super::memtables::MemtableKeeper;
 use super::owner::OwnerLock;
 use crate::embedded::folder::io_error;
 use crate::error::StoreError;
@@ -38,6 +39,8 @@ pub(super) struct Shelf {
     pub(super) dropped: RwLock<HashSet<Id>>,
     /// Counts what was synced.
     pub(super) syncs: AtomicU64,
+    /// Before the keyspaces, which it holds.
+    _memtables: MemtableKeeper,
     pub(super) spaces: Spaces,
     // After the database: fields are dropped in order, the lock must be last.
     pub(super) owner: OwnerLock,
@@ -206,6 +209,7 @@ impl Shelf {
             upkeep: Mutex::default(),
             dropped: RwLock::default(),
             syncs: AtomicU64::new(0),
+            _memtables: MemtableKeeper::start(&spaces)?,
             spaces,
             owner,
         })
@@ -336,6 +340,19 @@ impl Spaces {
             tiles: space("tiles")?,
             db,
         })
+    }
+}
+
+impl Spaces {
+    pub(super) fn all(&self) -> [&Keyspace; 6] {
+        [
+            &self.meta,
+            &self.log,
+            &self.times,
+            &self.index,
+            &self.dedup,
+            &self.tiles,
+        ]
     }
 }
 
