@@ -34,7 +34,7 @@ use crate::error::EngineError;
 use crate::lookup::needed;
 use crate::retention::Retention;
 use crate::windowed::WindowedQuery;
-pub use cover::{TileSettings, TileSpan};
+pub use cover::{Densities, Density, TileSettings, TileSpan};
 use latest::LiveLatest;
 pub use sources::EventIndex;
 pub(crate) use sources::StreamRows;

@@ -12,7 +12,9 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
-use granary_engine::{Engine, FoundEvents, LiveRead, LiveRows, LiveTime, LiveView, NeededEvents};
+use granary_engine::{
+    Densities, Density, Engine, FoundEvents, LiveRead, LiveRows, LiveTime, LiveView, NeededEvents,
+};
 use granary_model::{Definitions, FeatureStatus, FeatureView, UtcMicros};
 use granary_store::events::{EventRef, EventSink, EventSnapshot, KeyRange, ScanOrder};
 use granary_store::{EntityKeys, EventRows, OpenStream, StoreError};
@@ -220,8 +222,14 @@ impl LiveFetch<'_> {
         found: &mut Vec<FoundEvents>,
     ) -> Result<Vec<HotKey>, ServingError> {
         let rows = read.key_rows();
-        let mut asked: Vec<u32> = (0..rows.len() as u32).collect();
         let has_tiles = read.has_tiles() && sources.iter().all(|source| source.tiles.is_some());
+        let mut hot = match has_tiles && read.is_all_tiled() {
+            true => self.known_hot(keys, &rows),
+            false => Vec::new(),
+        };
+        let mut asked: Vec<u32> = (0..rows.len() as u32).collect();
+        asked.retain(|key| hot.iter().all(|hot| hot.key != *key));
+        let mut are_counted = false;
         let tiled_from = self.tiles.settings.events_min.max(1);
         let mut limit = match (needs.newest_first, has_tiles) {
             (true, _) => NEWEST_FIRST,
@@ -232,7 +240,6 @@ impl LiveFetch<'_> {
             usize::MAX => ScanOrder::OldestFirst,
             _ => ScanOrder::NewestFirst,
         };
-        let mut hot: Vec<HotKey> = Vec::new();
         while !asked.is_empty() {
             let mut oldest: Vec<Option<UtcMicros>> = vec![None; rows.len()];
             for source in sources {
@@ -257,18 +264,15 @@ impl LiveFetch<'_> {
                 break;
             }
             let tiled = has_tiles && limit >= tiled_from;
-            if tiled && hot.is_empty() {
-                let undecided = read.undecided(found, &oldest, false)?.into_iter();
-                let sampled = undecided.filter_map(|key| {
-                    let since = needs.to.0.saturating_sub(oldest[key as usize]?.0);
-                    let sample = (limit, since);
-                    Some(HotKey { key, sample })
-                });
-                hot.extend(sampled);
+            if tiled && !are_counted {
+                are_counted = true;
+                let sampled = sampled((read, needs.to), found, &oldest, limit)?;
                 if read.is_all_tiled() {
-                    let of_tiles: Vec<u32> = hot.iter().map(|hot| hot.key).collect();
+                    let of_tiles: Vec<u32> = sampled.iter().map(|hot| hot.key).collect();
                     forget(found, &of_tiles);
+                    self.remember_hot(keys, &rows, &sampled);
                 }
+                hot.extend(sampled);
             }
             asked = read.undecided(found, &oldest, tiled)?;
             forget(found, &asked);
@@ -308,6 +312,26 @@ impl LiveFetch<'_> {
             bound: self.events_max,
         })
     }
+}
+
+/// The keys that have more events than were looked at.
+fn sampled(
+    (read, to): (&LiveRead<'_>, UtcMicros),
+    found: &[FoundEvents],
+    oldest: &[Option<UtcMicros>],
+    limit: usize,
+) -> Result<Vec<HotKey>, ServingError> {
+    let undecided = read.undecided(found, oldest, false)?.into_iter();
+    let sampled = undecided.filter_map(|key| {
+        let all = Density {
+            events: limit,
+            micros: to.0.saturating_sub(oldest[key as usize]?.0),
+        };
+        let newest = None;
+        let densities = Densities { all, newest };
+        Some(HotKey { key, densities })
+    });
+    Ok(sampled.collect())
 }
 
 /// Leaves out the events of keys that are looked for once more.

@@ -56,6 +56,28 @@ impl Default for TileSettings {
     }
 }
 
+/// How close events lie: so many within so many microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Density {
+    pub events: usize,
+    pub micros: i64,
+}
+
+impl Density {
+    pub fn is_closer_than(self, other: Self) -> bool {
+        let within = |a: Self, b: Self| a.events as i128 * i128::from(b.micros);
+        within(self, other) > within(other, self)
+    }
+}
+
+/// Of one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Densities {
+    pub all: Density,
+    /// Of the newest events, where they lie closer.
+    pub newest: Option<Density>,
+}
+
 /// Consecutive tiles, of which some may be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TileSpan {
@@ -153,24 +175,22 @@ pub(super) struct Cover {
     settings: TileSettings,
 }
 
-/// The greatest level at which tiles have no more events than is worth a tile,
-/// where so many events lie within so many microseconds.
-fn first_level((events, micros): (usize, i64), settings: TileSettings) -> usize {
-    let most = settings.tile_events_min as i128 * i128::from(micros);
-    let few = |span: &&i64| i128::from(**span) * events as i128 <= most;
+/// The greatest level at which tiles have no more events than is worth a tile.
+fn first_level(density: Density, settings: TileSettings) -> usize {
+    let most = settings.tile_events_min as i128 * i128::from(density.micros);
+    let few = |span: &&i64| i128::from(**span) * density.events as i128 <= most;
     TILE_SPANS.iter().take_while(few).count().saturating_sub(1)
 }
 
 impl Cover {
-    /// `intervals` ascend and do not overlap; `sample`: so many events lie within
-    /// so many microseconds.
+    /// `intervals` ascend and do not overlap.
     pub(super) fn new(
         intervals: &[Range<i64>],
         settled: i64,
         alone: Vec<i64>,
-        (sample, settings): ((usize, i64), TileSettings),
+        (densities, settings): (Densities, TileSettings),
     ) -> Self {
-        let first_level = first_level(sample, settings);
+        let first_level = first_level(densities.all, settings);
         let mut cover = Self {
             pieces: Vec::new(),
             alone,
@@ -182,7 +202,22 @@ impl Cover {
             let pieces = cover.cut(span.clone(), first_level..LEVELS, interval);
             cover.pieces.extend(pieces);
         }
+        if let Some(newest) = densities.newest {
+            cover.cut_newest(newest, first_level);
+        }
         cover
+    }
+
+    /// Cuts the last edge by tiles below a level, where its events lie close.
+    fn cut_newest(&mut self, newest: Density, below: usize) {
+        let level = self::first_level(newest, self.settings);
+        let last = self
+            .pieces
+            .pop_if(|piece| piece.state == State::Edge(below));
+        if let Some(last) = last {
+            let pieces = self.cut(last.span, level.min(below)..below, last.interval);
+            self.pieces.extend(pieces);
+        }
     }
 
     pub(super) fn pieces(&self) -> &[Piece] {
@@ -411,6 +446,14 @@ mod tests {
         bytes_max: 1 << 20,
     };
 
+    fn within_a_second(events: usize) -> Densities {
+        let all = Density {
+            events,
+            micros: SECOND,
+        };
+        Densities { all, newest: None }
+    }
+
     fn count(times: &[i64], span: &Range<i64>) -> usize {
         times.iter().filter(|time| span.contains(time)).count()
     }
@@ -482,7 +525,8 @@ mod tests {
             bursts in prop::collection::vec((0..4_000 * SECOND, 1..20_usize), 0..4),
             reads in prop::collection::vec(
                 (prop::collection::btree_set(0..4_200 * SECOND, 2..6), 0..4_200 * SECOND,
-                 prop::collection::vec(0..4_000 * SECOND, 0..3), 1..50_usize),
+                 prop::collection::vec(0..4_000 * SECOND, 0..3),
+                 (1..50_usize, prop::option::of(1..500_usize))),
                 1..5,
             ),
         ) {
@@ -490,13 +534,14 @@ mod tests {
                 times.extend(std::iter::repeat_n(time, count));
             }
             let mut stored = Stored::new();
-            for (cuts, settled, mut alone, sample) in reads {
+            for (cuts, settled, mut alone, (sample, newest)) in reads {
                 alone.sort_unstable();
                 alone.dedup();
                 let cuts: Vec<i64> = cuts.into_iter().collect();
                 let intervals: Vec<Range<i64>> = cuts.windows(2).map(|cut| cut[0]..cut[1]).collect();
-                let sample = ((sample, 100 * SECOND), SETTINGS);
-                let cover = Cover::new(&intervals, settled, alone.clone(), sample);
+                let density = |events| Density { events, micros: 100 * SECOND };
+                let densities = Densities { all: density(sample), newest: newest.map(density) };
+                let cover = Cover::new(&intervals, settled, alone.clone(), (densities, SETTINGS));
                 let counts = read(&times, cover, &mut stored);
                 for (number, interval) in intervals.iter().enumerate() {
                     prop_assert_eq!(counts[&number], count(&times, interval) as i64);
@@ -513,8 +558,8 @@ mod tests {
         for first in [i64::MIN, -62_135_596_800 * SECOND, 0] {
             let now = 1_772_236_800 * SECOND + 7;
             let all = first..now;
-            let sample = ((100, SECOND), SETTINGS);
-            let mut cover = Cover::new(std::slice::from_ref(&all), now, Vec::new(), sample);
+            let dense = (within_a_second(100), SETTINGS);
+            let mut cover = Cover::new(std::slice::from_ref(&all), now, Vec::new(), dense);
             let mut rounds = 0;
             loop {
                 if !cover.tiles().is_empty() {
@@ -541,7 +586,7 @@ mod tests {
             std::slice::from_ref(&(0..1_000 * SECOND)),
             900 * SECOND,
             alone,
-            ((1, SECOND), SETTINGS),
+            (within_a_second(1), SETTINGS),
         );
         let tiles = cover.pieces().iter().filter_map(|piece| match piece.state {
             State::Tile(tile) => Some(tile.span()),

@@ -17,7 +17,9 @@ use datafusion::logical_expr::Expr;
 use granary_model::UtcMicros;
 use sha2::{Digest, Sha256};
 
-use super::cover::{Cover, Known, TILE_SPANS, TileAt, TileSettings, TileSpan, Wanted};
+use super::cover::{
+    Cover, Densities, Density, Known, TILE_SPANS, TileAt, TileSettings, TileSpan, Wanted,
+};
 use super::windows::LiveWindows;
 use super::{FoundEvents, LiveRead};
 use crate::asof::{
@@ -136,6 +138,8 @@ pub struct TiledKey<'r> {
     /// Rows beside what is stored.
     beside: Vec<GroupedEvents>,
     kept_min: usize,
+    /// Of the last events beside tiles.
+    newest: Option<Density>,
 }
 
 /// What is known of one key in one source.
@@ -225,11 +229,17 @@ impl<'r> TiledKey<'r> {
             merged,
             source,
             key,
-            cover: Cover::new(&frames.intervals, settled, alone, (times.sample, settings)),
+            cover: Cover::new(
+                &frames.intervals,
+                settled,
+                alone,
+                (times.densities, settings),
+            ),
             wanted: Vec::new(),
             computed: Vec::new(),
             beside,
             kept_min: settings.tile_events_min,
+            newest: None,
         })
     }
 
@@ -274,6 +284,18 @@ impl<'r> TiledKey<'r> {
         let whole: Vec<usize> = (0..wanted.len())
             .filter(|at| found.counts[*at] < wanted[*at].limit)
             .collect();
+        if let Some((last, events)) = wanted.last().zip(found.counts.last())
+            && last.tile.is_none()
+        {
+            let newest = Density {
+                events: *events,
+                micros: (last.span.end - last.span.start).max(1),
+            };
+            let many = *events >= 2 * self.kept_min;
+            if many && self.newest.is_none_or(|known| newest.is_closer_than(known)) {
+                self.newest = Some(newest);
+            }
+        }
         let batch = self.computed.len();
         let mut places = vec![None; wanted.len()];
         for (row, at) in whole.iter().enumerate() {
@@ -320,6 +342,12 @@ impl<'r> TiledKey<'r> {
         Ok(made
             .filter(|tile| tile.value.len() <= KEPT_BYTES_MAX)
             .collect())
+    }
+
+    /// How close the newest events lie, where they are so many beside tiles that
+    /// smaller ones would do: for the next read.
+    pub fn newest(&self) -> Option<Density> {
+        self.newest
     }
 
     /// What is known of the key, and the tiles that were put together of others.
@@ -380,8 +408,7 @@ pub struct KeyTimes {
     pub first: UtcMicros,
     /// The greatest event time of the stream.
     pub newest: UtcMicros,
-    /// So many events of the key lie within so many microseconds.
-    pub sample: (usize, i64),
+    pub densities: Densities,
 }
 
 /// The aggregates as of t; `partials`: of each source.

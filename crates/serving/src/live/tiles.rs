@@ -1,12 +1,15 @@
 //! Keys with more events than are looked at one by one: read from tiles, which
 //! reads that miss them make.
 
+use std::hash::{BuildHasher, RandomState};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use granary_engine::{
-    KeyPartials, KeyTimes, LiveRead, SpanEvents, Tile, TileSettings, TiledKey, TiledValues,
+    Densities, Density, KeyPartials, KeyTimes, LiveRead, SpanEvents, Tile, TileSettings, TiledKey,
+    TiledValues,
 };
 use granary_model::UtcMicros;
 use granary_store::events::{
@@ -14,6 +17,7 @@ use granary_store::events::{
     TileSink,
 };
 use granary_store::{EntityKeys, EventRows};
+use moka::sync::Cache;
 use tokio::sync::Semaphore;
 use tracing::debug;
 
@@ -24,11 +28,20 @@ use crate::error::ServingError;
 /// again by the next read.
 const PUTS_MAX: usize = 4;
 
-/// Keeps the tiles that reads made, behind their backs.
+/// Keys whose events are not counted anew by every read, and for how long. What
+/// they are read from decides over the work of a read alone.
+const HOT_KEYS_MAX: u64 = 1 << 17;
+const HOT_FOR: Duration = Duration::from_secs(60);
+
+/// Keeps the tiles that reads made, behind their backs, and which keys are read
+/// from them.
 #[derive(Debug, Clone)]
 pub(crate) struct TileKeeper {
     pub(super) settings: TileSettings,
     puts: Arc<Semaphore>,
+    /// By the hash of view and key.
+    hot: Cache<u64, Densities>,
+    hasher: RandomState,
 }
 
 impl TileKeeper {
@@ -36,7 +49,16 @@ impl TileKeeper {
         Self {
             settings,
             puts: Arc::new(Semaphore::new(PUTS_MAX)),
+            hot: Cache::builder()
+                .max_capacity(HOT_KEYS_MAX)
+                .time_to_live(HOT_FOR)
+                .build(),
+            hasher: RandomState::new(),
         }
+    }
+
+    fn hash(&self, view: &str, key: &[u8]) -> u64 {
+        self.hasher.hash_one((view, key))
     }
 
     fn keep(
@@ -64,11 +86,49 @@ impl TileKeeper {
 pub(super) struct HotKey {
     /// Which of the read's distinct keys.
     pub(super) key: u32,
-    /// So many of its events lie within so many microseconds.
-    pub(super) sample: (usize, i64),
+    pub(super) densities: Densities,
 }
 
 impl LiveFetch<'_> {
+    /// Which of the distinct keys an earlier read found to have many events.
+    pub(super) fn known_hot(&self, keys: &EntityKeys, rows: &[u32]) -> Vec<HotKey> {
+        let known = (0..).zip(rows).filter_map(|(key, row)| {
+            let bytes = keys.get(*row as usize)?;
+            let hash = self.tiles.hash(self.view.name(), bytes);
+            let densities = self.tiles.hot.get(&hash)?;
+            Some(HotKey { key, densities })
+        });
+        known.collect()
+    }
+
+    pub(super) fn remember_hot(&self, keys: &EntityKeys, rows: &[u32], hot: &[HotKey]) {
+        for HotKey { key, densities } in hot {
+            if let Some(bytes) = keys.get(rows[*key as usize] as usize) {
+                let hash = self.tiles.hash(self.view.name(), bytes);
+                self.tiles.hot.insert(hash, *densities);
+            }
+        }
+    }
+
+    /// Of a key that is remembered.
+    fn remember_newest(&self, key: &[u8], newest: Density) {
+        let hash = self.tiles.hash(self.view.name(), key);
+        let known = self.tiles.hot.get(&hash);
+        let Some(densities) = known else {
+            return;
+        };
+        if { densities.newest }.is_none_or(|known| newest.is_closer_than(known)) {
+            let newest = Some(newest);
+            self.tiles.hot.insert(
+                hash,
+                Densities {
+                    newest,
+                    ..densities
+                },
+            );
+        }
+    }
+
     /// The aggregates of some keys from tiles. `found`: what was found besides.
     pub(super) async fn tiled(
         &self,
@@ -79,7 +139,7 @@ impl LiveFetch<'_> {
     ) -> Result<Vec<TiledValues>, ServingError> {
         let rows = read.key_rows();
         let mut values = Vec::with_capacity(hot.len());
-        for HotKey { key, sample } in hot.iter().copied() {
+        for HotKey { key, densities } in hot.iter().copied() {
             let Some(bytes) = keys.get(rows[key as usize] as usize) else {
                 continue;
             };
@@ -94,7 +154,7 @@ impl LiveFetch<'_> {
             let mut times = KeyTimes {
                 first,
                 newest: to,
-                sample,
+                densities,
             };
             for source in sources {
                 times.newest = source.snapshot.state().newest_event_time.unwrap_or(to);
@@ -151,6 +211,9 @@ impl LiveFetch<'_> {
             let ranges: Vec<KeyRange<'_>> = ranges.collect();
             let found = self.span_events(source, &ranges).await?;
             self.keep(source, key, tiled.found_events(&found)?);
+        }
+        if let Some(newest) = tiled.newest() {
+            self.remember_newest(key, newest);
         }
         let (partials, made) = tiled.finish()?;
         self.keep(source, key, made);
