@@ -41,7 +41,7 @@ use crate::error::ServingError;
 use crate::read::ReadTarget;
 use crate::training::select;
 
-pub use asked::{AskedFeature, AskedLive, asked_features, entities};
+pub use asked::{AskedFeature, AskedLive, EntitySample, asked_features, entities};
 pub use compare::{difference, equal, same_status};
 pub use logged::{LoggedRead, LoggedService, READ_AT as LOGGED_READ_AT};
 pub use report::{Example, FeatureReport, Report};

@@ -32,8 +32,8 @@ as of the time that the value is of, from the sources, without what was written 
 are equal within 1e-9 of the greater, all else bit for bit; what is not found and what is too old
 are one. Ends with 1 if a value differs.
 
-Entities are those that the sources of the service's views know, chosen by the hash of their keys:
-the same at every call. Features that need inputs are left out without --spine or --spine-sql, whose
+Entities are those that the sources of the service's views know (with --since, that have an event
+from then on), chosen by the hash of their keys and of --seed: the same at every call. Features that need inputs are left out without --spine or --spine-sql, whose
 rows have keys and inputs by their names; further columns are passed over, and so is a time.
 
 With --logged the reads are those that a server logged (`granary serve --log-reads 0.01`), of the
@@ -44,6 +44,7 @@ may be gone.
 Examples:
   granary verify risk_admission
   granary verify risk_admission --sample 100000 --output json
+  granary verify risk_admission --since 2026-01-31 --seed 7
   granary verify risk_admission --spine loans.csv
   granary verify risk_admission --spine-sql \"SELECT customer_id, amount AS requested_amount FROM applications\"
   granary verify risk_admission --endpoint http://127.0.0.1:7420
@@ -68,8 +69,12 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["spine", "spine_sql", "endpoint"])]
     pub logged: bool,
 
-    /// Only reads from this time on
-    #[arg(long, value_name = "TIME", requires = "logged")]
+    /// Another sample than at 0
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+
+    /// Only entities with an event from this time on, or with --logged reads from then on
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["spine", "spine_sql"])]
     pub since: Option<UtcMicros>,
 
     /// Read from a server; training sets are computed from the project in this folder all the same

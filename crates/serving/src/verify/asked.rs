@@ -100,6 +100,17 @@ pub async fn asked_features(
     Ok((asked, full_names))
 }
 
+/// Which entities are sampled.
+#[derive(Debug, Clone, Copy)]
+pub struct EntitySample {
+    /// The most of them.
+    pub rows: usize,
+    /// Which of the many samples; the same gives the same.
+    pub seed: u64,
+    /// Only what has an event from this time on, where views have event times.
+    pub since: Option<UtcMicros>,
+}
+
 /// A sample of the entities that the sources of a service's views know: its key
 /// columns, each in its type.
 ///
@@ -110,7 +121,7 @@ pub async fn entities(
     engine: &Engine,
     snapshot: &Snapshot,
     service: &str,
-    rows_max: usize,
+    asked_for: EntitySample,
 ) -> Result<RecordBatch, ServingError> {
     let definitions = &snapshot.definitions;
     let selected = select(snapshot, &ReadTarget::Service(service.to_owned()), true)?;
@@ -140,7 +151,7 @@ pub async fn entities(
             Some(column.clone())
         });
         let columns: Vec<Column> = columns.collect();
-        let sample = sample(engine, snapshot, (&columns, &views), rows_max);
+        let sample = sample(engine, snapshot, (&columns, &views), asked_for);
         let sample = sample.await?;
         for (name, keys) in names.into_iter().zip(sample.columns()) {
             found.entry(name).or_insert_with(|| Arc::clone(keys));
@@ -164,13 +175,18 @@ async fn sample(
     engine: &Engine,
     snapshot: &Snapshot,
     (columns, views): (&[Column], &[&FeatureView]),
-    rows_max: usize,
+    asked_for: EntitySample,
 ) -> Result<RecordBatch, ServingError> {
     let fields: Vec<_> = columns.iter().map(Column::to_field).collect();
     let schema = Arc::new(Schema::new(fields));
-    let mut sampler = Sampler::of_entities(Arc::clone(&schema), columns.to_vec(), rows_max);
-    for view in views {
-        let mut keys = engine.keys_in_sources(&snapshot.definitions, view).await?;
+    let EntitySample { rows, seed, since } = asked_for;
+    let sampler = Sampler::of_entities(Arc::clone(&schema), columns.to_vec(), rows);
+    let mut sampler = sampler.with_seed(seed);
+    let is_timed = |view: &FeatureView| view.event_time.is_some();
+    let timed_only = since.is_some() && views.iter().any(|view| is_timed(view));
+    for view in views.iter().filter(|view| !timed_only || is_timed(view)) {
+        let keys = engine.keys_in_sources(&snapshot.definitions, view, since);
+        let mut keys = keys.await?;
         while let Some(batch) = keys.try_next().await? {
             let arrays = batch.columns().iter().zip(columns);
             let arrays = arrays.map(|(array, column)| {

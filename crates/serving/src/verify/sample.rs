@@ -14,6 +14,7 @@ use crate::error::ServingError;
 #[derive(Debug)]
 pub struct Sampler {
     rows_max: usize,
+    seed: u64,
     /// Whether of rows with equal keys one is kept.
     distinct: bool,
     schema: SchemaRef,
@@ -47,9 +48,16 @@ impl Sampler {
         Self::new(schema, keys, rows_max, false)
     }
 
+    /// Another sample.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
     fn new(schema: SchemaRef, keys: Vec<Column>, rows_max: usize, distinct: bool) -> Self {
         Self {
             rows_max,
+            seed: 0,
             distinct,
             schema,
             keys,
@@ -86,7 +94,10 @@ impl Sampler {
                 bytes.extend(self.offered.to_be_bytes());
                 self.offered += 1;
             }
-            let hash = hash_of_key(&bytes);
+            let hash = match self.seed {
+                0 => hash_of_key(&bytes),
+                seed => hash_of_key(&[&bytes[..], &seed.to_be_bytes()].concat()),
+            };
             if hash <= self.greatest {
                 *keep = true;
                 self.hashes.push((hash, bytes));

@@ -1,17 +1,20 @@
 //! A service of views of every kind is verified, some time after its runs: all
 //! values are those of training sets, and a wrong one is found.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
 };
+use arrow::datatypes::Int64Type;
 use arrow::json::ReaderBuilder;
 use granary_engine::EngineSettings;
 use granary_ingest::MaterializeRequest;
 use granary_model::{Caller, ManualClock, UtcMicros};
-use granary_serving::verify::{Report, Served, Verifier, asked_features, entities};
+use granary_serving::verify::{EntitySample, Report, Served, Verifier, asked_features, entities};
 use granary_serving::{ReadRequest, ReadTarget, ServingSettings};
 use granary_store::online::{Coverage, WriteMode};
 use granary_store::{EntityKeys, RowLayout};
@@ -85,7 +88,9 @@ impl Verified {
     async fn read(&self, asked: Option<f64>) -> Served {
         let snapshot = self.project.catalog.latest().await.unwrap().unwrap();
         let engine = &self.project.engine;
-        let keys = entities(engine, &snapshot, "admission", 100).await.unwrap();
+        let keys = entities(engine, &snapshot, "admission", of(100))
+            .await
+            .unwrap();
         let input: ArrayRef = Arc::new(Float64Array::from(vec![asked; keys.num_rows()]));
         let request = RecordBatch::try_from_iter_with_nullable([
             ("customer_id", Arc::clone(keys.column(0)), true),
@@ -242,6 +247,34 @@ async fn features_that_need_an_input_are_told() {
         .filter(|f| f.live.iter().any(|l| l.streams().eq(["tap"])));
     let live: Vec<_> = live.map(|f| &*f.name).collect();
     assert_eq!(live, ["taps_1h", "n_1h", "last_n"]);
-    let keys = entities(engine, &snapshot, "admission", 2).await.unwrap();
+    let keys = entities(engine, &snapshot, "admission", of(2))
+        .await
+        .unwrap();
     assert_eq!(keys.num_rows(), 2);
+    let recent = EntitySample {
+        since: Some(at("2026-03-02T09:15:00Z")),
+        ..of(100)
+    };
+    let keys = entities(engine, &snapshot, "admission", recent)
+        .await
+        .unwrap();
+    let customers = keys.column(0).as_primitive::<Int64Type>();
+    assert_eq!(customers.values()[..], [1]);
+    let mut of_seeds = BTreeSet::new();
+    for seed in 0..9 {
+        let one = EntitySample { seed, ..of(1) };
+        let keys = entities(engine, &snapshot, "admission", one).await.unwrap();
+        let again = entities(engine, &snapshot, "admission", one).await.unwrap();
+        assert_eq!(keys, again);
+        of_seeds.extend(keys.column(0).as_primitive::<Int64Type>().iter().flatten());
+    }
+    assert!(of_seeds.len() > 1, "{of_seeds:?}");
+}
+
+fn of(rows: usize) -> EntitySample {
+    EntitySample {
+        rows,
+        seed: 0,
+        since: None,
+    }
 }

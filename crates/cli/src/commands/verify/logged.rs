@@ -31,7 +31,8 @@ pub async fn served(
     let rows = log.read((LOGGED_READ_AT, args.since)).await?;
     let mut rows = rows.ok_or_else(none)?;
     let keys = logged.keys().to_vec();
-    let mut sampler = Sampler::of_rows(Arc::clone(logged.schema()), keys, args.sample);
+    let sampler = Sampler::of_rows(Arc::clone(logged.schema()), keys, args.sample);
+    let mut sampler = sampler.with_seed(args.seed);
     while let Some(batch) = rows.try_next().await? {
         sampler.offer(&batch)?;
     }

@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt};
 use granary_catalog::Snapshot;
 use granary_engine::{Engine, EngineError, InputColumn};
 use granary_model::definitions::{Column, RequestColumns};
-use granary_serving::verify::{AskedFeature, Sampler, entities};
+use granary_serving::verify::{AskedFeature, EntitySample, Sampler, entities};
 
 use super::Args;
 use super::show::LeftOut;
@@ -39,7 +39,12 @@ impl Request {
             (Some(file), _) => of_file(engine, file, &columns).await?,
             (None, Some(sql)) => of_query(engine, snapshot, sql).await?,
             (None, None) => {
-                let rows = entities(engine, snapshot, &args.service, args.sample).await?;
+                let sample = EntitySample {
+                    rows: args.sample,
+                    seed: args.seed,
+                    since: args.since,
+                };
+                let rows = entities(engine, snapshot, &args.service, sample).await?;
                 return Self {
                     keys: rows.num_columns(),
                     rows,
@@ -51,7 +56,7 @@ impl Request {
                 ));
             }
         };
-        let request = sampled(rows, columns, args.sample).await?;
+        let request = sampled(rows, columns, args).await?;
         request.checked("the spine has no rows")
     }
 
@@ -149,7 +154,7 @@ async fn of_query(engine: &Engine, snapshot: &Snapshot, sql: &str) -> anyhow::Re
 async fn sampled(
     mut rows: Rows,
     RequestColumns { keys, inputs }: RequestColumns,
-    rows_max: usize,
+    args: &Args,
 ) -> anyhow::Result<Request> {
     let mut sampler: Option<(Vec<Column>, Sampler)> = None;
     while let Some(batch) = rows.try_next().await? {
@@ -164,7 +169,8 @@ async fn sampled(
             let columns: Vec<Column> = keys.iter().chain(inputs).cloned().collect();
             let fields: Vec<_> = columns.iter().map(Column::to_field).collect();
             let schema = Arc::new(Schema::new(fields));
-            (columns, Sampler::of_rows(schema, keys.clone(), rows_max))
+            let sampler = Sampler::of_rows(schema, keys.clone(), args.sample);
+            (columns, sampler.with_seed(args.seed))
         });
         sampler.offer(&typed(&batch, columns)?)?;
     }
