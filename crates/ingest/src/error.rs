@@ -14,6 +14,13 @@ pub enum IngestError {
     Refused(String),
     #[error("unknown feature view {name:?}{suggestion}")]
     UnknownView { name: String, suggestion: String },
+    /// Other streams are open.
+    #[error("stream {stream} is not open: {reason}")]
+    NotOpen {
+        stream: String,
+        kind: ErrorKind,
+        reason: String,
+    },
     #[error("unknown stream {name:?}{suggestion}")]
     UnknownStream { name: String, suggestion: String },
     #[error(
@@ -73,6 +80,7 @@ impl IngestError {
         match self {
             Self::Refused(_) => ErrorKind::InvalidArgument,
             Self::UnknownView { .. } | Self::UnknownStream { .. } => ErrorKind::NotFound,
+            Self::NotOpen { kind, .. } => *kind,
             Self::Claimed { .. } | Self::ClaimLost { .. } => ErrorKind::Conflict,
             Self::DependencyLags { .. } => ErrorKind::FailedPrecondition,
             Self::LogTruncated { .. } => ErrorKind::FailedPrecondition,

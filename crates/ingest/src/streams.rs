@@ -21,7 +21,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use arrow::array::RecordBatch;
 use granary_engine::{Engine, Retention, StreamNeeds};
 use granary_model::definitions::{Definitions, Stream};
-use granary_model::{Clock, UtcMicros, did_you_mean};
+use granary_model::{Clock, ErrorKind, UtcMicros, did_you_mean};
 use granary_store::events::{Appended, EventBatch, EventId, EventStore, StreamSpec};
 use granary_store::{
     EmbeddedEventSettings, EmbeddedEventStore, OpenStream, OpenStreams, StoreError,
@@ -110,6 +110,8 @@ pub struct Streams {
     clock: Arc<dyn Clock>,
     settings: StreamSettings,
     writers: RwLock<BTreeMap<String, Arc<Writer>>>,
+    /// Streams that could not be opened, and why.
+    unopened: RwLock<BTreeMap<String, (ErrorKind, String)>>,
     open: Arc<OpenStreams>,
     /// What live views need; `None` until somebody said.
     needs: RwLock<Option<Needs>>,
@@ -198,6 +200,7 @@ impl Streams {
             clock,
             settings,
             writers: RwLock::default(),
+            unopened: RwLock::default(),
             open: Arc::default(),
             needs: RwLock::default(),
             upkeep: Mutex::default(),
@@ -211,6 +214,8 @@ impl Streams {
 
     /// Opens every stream of the definitions and keeps what their live views
     /// need, those events of a history among it that had gone.
+    /// `IngestError::NotOpen` for the first of those that could not be opened: the
+    /// others are.
     #[instrument(skip_all, err)]
     pub async fn follow(
         &self,
@@ -218,17 +223,20 @@ impl Streams {
         definitions: &Definitions,
     ) -> Result<(), IngestError> {
         self.retain(self.open_all(engine, definitions).await?);
-        for name in definitions.streams.keys() {
+        for name in self.open.all().keys() {
             self.restore(name).await?;
         }
-        Ok(())
+        let unopened = self.unopened.read().unwrap_or_else(PoisonError::into_inner);
+        let first = unopened.keys().next();
+        first.map_or(Ok(()), |name| Err(not_open(name, &unopened[name])))
     }
 
     /// Opens every stream of the definitions, with the indexes that their live
     /// views need; what is stored already is filed in the new ones first, which
     /// takes as long as reading it. Streams that left the definitions take no
-    /// more events, and keep what they have. Gives what the live views need,
-    /// which is kept once [`Self::retain`] is told.
+    /// more events, and keep what they have; nor do those that cannot be opened.
+    /// Gives what the live views need, which is kept once [`Self::retain`] is
+    /// told.
     pub async fn open_all(
         &self,
         engine: &Engine,
@@ -238,33 +246,55 @@ impl Streams {
         let _ = self.engine.set(engine.clone());
         let needs = engine.stream_needs(definitions).await?;
         let mut writers = BTreeMap::new();
-        let mut open = BTreeMap::new();
+        let mut unopened = BTreeMap::new();
         for (name, definition) in &definitions.streams {
-            let codec = EventCodec::of(definition, needs.get(name));
-            let spec = spec_of(definition, codec.keys());
-            let events = self.store.open()?.open_stream(spec, codec.keys()).await?;
-            let stream = Arc::new(OpenStream {
+            let store = self.store.open()?;
+            match self.opened_writer(store, definition, needs.get(name)).await {
+                Ok(writer) => {
+                    writers.insert(name.clone(), Arc::new(writer));
+                }
+                Err(error) => {
+                    unopened.insert(name.clone(), (error.kind(), error.to_string()));
+                }
+            }
+        }
+        let open = writers.iter();
+        let open = open.map(|(name, writer)| (name.clone(), Arc::clone(&writer.stream)));
+        self.open.replace(open.collect());
+        *self.writers.write().unwrap_or_else(PoisonError::into_inner) = writers;
+        *self
+            .unopened
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = unopened;
+        let needs = needs.into_iter();
+        Ok(needs.map(|(name, needs)| (name, needs.retention)).collect())
+    }
+
+    async fn opened_writer(
+        &self,
+        store: &Arc<dyn EventStore>,
+        definition: &Stream,
+        needs: Option<&StreamNeeds>,
+    ) -> Result<Writer, IngestError> {
+        let codec = EventCodec::of(definition, needs);
+        let spec = spec_of(definition, codec.keys());
+        let events = store.open_stream(spec, codec.keys()).await?;
+        let turn = self.writer(&definition.name);
+        let turn = turn.map(|writer| Arc::clone(&writer.turn));
+        let writer = Writer {
+            stream: Arc::new(OpenStream {
                 definition: definition.clone(),
                 layout: codec.layout().clone(),
                 events,
-            });
-            open.insert(name.clone(), Arc::clone(&stream));
-            let turn = self.writer(name).map(|writer| Arc::clone(&writer.turn));
-            let writer = Writer {
-                codec,
-                stream,
-                needs: needs.get(name).cloned(),
-                turn: turn.unwrap_or_default(),
-            };
-            if definition.history.is_some() {
-                writer.begin_behind_history(self.engine()?).await?;
-            }
-            writers.insert(name.clone(), Arc::new(writer));
+            }),
+            codec,
+            needs: needs.cloned(),
+            turn: turn.unwrap_or_default(),
+        };
+        if definition.history.is_some() {
+            writer.begin_behind_history(self.engine()?).await?;
         }
-        self.open.replace(open);
-        *self.writers.write().unwrap_or_else(PoisonError::into_inner) = writers;
-        let needs = needs.into_iter();
-        Ok(needs.map(|(name, needs)| (name, needs.retention)).collect())
+        Ok(writer)
     }
 
     /// Appends the good rows of a batch durably; gives what became of each row,
@@ -377,14 +407,26 @@ impl Streams {
 
     fn writer(&self, name: &str) -> Result<Arc<Writer>, IngestError> {
         let writers = self.writers.read().unwrap_or_else(PoisonError::into_inner);
-        let known = || writers.keys().map(String::as_str);
-        writers
-            .get(name)
-            .cloned()
-            .ok_or_else(|| IngestError::UnknownStream {
-                name: name.to_owned(),
-                suggestion: did_you_mean(name, known()),
-            })
+        if let Some(writer) = writers.get(name) {
+            return Ok(Arc::clone(writer));
+        }
+        let unopened = self.unopened.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(why) = unopened.get(name) {
+            return Err(not_open(name, why));
+        }
+        let known = writers.keys().map(String::as_str);
+        Err(IngestError::UnknownStream {
+            name: name.to_owned(),
+            suggestion: did_you_mean(name, known),
+        })
+    }
+}
+
+fn not_open(stream: &str, (kind, reason): &(ErrorKind, String)) -> IngestError {
+    IngestError::NotOpen {
+        stream: stream.to_owned(),
+        kind: *kind,
+        reason: reason.clone(),
     }
 }
 

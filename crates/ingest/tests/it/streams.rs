@@ -199,3 +199,34 @@ async fn one_process_owns_the_events() {
     );
     assert!(owned);
 }
+
+#[tokio::test]
+async fn a_stream_that_cannot_be_opened_leaves_the_others_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let streams = open(folder.path()).await;
+    let rows = batch(&[(Some("a"), Some(NOW))]);
+    streams.push("card_event", &rows).await.unwrap();
+    let mut changed = definitions();
+    let mut other = changed.streams["card_event"].clone();
+    other.name = "other".into();
+    changed.streams.insert(other.name.clone(), other);
+    let stored = changed.streams.get_mut("card_event").unwrap();
+    stored.columns[2].data_type = FeatureType::BigInt;
+    let engine = Project::new().engine.clone();
+    let told = "stream card_event is not open: ";
+    for _ in 0..2 {
+        let error = streams.follow(&engine, &changed).await.unwrap_err();
+        assert!(
+            matches!(&error, IngestError::NotOpen { stream, .. } if stream == "card_event"),
+            "{error}"
+        );
+        let error = streams.push("card_event", &rows).await.unwrap_err();
+        assert!(error.to_string().starts_with(told), "{error}");
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        let pushed = streams.push("other", &rows).await.unwrap();
+        assert_eq!(pushed.len(), 1);
+    }
+    streams.follow(&engine, &definitions()).await.unwrap();
+    let pushed = streams.push("card_event", &rows).await.unwrap();
+    assert_eq!(words(&pushed), ["duplicate"]);
+}
