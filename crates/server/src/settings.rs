@@ -40,6 +40,7 @@ pub struct ServerSettings {
     #[serde(with = "granary_model::bytes")]
     pub history_bytes_max: u64,
     /// The share of keys whose reads are logged under the root, 0 to 1: `reads/`.
+    #[serde(deserialize_with = "share")]
     pub log_reads: f64,
     /// How often they are written.
     pub log_reads_seconds: u64,
@@ -80,5 +81,15 @@ impl Default for ServerSettings {
 impl ServerSettings {
     pub(crate) fn request_time_max(&self) -> Duration {
         Duration::from_secs(self.request_seconds_max.max(1))
+    }
+}
+
+fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let share = f64::deserialize(deserializer)?;
+    match (0.0..=1.0).contains(&share) {
+        true => Ok(share),
+        false => Err(serde::de::Error::custom(format!(
+            "log_reads is {share}: a share is 0 to 1"
+        ))),
     }
 }
