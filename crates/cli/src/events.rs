@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use granary_client::{Client, ScannedStream, StreamInfo};
-use granary_engine::{Engine, EngineError, StreamEvents, StreamSource};
+use granary_engine::{Engine, EngineError, StreamEvents, StreamSource, Trimmed};
 use granary_ingest::{IngestError, OpenEvents, StreamStatus, Streams};
 use granary_model::definitions::Stream;
 use granary_store::{EmbeddedEventStore, EventStore, EventsOwner, OpenStreams, StoreError};
@@ -100,8 +100,11 @@ impl ProjectEvents {
         // Views are compiled to know their keys, histories are written; no event
         // is read for that.
         let engine = self.project.engine_without_events().map_err(refused)?;
-        streams.follow(&engine, &snapshot.definitions).await?;
-        Ok(Arc::new(streams))
+        match streams.follow(&engine, &snapshot.definitions).await {
+            // Told to those who ask for that stream.
+            Ok(()) | Err(IngestError::NotOpen { .. }) => Ok(Arc::new(streams)),
+            Err(error) => Err(error),
+        }
     }
 
     /// What is known of each stream, by name.
@@ -181,7 +184,11 @@ async fn scan_server(
         reason: error.to_string(),
     };
     let scanned = client.scan_stream(&stream.name, columns.collect()).await;
-    let ScannedStream { flushed, kept } = scanned.map_err(failed.clone())?;
+    let ScannedStream {
+        flushed,
+        trimmed,
+        kept,
+    } = scanned.map_err(failed.clone())?;
     let batches = kept.map_err(failed);
     let name = stream.name.clone();
     let checked = batches.and_then(move |batch| {
@@ -199,6 +206,7 @@ async fn scan_server(
     });
     Ok(StreamEvents {
         flushed,
+        trimmed: trimmed.map(|(before, newest)| Trimmed { before, newest }),
         kept: checked.boxed(),
     })
 }
@@ -257,6 +265,11 @@ pub async fn open_for_server(
                     && owner(project)?.is_none_or(|owner| owner.endpoint.is_none()) =>
             {
                 tokio::time::sleep(BETWEEN_TRIES).await;
+            }
+            // Tried again while the server runs.
+            Err(error @ IngestError::NotOpen { .. }) => {
+                eprintln!("error: {error}; the other streams are served");
+                return Ok(());
             }
             followed => return Ok(followed?),
         }

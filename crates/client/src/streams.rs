@@ -223,6 +223,10 @@ impl Client {
         });
         Ok(ScannedStream {
             flushed: first.flushed,
+            trimmed: first
+                .trimmed_before
+                .zip(first.newest_event_time)
+                .map(|(before, newest)| (UtcMicros(before), UtcMicros(newest))),
             kept: batches.boxed(),
         })
     }
@@ -253,6 +257,9 @@ impl Client {
 pub struct ScannedStream {
     /// Up to this number events are in the history table, and not in `kept`.
     pub flushed: u64,
+    /// Of a stream without HISTORY that lost events, before which time, and the
+    /// greatest event time ever stored.
+    pub trimmed: Option<(UtcMicros, UtcMicros)>,
     pub kept: BoxStream<'static, Result<RecordBatch, ClientError>>,
 }
 

@@ -34,9 +34,9 @@ pub use error::EngineError;
 pub use expression::{Argument, CompiledExpressions, Computed, Expanded, InputColumn, source_of};
 pub use history::{HistoryAppend, HistoryTable};
 pub use live::{
-    EventIndex, EventSpan, FoundEvents, KeyPartials, KeyTimes, LiveRead, LiveRows, LiveSource,
-    LiveTime, LiveView, NeededEvents, SpanEvents, StreamNeeds, Tile, TileSet, TileSettings,
-    TileSpan, TiledKey, TiledValues,
+    Densities, Density, EventIndex, EventSpan, FoundEvents, KeyPartials, KeyTimes, LiveRead,
+    LiveRows, LiveSource, LiveTime, LiveView, NeededEvents, SpanEvents, StreamNeeds, Tile, TileSet,
+    TileSettings, TileSpan, TiledKey, TiledValues,
 };
 pub use lookup::QueryLookup;
 pub use offline::{ColumnStatistics, OfflineTable, RunMode, RunRecord};
@@ -44,7 +44,7 @@ pub use read_log::ReadLog;
 pub use retention::{Bounds, Retention};
 pub use row_file::{FileRows, RowFormat};
 pub use run::{RunScope, RunSummary};
-pub use stream_table::{EventBatches, StreamEvents, StreamSource};
+pub use stream_table::{EventBatches, StreamEvents, StreamSource, Trimmed};
 pub use training::{
     Moment, Moments, Spine, SpineEvents, TrainingOptions, TrainingReport, TrainingRequest,
     TrainingSet,

@@ -15,7 +15,7 @@ pub(crate) mod statistics;
 pub(crate) mod table;
 pub(crate) mod write;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
@@ -68,6 +68,10 @@ pub struct RunRecord {
     /// TIMESTAMP features with values later than the row's event time (or T):
     /// a leak in the making.
     pub later_than_event: Vec<String>,
+    /// Streams without HISTORY that were read, and before which time some of
+    /// their events were gone.
+    #[serde(default)]
+    pub trimmed: BTreeMap<String, UtcMicros>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 
 mod copy;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -16,6 +17,7 @@ use granary_model::{Definitions, UtcMicros};
 use self::copy::Protected;
 use crate::engine::Engine;
 use crate::error::EngineError;
+use crate::stream_table::TrimmedStreams;
 
 /// Where statements run.
 pub struct Session {
@@ -59,6 +61,14 @@ impl Engine {
 }
 
 impl Session {
+    /// Streams without HISTORY that were read so far, and before which time some
+    /// of their events are gone.
+    pub fn trimmed(&self) -> BTreeMap<String, UtcMicros> {
+        let state = self.context.state();
+        let streams = TrimmedStreams::of(state.config()).into_iter();
+        streams.map(|(name, lost)| (name, lost.before)).collect()
+    }
+
     /// Parses and plans every statement of a text, so that a mistake in the
     /// last is told before the first runs. Statements that write into tables or
     /// define objects are `EngineError::Refused`; `COPY query TO 'file'` is not,

@@ -9,6 +9,7 @@ mod plan;
 mod replace;
 mod windowed;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -179,6 +180,7 @@ struct Outcome {
     new: Vec<NewFile>,
     written: Option<Written>,
     passed: Passed,
+    trimmed: BTreeMap<String, UtcMicros>,
 }
 
 impl Run<'_> {
@@ -246,6 +248,7 @@ impl Run<'_> {
         progress(RunSummary {
             rows: rows.load(Ordering::Relaxed),
         });
+        outcome.trimmed = plan.trimmed();
         Ok(outcome)
     }
 
@@ -270,6 +273,10 @@ impl Run<'_> {
             current_state: self.view.current_state.clone(),
             columns: columns.iter().map(ColumnSummary::finish).collect(),
             later_than_event: outcome.passed.later_than_event(self.view),
+            trimmed: { outcome.trimmed.iter() }
+                .filter(|(_, before)| self.from.is_none_or(|from| **before > from))
+                .map(|(stream, before)| (stream.clone(), *before))
+                .collect(),
         }
     }
 }

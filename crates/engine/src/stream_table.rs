@@ -5,8 +5,9 @@
 //! history; these the engine reads itself (see [`crate::history`]). Of a stream
 //! that nobody gives, names and types stand, and a scan is an error.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -27,9 +28,10 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
 };
-use datafusion::prelude::ident;
+use datafusion::prelude::{SessionConfig, ident};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
+use granary_model::UtcMicros;
 use granary_model::definitions::Stream;
 
 use crate::engine::Engine;
@@ -44,8 +46,38 @@ pub struct StreamEvents {
     /// Events up to this sequence are in the history, and not in `kept`; 0 for a
     /// stream without HISTORY.
     pub flushed: u64,
+    /// Of a stream without HISTORY, what it lost.
+    pub trimmed: Option<Trimmed>,
     /// All others that are acknowledged, each once, in any order.
     pub kept: EventBatches,
+}
+
+/// Which events a stream had and has no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Some of those before this time are gone.
+    pub before: UtcMicros,
+    /// The greatest event time ever stored: what is kept is counted back from it.
+    pub newest: UtcMicros,
+}
+
+/// What the streams that a session scanned lost, by their names. Every session
+/// has one among its configuration's extensions.
+#[derive(Debug, Default)]
+pub(crate) struct TrimmedStreams(Mutex<BTreeMap<String, Trimmed>>);
+
+impl TrimmedStreams {
+    /// What was found so far.
+    pub(crate) fn of(config: &SessionConfig) -> BTreeMap<String, Trimmed> {
+        let streams = config.get_extension::<Self>();
+        streams
+            .map(|found| found.lock().clone())
+            .unwrap_or_default()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Trimmed>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl fmt::Debug for StreamEvents {
@@ -251,7 +283,16 @@ impl ExecutionPlan for StreamExec {
         let (source, read) = (self.source.clone(), self.read.clone());
         let opened = async move {
             let source = source.ok_or_else(|| no_source(&stream.name))?;
-            let StreamEvents { flushed, kept } = source.scan(&stream, &read.projection).await?;
+            let scanned = source.scan(&stream, &read.projection).await?;
+            let StreamEvents {
+                flushed,
+                trimmed,
+                kept,
+            } = scanned;
+            let found = context.session_config().get_extension::<TrimmedStreams>();
+            if let (Some(found), Some(trimmed)) = (found, trimmed) {
+                found.lock().insert(stream.name.clone(), trimmed);
+            }
             let history = async move { rows(&engine, &stream, read, flushed, context).await };
             let history = futures::stream::once(history).try_flatten();
             Ok::<_, EngineError>(kept.chain(history))

@@ -21,6 +21,7 @@ mod latest;
 pub(crate) mod location;
 mod moment;
 pub mod output;
+mod reach;
 mod report;
 mod requests;
 mod rows_exec;
@@ -43,6 +44,7 @@ use tracing::instrument;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use chain::{Asked, Chain};
+use reach::Reach;
 use report::Counters;
 use unchanged::{ScannedFiles, unchanged};
 
@@ -91,6 +93,7 @@ pub struct TrainingSet {
     /// As they were when the plan was made.
     files: ScannedFiles,
     context: Arc<TaskContext>,
+    reach: Reach,
 }
 
 impl Engine {
@@ -153,9 +156,12 @@ impl TrainingSet {
 
     /// What should be known of the values, a sentence each: sources that are
     /// read as they are now, snapshot views that were never run, views that are
-    /// computed for each time by itself.
-    pub fn notes(&self) -> &[String] {
-        &self.notes
+    /// computed for each time by itself; once the rows were read, streams that
+    /// lost events.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = self.notes.clone();
+        notes.extend(self.counters.notes());
+        notes
     }
 
     /// For EXPLAIN, and its metrics once the rows were read.
@@ -164,12 +170,14 @@ impl TrainingSet {
     }
 
     /// The rows, in the order of the spine. One execution a training set: the
-    /// report counts its rows.
+    /// report counts its rows. Ends with `EngineError::Events` (OUT_OF_RANGE)
+    /// where rows need events that a stream without HISTORY lost.
     pub fn execute(&self) -> Result<SendableRecordBatchStream, EngineError> {
         let failed = |e| EngineError::from_query("training set", e);
         let rows = self.plan.execute(0, self.context.clone()).map_err(failed)?;
         let rows = unchanged(rows, self.files.clone(), self.context.runtime_env());
-        Ok(self.counters.count(rows, self.schema()))
+        let rows = self.counters.count(rows, self.schema());
+        Ok(self.reach.check(rows, &self.counters, &self.context))
     }
 
     /// What the rows read so far were like.

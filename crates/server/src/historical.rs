@@ -326,7 +326,7 @@ fn report(set: &TrainingSet, snapshot: &Snapshot) -> pb::HistoricalReport {
         null_keys: null_keys
             .map(|(column, rows)| pb::NullKeys { column, rows })
             .collect(),
-        notes: set.notes().to_vec(),
+        notes: set.notes(),
         without_run: without_run
             .map(|without| pb::WithoutRun {
                 view: without.view.clone(),

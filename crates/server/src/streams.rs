@@ -266,7 +266,11 @@ fn parts(
             format!("events cannot be sent: {error}"),
         )
     };
-    let StreamEvents { flushed, kept } = events;
+    let StreamEvents {
+        flushed,
+        trimmed,
+        kept,
+    } = events;
     let schema = stream.row_schema().project(projection).map_err(unsent)?;
     let writer = StreamWriter::try_new(Vec::new(), &schema).map_err(unsent)?;
     let messages = stream::try_unfold(Some((kept, writer)), move |state| async move {
@@ -282,7 +286,12 @@ fn parts(
         let cuts = (0..bytes.len()).step_by(MESSAGE_BYTES);
         let parts = cuts.map(move |at| {
             let arrow_ipc = bytes.slice(at..bytes.len().min(at + MESSAGE_BYTES));
-            Ok(pb::ScanResponse { arrow_ipc, flushed })
+            Ok(pb::ScanResponse {
+                arrow_ipc,
+                flushed,
+                trimmed_before: trimmed.map(|trimmed| trimmed.before.0),
+                newest_event_time: trimmed.map(|trimmed| trimmed.newest.0),
+            })
         });
         let parts = stream::iter(parts.collect::<Vec<_>>());
         Ok(Some((parts, (!ended).then_some((batches, writer)))))

@@ -241,8 +241,9 @@ pub struct StreamState {
     pub newest_event_time: Option<UtcMicros>,
     /// Up to which sequence events are in the history table.
     pub flushed: u64,
-    /// What trims were asked to remove below, as far as it was not put back:
-    /// older events may be missing.
+    /// Older events may be missing. In a stream with history what trims were
+    /// asked to remove below, as far as it was not put back, since events of that
+    /// age come into the history alone; in another what trims removed.
     pub trimmed_before: Option<UtcMicros>,
 }
 
@@ -263,6 +264,19 @@ impl TrimPolicy {
     pub fn check(&self, spec: &StreamSpec) -> Result<(), StoreError> {
         let mut indexes = self.keep_newest.iter();
         indexes.try_for_each(|(index, _)| spec.index_at(*index).map(drop))
+    }
+
+    /// Before which event time events may be missing once this removed some;
+    /// `newest`: of those.
+    pub(crate) fn trims_before(
+        &self,
+        spec: &StreamSpec,
+        newest: Option<UtcMicros>,
+    ) -> Option<UtcMicros> {
+        match spec.history {
+            true => Some(self.older_than),
+            false => newest.map(|newest| UtcMicros(newest.0.saturating_add(1))),
+        }
     }
 }
 

@@ -378,7 +378,7 @@ impl Source {
             rows: report.rows,
             null_times: report.null_times,
             null_keys: null_keys.cloned().collect(),
-            notes: set.notes().to_vec(),
+            notes: set.notes(),
             without_run: without_run.collect(),
         }
     }

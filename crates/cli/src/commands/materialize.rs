@@ -1,5 +1,6 @@
 //! `granary materialize`: computes views and fills the online store.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -221,6 +222,11 @@ fn print_notices(outcome: &RunOutcome) {
             run.as_of
         );
     }
+    for (stream, before) in &run.trimmed {
+        eprintln!(
+            "warning: {view}: {stream} has lost events before {before} and has no HISTORY: the rows are of what is left"
+        );
+    }
     for column in &run.later_than_event {
         eprintln!(
             "warning: {view}: {column} holds times later than the row's event time: a leak in the making, if a row is dated before its {column} was known"
@@ -292,6 +298,8 @@ pub struct RunRecordJson<'a> {
     future_event_times: u64,
     current_state: &'a [String],
     later_than_event: &'a [String],
+    /// Streams by name, and before which time they lost events.
+    trimmed: BTreeMap<&'a str, String>,
     columns: &'a [granary_engine::ColumnStatistics],
 }
 
@@ -310,6 +318,9 @@ impl<'a> RunRecordJson<'a> {
             future_event_times: run.future_event_times,
             current_state: &run.current_state,
             later_than_event: &run.later_than_event,
+            trimmed: { run.trimmed.iter() }
+                .map(|(stream, before)| (stream.as_str(), before.to_string()))
+                .collect(),
             columns: &run.columns,
         }
     }

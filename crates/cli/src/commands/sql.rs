@@ -138,6 +138,12 @@ impl Runner {
                 break;
             }
         }
-        writer.finish()
+        writer.finish()?;
+        for (stream, before) in self.session.trimmed() {
+            eprintln!(
+                "note: {stream} has lost events before {before} and has no HISTORY: the rows are of what is left"
+            );
+        }
+        Ok(())
     }
 }

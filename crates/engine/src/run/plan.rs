@@ -2,6 +2,7 @@
 //! view's own event time, with the view's columns and types, each partition
 //! sorted by the keys and the event time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::compute::SortOptions;
@@ -24,6 +25,7 @@ use granary_model::{Definitions, FeatureType, FeatureView, UtcMicros, ViewKind};
 use crate::engine::{Engine, Joins, no_later_than, utc_micros};
 use crate::error::EngineError;
 use crate::run::windowed::windowed_rows;
+use crate::stream_table::TrimmedStreams;
 
 /// A physical plan whose partitions are sorted; of a snapshot view all rows of
 /// a key are in one partition.
@@ -61,6 +63,13 @@ impl RunPlan {
 
     pub(super) fn partitions(&self) -> usize {
         self.plan.output_partitioning().partition_count()
+    }
+
+    /// What the streams that were read lost.
+    pub(super) fn trimmed(&self) -> BTreeMap<String, UtcMicros> {
+        let streams = TrimmedStreams::of(self.context.session_config());
+        let streams = streams.into_iter();
+        streams.map(|(name, lost)| (name, lost.before)).collect()
     }
 
     pub(super) fn execute(&self, partition: usize) -> Result<SendableRecordBatchStream> {

@@ -22,6 +22,7 @@ use granary_model::{Definitions, FeatureStatus, FeatureView, Interval, did_you_m
 
 use super::elements::element_column;
 use super::moment::{Moment, Moments};
+use super::reach::Reach;
 use super::report::Counters;
 use super::requests::Requests;
 use super::spine::{SpineColumns, open_spine};
@@ -434,6 +435,7 @@ impl<'a> Chain<'a> {
             counters: Arc::new(Counters::new(own, keys, views, self.request.options)),
             notes: self.notes.into_iter().collect(),
             context: self.context.task_ctx(),
+            reach: Reach::of(self.engine, self.definitions, self.expanded, self.moments),
         })
     }
 

@@ -16,6 +16,8 @@ use super::TrainingOptions;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TrainingReport {
     pub rows: u64,
+    /// The least time of a row.
+    pub first_time: Option<UtcMicros>,
     /// Rows whose time is NULL: all their features are.
     pub null_times: u64,
     /// By key column of the spine: rows in which it is NULL.
@@ -46,6 +48,7 @@ pub(super) struct Counters {
     views: Vec<String>,
     options: TrainingOptions,
     report: Mutex<TrainingReport>,
+    notes: Mutex<Vec<String>>,
 }
 
 impl Counters {
@@ -63,6 +66,7 @@ impl Counters {
             views,
             options,
             report: Mutex::default(),
+            notes: Mutex::default(),
         }
     }
 
@@ -92,6 +96,8 @@ impl Counters {
         report.rows += batch.num_rows() as u64;
         let times = batch.column(self.first).as_primitive::<Int64Type>();
         report.null_times += times.null_count() as u64;
+        let first = arrow::compute::min(times).map(UtcMicros);
+        report.first_time = report.first_time.into_iter().chain(first).min();
         let flags = &batch.columns()[self.first + 1..];
         for (key, flag) in self.keys.iter().zip(flags) {
             let nulls = flag.as_boolean().true_count() as u64;
@@ -124,6 +130,16 @@ impl Counters {
                 }
             }
         }
+    }
+
+    /// Takes what was seen only when the rows were read.
+    pub(super) fn note(&self, notes: Vec<String>) {
+        *self.notes.lock().unwrap_or_else(PoisonError::into_inner) = notes;
+    }
+
+    pub(super) fn notes(&self) -> Vec<String> {
+        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.clone()
     }
 
     pub(super) fn report(&self) -> TrainingReport {

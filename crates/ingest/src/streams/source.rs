@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use granary_engine::{EngineError, StreamEvents, StreamSource};
+use granary_engine::{EngineError, StreamEvents, StreamSource, Trimmed};
 use granary_model::definitions::Stream;
 use granary_store::events::EventSnapshot;
 use granary_store::{EventRows, OpenStream, OpenStreams, StoreError};
@@ -33,9 +33,10 @@ impl StreamSource for OpenEvents {
         }
         let snapshot = open.events.snapshot().await.map_err(failed(&stream.name))?;
         // Without HISTORY in its definition the reader has only what is kept.
-        let flushed = match stream.history {
-            Some(_) => snapshot.state().flushed,
-            None => 0,
+        let state = *snapshot.state();
+        let (flushed, trimmed) = match stream.history {
+            Some(_) => (state.flushed, None),
+            None => (0, state.trimmed_before.zip(state.newest_event_time)),
         };
         let scan = Scan {
             open,
@@ -50,6 +51,7 @@ impl StreamSource for OpenEvents {
         });
         Ok(StreamEvents {
             flushed,
+            trimmed: trimmed.map(|(before, newest)| Trimmed { before, newest }),
             kept: batches.boxed(),
         })
     }

@@ -168,7 +168,9 @@ fn remove(
     let mut core = shelf.core();
     let held = core.held(&described.spec.name, epoch)?;
     let mut state = held.state;
-    state.trimmed_before = state.trimmed_before.max(Some(policy.older_than));
+    let newest = old.events.iter().map(|(event_time, ..)| *event_time).max();
+    let trimmed = policy.trims_before(&described.spec, newest);
+    state.trimmed_before = state.trimmed_before.max(trimmed);
     if old.events.is_empty() && state == held.state {
         return Ok(());
     }

@@ -263,7 +263,9 @@ impl Content {
             })
             .map(|(sequence, _)| *sequence)
             .collect();
-        self.state.trimmed_before = self.state.trimmed_before.max(Some(policy.older_than));
+        let newest = old.iter().map(|sequence| self.log[sequence].event_time);
+        let trimmed = policy.trims_before(&self.spec, newest.max());
+        self.state.trimmed_before = self.state.trimmed_before.max(trimmed);
         for sequence in &old {
             let Some(event) = self.log.remove(sequence) else {
                 continue;

@@ -3,6 +3,7 @@
 //! a push is what the training set says.
 
 mod tiles;
+mod trimmed;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -41,6 +41,7 @@ fn ttl(days: Option<i32>) -> Option<Interval> {
 
 fn run(mode: RunMode, as_of: i64) -> RunRecord {
     RunRecord {
+        trimmed: Default::default(),
         view: "v".into(),
         version: 1,
         mode,

@@ -20,7 +20,7 @@ pub(super) async fn a_restart_keeps_everything(home: Home) -> Outcome {
     let (store, stream) = open(&home).await?;
     assert_eq!(*stream.snapshot().await?.state(), state);
     assert_eq!(store.streams().await?, [(spec(), state)]);
-    assert_eq!(state.trimmed_before, Some(UtcMicros(5)));
+    assert_eq!(state.trimmed_before, None, "nothing was removed");
     assert_eq!(log_now(&stream).await?, ["a", "b", "c"]);
     assert_eq!(ids_now(&stream, CUSTOMER, "ann").await?, ["a", "c"]);
     let appended = append(&stream, &[fact("d", 40, "ann")]).await?;
@@ -78,6 +78,7 @@ pub(super) async fn a_trim_removes_what_is_old(home: Home) -> Outcome {
     assert_eq!(snapshot.state().trimmed_before, Some(UtcMicros(8)));
     assert_eq!(trim(&stream, &older_than(100)).await?, 12);
     let snapshot = stream.snapshot().await?;
+    assert_eq!(snapshot.state().trimmed_before, Some(UtcMicros(20)));
     assert_eq!((snapshot.state().events, snapshot.state().bytes), (0, 0));
     assert_eq!(snapshot.state().newest_event_time, Some(UtcMicros(19)));
     Ok(())
@@ -106,6 +107,8 @@ pub(super) async fn a_trim_keeps_what_is_not_flushed(home: Home) -> Outcome {
     ];
     append(&stream, &facts).await?;
     assert_eq!(trim(&stream, &older_than(50)).await?, 0);
+    let state = *stream.snapshot().await?.state();
+    assert_eq!(state.trimmed_before, Some(UtcMicros(50)));
     stream.set_flushed(2).await?;
     assert_eq!(trim(&stream, &older_than(50)).await?, 2);
     assert_eq!(log_now(&stream).await?, ["c", "d"]);

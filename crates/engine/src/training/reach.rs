@@ -1,0 +1,137 @@
+//! Whether the streams that a training set reads still had the events that its
+//! rows need.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::error::DataFusionError;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::{StreamExt, stream};
+use granary_model::{Definitions, ErrorKind, UtcMicros};
+
+use super::moment::Moments;
+use super::report::Counters;
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::expression::Expanded;
+use crate::retention::Retention;
+use crate::stream_table::{Trimmed, TrimmedStreams};
+
+/// How far back the views of a training set look.
+#[derive(Debug, Clone)]
+pub(super) struct Reach {
+    engine: Engine,
+    /// What streams without HISTORY are read by; `None`: there are none.
+    definitions: Option<Arc<Definitions>>,
+    /// Names of the views that are read, with the time that they are as of where
+    /// that is not the rows'.
+    views: Vec<(String, Option<UtcMicros>)>,
+}
+
+impl Reach {
+    pub(super) fn of(
+        engine: &Engine,
+        definitions: &Definitions,
+        expanded: &Expanded,
+        moments: &Moments,
+    ) -> Self {
+        let mut streams = definitions.streams.values();
+        let may_lack = streams.any(|stream| stream.history.is_none());
+        let views = expanded.from.iter().map(|bound| {
+            let moment = moments.get(&bound.alias);
+            (bound.view.clone(), moment.and_then(|moment| moment.as_of))
+        });
+        Self {
+            engine: engine.clone(),
+            definitions: may_lack.then(|| Arc::new(definitions.clone())),
+            views: views.collect(),
+        }
+    }
+
+    /// The rows, and an error behind them where they are of too few events: what
+    /// is gone is known once the streams were read.
+    pub(super) fn check(
+        &self,
+        rows: SendableRecordBatchStream,
+        counters: &Arc<Counters>,
+        context: &Arc<TaskContext>,
+    ) -> SendableRecordBatchStream {
+        let Some(definitions) = self.definitions.clone() else {
+            return rows;
+        };
+        let (reach, counters, context) = (self.clone(), counters.clone(), context.clone());
+        let schema = rows.schema();
+        let checked = async move {
+            let trimmed = TrimmedStreams::of(context.session_config());
+            let first = counters.report().first_time;
+            let first = first.filter(|_| !trimmed.is_empty())?;
+            let lacking = reach.lacking(&definitions, &trimmed, first).await;
+            lacking
+                .map(|unknown| counters.note(unknown))
+                .map_err(|error| DataFusionError::External(Box::new(error)))
+                .err()
+                .map(Err)
+        };
+        let end = stream::once(checked).filter_map(std::future::ready);
+        Box::pin(RecordBatchStreamAdapter::new(schema, rows.chain(end)))
+    }
+
+    /// Gives what is to be said of streams of which nobody knows how far back
+    /// they are read.
+    async fn lacking(
+        &self,
+        definitions: &Definitions,
+        trimmed: &BTreeMap<String, Trimmed>,
+        first: UtcMicros,
+    ) -> Result<Vec<String>, EngineError> {
+        let needs = self.engine.stream_needs(definitions).await?;
+        let mut unknown = Vec::new();
+        for (stream, trimmed) in trimmed {
+            let needs = needs.get(stream);
+            let read = self.views.iter().filter_map(|(view, as_of)| {
+                let needs = needs?;
+                Some((view, as_of, needs, needs.views.get(view)?))
+            });
+            let mut is_known = false;
+            for (view, as_of, needs, needed) in read {
+                is_known = true;
+                let first = as_of.map_or(first, |as_of| as_of.min(first));
+                if !is_kept(needed, *trimmed, first) {
+                    let needed = needs.in_words(needed);
+                    return Err(EngineError::Events {
+                        stream: stream.clone(),
+                        kind: ErrorKind::OutOfRange,
+                        reason: format!(
+                            "{view} needs {needed} at {first}, and events before {} are gone: \
+                             leave out the earliest rows, or give the stream a HISTORY before \
+                             events come",
+                            trimmed.before
+                        ),
+                    });
+                }
+            }
+            if !is_known {
+                unknown.push(format!(
+                    "{stream} has lost events before {} and has no HISTORY: what its rows were \
+                     counted in is of what is left",
+                    trimmed.before
+                ));
+            }
+        }
+        Ok(unknown)
+    }
+}
+
+/// Whether what a view needs at t is still there.
+fn is_kept(needed: &Retention, trimmed: Trimmed, t: UtcMicros) -> bool {
+    let Retention::Bounded(bounds) = needed else {
+        return false;
+    };
+    // Of each key the newest are kept as of now.
+    let newest = bounds.newest.is_empty() || t >= trimmed.newest;
+    newest
+        && needed
+            .oldest(t)
+            .is_none_or(|oldest| oldest >= trimmed.before)
+}

@@ -1,0 +1,114 @@
+//! A stream without HISTORY that lost events: what asks for them is told.
+
+use arrow::array::RecordBatch;
+use arrow::json::LineDelimitedWriter;
+use futures::TryStreamExt;
+use granary_engine::query::Query;
+use granary_engine::{EngineError, Spine, TrainingOptions, TrainingRequest};
+use granary_ingest::{MaterializeRequest, RunOutcome};
+use granary_model::ErrorKind;
+
+use super::*;
+
+const TAPS: &str = "
+CREATE ENTITY customer KEY (customer_id BIGINT);
+CREATE STREAM tap (customer_id BIGINT, at TIMESTAMP) EVENT TIME at;
+CREATE FEATURE VIEW taps ENTITY customer EVENT TIME at AS
+  SELECT customer_id, count(*) OVER day AS n FROM tap
+  WINDOW day AS (PARTITION BY customer_id ORDER BY at RANGE INTERVAL '1 day' PRECEDING);
+CREATE FEATURE VIEW all_taps ENTITY customer AS
+  SELECT customer_id, count(*) AS ever FROM tap GROUP BY customer_id;
+CREATE FEATURE SERVICE check AS SELECT taps.n FROM taps;
+";
+
+const EVENTS: [&str; 4] = [
+    r#"{"customer_id":1,"at":"2026-03-01T10:00:00Z"}"#,
+    r#"{"customer_id":1,"at":"2026-03-01T20:00:00Z"}"#,
+    r#"{"customer_id":1,"at":"2026-03-08T12:00:00Z"}"#,
+    r#"{"customer_id":1,"at":"2026-03-09T12:00:00Z"}"#,
+];
+
+async fn train(project: &TestProject, times: &[&str]) -> Result<String, EngineError> {
+    let snapshot = project.catalog.latest().await.unwrap().unwrap();
+    let service = &snapshot.definitions.services["check"];
+    let rows = times.iter().map(|t| format!("(1, TIMESTAMP '{t}')"));
+    let rows: Vec<String> = rows.collect();
+    let spine = format!(
+        "SELECT column1 AS customer_id, column2 AS event_time FROM (VALUES {})",
+        rows.join(", ")
+    );
+    let request = TrainingRequest {
+        spine: Spine::Sql(spine),
+        time: "event_time".into(),
+        from: service.from.clone(),
+        features: service.features.clone(),
+        options: TrainingOptions::default(),
+        request_events: Vec::new(),
+    };
+    let set = project.engine.training_set(&snapshot.definitions, request);
+    let rows = set.await?.execute()?.try_collect().await;
+    let rows: Vec<RecordBatch> = rows.map_err(|e| EngineError::from_query("training set", e))?;
+    let columns = rows.iter().map(|batch| batch.project(&[2]).unwrap());
+    let mut text = LineDelimitedWriter::new(Vec::new());
+    for batch in columns {
+        text.write(&batch).unwrap();
+    }
+    Ok(String::from_utf8(text.into_inner()).unwrap())
+}
+
+#[tokio::test]
+async fn what_needs_events_that_are_gone_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path(), at("2026-03-09T12:30:00Z"));
+    let snapshot = project.apply(&[("taps.sql", TAPS)]).await.unwrap();
+    let stream = &snapshot.definitions.streams["tap"];
+    let events = rows(stream, &EVENTS);
+    let pushed = project.streams.push("tap", &events).await.unwrap();
+    assert_eq!(pushed.len(), EVENTS.len());
+    let times = ["2026-03-01 20:00:00", "2026-03-09 12:00:00"];
+    let whole = "{\"n\":2}\n{\"n\":2}\n";
+    assert_eq!(train(&project, &times).await.unwrap(), whole);
+    // A day behind the newest event, and as much as one may lie ahead.
+    assert_eq!(project.streams.trim("tap").await.unwrap(), 2);
+    let error = train(&project, &times).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfRange);
+    assert_eq!(
+        error.to_string(),
+        "tap: taps needs 1 day behind the newest event at 2026-03-01T20:00:00Z, and events \
+         before 2026-03-01T20:00:00.000001Z are gone: leave out the earliest rows, or give the \
+         stream a HISTORY before events come"
+    );
+    // Between what is gone and what is kept there was nothing.
+    let later = ["2026-03-02 20:00:01", "2026-03-09 12:00:00"];
+    assert_eq!(
+        train(&project, &later).await.unwrap(),
+        "{\"n\":0}\n{\"n\":2}\n"
+    );
+    assert_eq!(
+        read(
+            &project,
+            "taps.n",
+            ("customer_id", &customers(&[Some(1)])),
+            Some(at("2026-03-03T00:00:00Z"))
+        )
+        .await,
+        [Some("0".to_owned())]
+    );
+
+    let run = project.materialize(MaterializeRequest::default()).await;
+    let run = run.unwrap();
+    let [RunOutcome::Committed(run)] = &run[..] else {
+        panic!("{run:?}");
+    };
+    let lost = [("tap".to_owned(), at("2026-03-01T20:00:00.000001Z"))];
+    assert_eq!(run.trimmed, lost.clone().into());
+    let session = project.engine.query_session(&snapshot.definitions, None);
+    let session = session.await.unwrap();
+    assert_eq!(session.trimmed(), [].into());
+    let queries = session.queries("SELECT count(*) FROM tap").await.unwrap();
+    for query in queries {
+        let rows = Query::rows(query).await.unwrap();
+        rows.try_collect::<Vec<_>>().await.unwrap();
+    }
+    assert_eq!(session.trimmed(), lost.into());
+}
