@@ -102,7 +102,9 @@ impl ProjectEvents {
         let engine = self.project.engine_without_events().map_err(refused)?;
         match streams.follow(&engine, &snapshot.definitions).await {
             // Told to those who ask for that stream.
-            Ok(()) | Err(IngestError::NotOpen { .. }) => Ok(Arc::new(streams)),
+            Ok(()) | Err(IngestError::NotOpen { .. } | IngestError::NotRestored { .. }) => {
+                Ok(Arc::new(streams))
+            }
             Err(error) => Err(error),
         }
     }
@@ -155,6 +157,10 @@ impl StreamSource for ProjectEvents {
         };
         match self.access().await.map_err(|error| failed(&error))? {
             Access::Owned(streams) if streams.opened().get(&name).is_none() => {
+                let unopened = streams.check_open(&name);
+                if let Err(error @ IngestError::NotOpen { .. }) = unopened {
+                    return Err(failed(&error));
+                }
                 Err(EngineError::Refused(format!(
                     "{name}: the stream is not applied yet: run `granary apply`; events are kept from then on"
                 )))
@@ -267,7 +273,7 @@ pub async fn open_for_server(
                 tokio::time::sleep(BETWEEN_TRIES).await;
             }
             // Tried again while the server runs.
-            Err(error @ IngestError::NotOpen { .. }) => {
+            Err(error @ (IngestError::NotOpen { .. } | IngestError::NotRestored { .. })) => {
                 eprintln!("error: {error}; the other streams are served");
                 return Ok(());
             }

@@ -21,6 +21,13 @@ pub enum IngestError {
         kind: ErrorKind,
         reason: String,
     },
+    /// The stream is open, and so are others.
+    #[error("stream {stream}: what live views need does not come back from its history: {reason}")]
+    NotRestored {
+        stream: String,
+        kind: ErrorKind,
+        reason: String,
+    },
     #[error("unknown stream {name:?}{suggestion}")]
     UnknownStream { name: String, suggestion: String },
     #[error(
@@ -80,7 +87,7 @@ impl IngestError {
         match self {
             Self::Refused(_) => ErrorKind::InvalidArgument,
             Self::UnknownView { .. } | Self::UnknownStream { .. } => ErrorKind::NotFound,
-            Self::NotOpen { kind, .. } => *kind,
+            Self::NotOpen { kind, .. } | Self::NotRestored { kind, .. } => *kind,
             Self::Claimed { .. } | Self::ClaimLost { .. } => ErrorKind::Conflict,
             Self::DependencyLags { .. } => ErrorKind::FailedPrecondition,
             Self::LogTruncated { .. } => ErrorKind::FailedPrecondition,

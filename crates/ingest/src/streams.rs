@@ -214,8 +214,8 @@ impl Streams {
 
     /// Opens every stream of the definitions and keeps what their live views
     /// need, those events of a history among it that had gone.
-    /// `IngestError::NotOpen` for the first of those that could not be opened: the
-    /// others are.
+    /// `IngestError::NotOpen` for the first of those that could not be opened, or
+    /// `IngestError::NotRestored`: the others are.
     #[instrument(skip_all, err)]
     pub async fn follow(
         &self,
@@ -223,12 +223,19 @@ impl Streams {
         definitions: &Definitions,
     ) -> Result<(), IngestError> {
         self.retain(self.open_all(engine, definitions).await?);
+        let mut unrestored = None;
         for name in self.open.all().keys() {
-            self.restore(name).await?;
+            if let Err(error) = self.restore(name).await {
+                unrestored.get_or_insert(IngestError::NotRestored {
+                    stream: name.clone(),
+                    kind: error.kind(),
+                    reason: error.to_string(),
+                });
+            }
         }
         let unopened = self.unopened.read().unwrap_or_else(PoisonError::into_inner);
-        let first = unopened.keys().next();
-        first.map_or(Ok(()), |name| Err(not_open(name, &unopened[name])))
+        let first = { unopened.iter().next() }.map(|(name, why)| not_open(name, why));
+        first.or(unrestored).map_or(Ok(()), Err)
     }
 
     /// Opens every stream of the definitions, with the indexes that their live
@@ -255,17 +262,21 @@ impl Streams {
                 }
                 Err(error) => {
                     unopened.insert(name.clone(), (error.kind(), error.to_string()));
+                    // What was open goes on: its handle tells if it may not.
+                    let known = self.writer(name).ok();
+                    let known = known.filter(|known| known.stream.definition == *definition);
+                    writers.extend(known.map(|known| (name.clone(), known)));
                 }
             }
         }
         let open = writers.iter();
         let open = open.map(|(name, writer)| (name.clone(), Arc::clone(&writer.stream)));
         self.open.replace(open.collect());
-        *self.writers.write().unwrap_or_else(PoisonError::into_inner) = writers;
         *self
             .unopened
             .write()
             .unwrap_or_else(PoisonError::into_inner) = unopened;
+        *self.writers.write().unwrap_or_else(PoisonError::into_inner) = writers;
         let needs = needs.into_iter();
         Ok(needs.map(|(name, needs)| (name, needs.retention)).collect())
     }
@@ -403,6 +414,11 @@ impl Streams {
     fn all_writers(&self) -> Vec<Arc<Writer>> {
         let writers = self.writers.read().unwrap_or_else(PoisonError::into_inner);
         writers.values().cloned().collect()
+    }
+
+    /// Why a stream takes no events, where it is not open.
+    pub fn check_open(&self, name: &str) -> Result<(), IngestError> {
+        self.writer(name).map(drop)
     }
 
     fn writer(&self, name: &str) -> Result<Arc<Writer>, IngestError> {

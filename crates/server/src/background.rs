@@ -4,7 +4,7 @@
 //! failure is logged, counted and tried again.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use granary_catalog::{Catalog, Snapshot};
 use granary_engine::Engine;
@@ -39,7 +39,12 @@ pub(crate) struct Background {
 #[derive(Debug, Default)]
 struct Followed {
     snapshot: u64,
+    /// When streams that could not be opened are tried again.
+    again: Option<Instant>,
 }
+
+/// Opening streams anew is work for all of them.
+const BETWEEN_OPENINGS: Duration = Duration::from_secs(10);
 
 impl Background {
     /// Starts all tasks. `ready` is set once reads can be answered: at once if
@@ -117,6 +122,9 @@ impl Background {
     async fn follow_newest(&self, followed: &mut Followed) -> Result<(), IngestError> {
         match self.catalog.newer_than(followed.snapshot).await? {
             Some(snapshot) => self.follow(&snapshot, followed).await,
+            None if followed.again.is_some_and(|again| again <= Instant::now()) => {
+                self.follow(&self.reader.snapshot(), followed).await
+            }
             None => Ok(()),
         }
     }
@@ -127,7 +135,15 @@ impl Background {
         followed: &mut Followed,
     ) -> Result<(), IngestError> {
         let definitions = &snapshot.definitions;
-        self.streams.follow(&self.engine, definitions).await?;
+        followed.again = None;
+        match self.streams.follow(&self.engine, definitions).await {
+            Ok(()) => {}
+            Err(error @ (IngestError::NotOpen { .. } | IngestError::NotRestored { .. })) => {
+                tracing::error!(%error, "the other streams are served; tried again");
+                followed.again = Some(Instant::now() + BETWEEN_OPENINGS);
+            }
+            Err(error) => return Err(error),
+        }
         followed.snapshot = snapshot.number;
         Ok(())
     }
