@@ -1,11 +1,12 @@
 //! `granary plan`: what apply would change, and what that costs.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::bail;
 use granary_catalog::{Change, ChangeAction, Plan, Snapshot};
-use granary_engine::{Engine, Retention, StreamNeeds};
+use granary_engine::{Retention, StreamNeeds};
 use granary_model::{Definitions, Diagnostic, Diagnostics};
 use serde::Serialize;
 
@@ -29,6 +30,9 @@ pub struct Args {
     pub exit_code: bool,
 }
 
+/// What live views need of each stream.
+type Needs = BTreeMap<String, StreamNeeds>;
+
 /// What the files would change, and what is to be known of it.
 pub struct Proposal {
     pub plan: Plan,
@@ -47,9 +51,71 @@ pub async fn propose(project: &Project) -> anyhow::Result<Result<Proposal, Diagn
     if let Some(latest) = &latest {
         stored_streams(project, latest, &definitions).await?;
     }
-    let notes = trimmed_streams(&engine, &definitions).await?;
+    let needs = engine.stream_needs(&definitions).await?;
+    let mut notes = trimmed_streams(&needs, &definitions);
     let plan = Plan::new(latest.as_deref(), definitions);
+    if let Some(latest) = &latest {
+        notes.extend(lost_events(project, latest, (&plan, &needs)).await?);
+    }
     Ok(Ok(Proposal { plan, notes }))
+}
+
+/// What changes and needs events that a stream lost while it had no HISTORY, and
+/// that time does not bring.
+async fn lost_events(
+    project: &Project,
+    latest: &Snapshot,
+    (plan, needs): (&Plan, &Needs),
+) -> anyhow::Result<Vec<String>> {
+    let changes = |name: &str| plan.changes.iter().any(|change| change.name == name);
+    let lasts = |need: &Retention| match need {
+        Retention::Everything => true,
+        Retention::Bounded(bounds) => !bounds.newest.is_empty(),
+    };
+    let mut asking: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (name, old) in &latest.definitions.streams {
+        let Some(new) = plan
+            .next
+            .streams
+            .get(name)
+            .filter(|_| old.history.is_none())
+        else {
+            continue;
+        };
+        let mut asked = Vec::new();
+        if new.history.is_some() {
+            asked.push("its HISTORY begins after them".to_owned());
+        }
+        for (view, need) in needs.get(name).into_iter().flat_map(|needs| &needs.views) {
+            if changes(view) && lasts(need) {
+                let words = needs[name].in_words(need);
+                asked.push(match need {
+                    Retention::Everything => {
+                        format!("{view} needs {words}, and its reads are out of range")
+                    }
+                    Retention::Bounded(_) => {
+                        format!("{view} needs {words}, and counts what is left")
+                    }
+                });
+            }
+        }
+        if !asked.is_empty() {
+            asking.insert(name, asked);
+        }
+    }
+    if asking.is_empty() {
+        return Ok(Vec::new());
+    }
+    let statuses = ProjectEvents::new(project.clone()).statuses().await?;
+    let lost = statuses.iter().filter_map(|stream| {
+        let asked = asking.get(stream.name.as_str())?;
+        let (name, before) = (&stream.name, stream.trimmed_before?);
+        let asked = asked.join("; ");
+        Some(format!(
+            "stream {name} has lost events before {before}: {asked}"
+        ))
+    });
+    Ok(lost.collect())
 }
 
 /// Fails for a stream that has events and would be defined so that they could not
@@ -90,11 +156,7 @@ async fn stored_streams(
 
 /// Streams whose events go for good: live views need only some of them, and there
 /// is no HISTORY that would have the others.
-async fn trimmed_streams(
-    engine: &Engine,
-    definitions: &Definitions,
-) -> anyhow::Result<Vec<String>> {
-    let needs = engine.stream_needs(definitions).await?;
+fn trimmed_streams(needs: &Needs, definitions: &Definitions) -> Vec<String> {
     let trimmed = |(name, needs): (&String, &StreamNeeds)| {
         let has_history = definitions.streams.get(name)?.history.is_some();
         if has_history || needs.retention == Retention::Everything {
@@ -109,7 +171,7 @@ async fn trimmed_streams(
             views.join("; ")
         ))
     };
-    Ok(needs.iter().filter_map(trimmed).collect())
+    needs.iter().filter_map(trimmed).collect()
 }
 
 pub async fn run(project: &Project, args: &Args) -> Outcome {

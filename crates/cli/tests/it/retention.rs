@@ -176,3 +176,54 @@ fn streams_tell_what_they_keep_and_why() {
         drop(server);
     }
 }
+
+#[test]
+fn a_plan_says_what_comes_after_events_are_gone() {
+    let project = Project::empty();
+    let often = "[streams]\nflush_seconds = 0\ntrim_seconds = 1\n";
+    project.write("granary.toml", often);
+    let days = SQL.split("CREATE FEATURE VIEW last_taps").next().unwrap();
+    project.write("sql/streams.sql", days);
+    let project = project.applied();
+    let _server = Server::start(&project);
+    push(
+        &project,
+        "tap",
+        "customer_id,at\n1,2025-11-01\n1,2026-01-02\n",
+    );
+    let trimmed = || {
+        let status = project.granary(&["status", "--output", "json"]).json();
+        let streams = status["streams"].as_array().unwrap().clone();
+        let tap = streams.iter().find(|stream| stream["stream"] == "tap");
+        let before = tap.unwrap()["trimmed_before"].as_str()?.to_owned();
+        Some(before)
+    };
+    let before = (0..40).find_map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        trimmed()
+    });
+    let before = before.expect("a trim comes every second");
+    assert_eq!(before, "2025-11-01T00:00:00.000001Z");
+    let sql = SQL.replace(
+        "at;\nCREATE STREAM unread",
+        "at HISTORY tap_history;\nCREATE STREAM unread",
+    );
+    for (sql, told) in [
+        (
+            SQL,
+            format!("last_taps needs {FIVE}, and counts what is left"),
+        ),
+        (
+            &sql,
+            format!(
+                "its HISTORY begins after them; last_taps needs {FIVE}, and counts what is left"
+            ),
+        ),
+    ] {
+        project.write("sql/streams.sql", sql);
+        let note = format!("stream tap has lost events before {before}: {told}");
+        let planned = project.granary(&["plan", "--output", "json"]).json();
+        let notes = planned["notes"].as_array().unwrap();
+        assert!(notes.contains(&json!(note)), "{planned}");
+    }
+}
