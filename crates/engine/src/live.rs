@@ -380,7 +380,10 @@ impl LiveRead<'_> {
         let (from, whole_from, newest_first) = match &self.view.form {
             Form::Windowed(windows) => {
                 let first = windows.first_seen(self.time);
-                (first, first, windows.newest_may_do())
+                let newest = windows.newest_may_do();
+                // What has no first event needs all of them, or the newest.
+                let whole = first.or((!newest).then_some(UtcMicros::MIN));
+                (first, whole, newest)
             }
             Form::Timestamped(latest) => (None, latest.fresh_since(self.time), true),
         };

@@ -109,18 +109,28 @@ impl Engine {
         definitions: &Definitions,
         request: TrainingRequest,
     ) -> Result<TrainingSet, EngineError> {
-        self.training_set_at(definitions, request, &Moments::new())
+        self.planned(definitions, request, (&Moments::new(), true))
             .await
     }
 
     /// [`Self::training_set`] in which some views are as of times of their own:
-    /// what a read at t was answered from.
+    /// what a read at t was answered from. Whoever knows those knows which rows need
+    /// events that are gone: they are told by a note.
     #[instrument(skip_all, err)]
     pub async fn training_set_at(
         &self,
         definitions: &Definitions,
-        mut request: TrainingRequest,
+        request: TrainingRequest,
         moments: &Moments,
+    ) -> Result<TrainingSet, EngineError> {
+        self.planned(definitions, request, (moments, false)).await
+    }
+
+    async fn planned(
+        &self,
+        definitions: &Definitions,
+        mut request: TrainingRequest,
+        (moments, refuses): (&Moments, bool),
     ) -> Result<TrainingSet, EngineError> {
         request.options.strictly_before |= !request.request_events.is_empty();
         if request.options.as_served && request.options.strictly_before {
@@ -135,6 +145,7 @@ impl Engine {
         let asked = Asked {
             request: &request,
             moments,
+            refuses,
         };
         let mut chain = Chain::begin(self, definitions, asked, &expanded).await?;
         chain.join_views().await?;

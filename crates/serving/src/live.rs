@@ -204,9 +204,12 @@ impl LiveFetch<'_> {
         if needs.are_kept(Some(trimmed), state.newest_event_time) {
             return Ok(());
         }
+        let instead = match stream.definition.history {
+            Some(_) => "a training set answers for the past",
+            None => "the stream has no HISTORY",
+        };
         Err(ServingError::OutOfRange(format!(
-            "{}: events of {} before {trimmed} are no longer kept for reads; a training set \
-             answers for the past",
+            "{}: events of {} before {trimmed} are no longer kept for reads; {instead}",
             self.view.name(),
             stream.definition.name,
         )))
@@ -228,7 +231,7 @@ impl LiveFetch<'_> {
             false => Vec::new(),
         };
         let mut asked: Vec<u32> = (0..rows.len() as u32).collect();
-        asked.retain(|key| hot.iter().all(|hot| hot.key != *key));
+        asked.retain(|key| hot.binary_search_by_key(key, |hot| hot.key).is_err());
         let mut are_counted = false;
         let tiled_from = self.tiles.settings.events_min.max(1);
         let mut limit = match (needs.newest_first, has_tiles) {

@@ -2,9 +2,11 @@
 
 mod prompt;
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 use futures::StreamExt;
@@ -59,6 +61,8 @@ struct Runner {
     session: Session,
     format: RowFormat,
     rows_max: usize,
+    /// What was said of streams that lost events.
+    told: Mutex<BTreeMap<String, UtcMicros>>,
 }
 
 pub async fn run(project: &Project, args: Args) -> Outcome {
@@ -83,6 +87,7 @@ pub async fn run(project: &Project, args: Args) -> Outcome {
         session: Engine::query_session(&engine, &definitions, args.as_of).await?,
         format: args.output,
         rows_max: args.rows,
+        told: Mutex::default(),
     };
     match text {
         Some(text) => runner.run(&text).await?,
@@ -139,11 +144,17 @@ impl Runner {
             }
         }
         writer.finish()?;
-        for (stream, before) in self.session.trimmed() {
+        let trimmed = self.session.trimmed();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        for (stream, before) in &trimmed {
+            if told.get(stream) == Some(before) {
+                continue;
+            }
             eprintln!(
                 "note: {stream} has lost events before {before} and has no HISTORY: the rows are of what is left"
             );
         }
+        *told = trimmed;
         Ok(())
     }
 }

@@ -33,8 +33,9 @@ are equal within 1e-9 of the greater, all else bit for bit; what is not found an
 are one. Ends with 1 if a value differs.
 
 Entities are those that the sources of the service's views know (with --since, that have an event
-from then on), chosen by the hash of their keys and of --seed: the same at every call. Features that need inputs are left out without --spine or --spine-sql, whose
-rows have keys and inputs by their names; further columns are passed over, and so is a time.
+from then on), chosen by the hash of their keys and of --seed: the same at every call. Features that
+need inputs are left out without --spine or --spine-sql, whose rows have keys and inputs by their
+names; further columns are passed over, and so is a time.
 
 With --logged the reads are those that a server logged (`granary serve --log-reads 0.01`), of the
 service as it is now. Reads with request events, as of another time, or of a list of features are

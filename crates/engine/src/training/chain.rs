@@ -42,7 +42,7 @@ pub(super) struct Chain<'a> {
     pub(super) engine: &'a Engine,
     pub(super) definitions: &'a Definitions,
     pub(super) request: &'a TrainingRequest,
-    moments: &'a Moments,
+    asked: Asked<'a>,
     expanded: &'a Expanded,
     context: SessionContext,
     pub(super) state: SessionState,
@@ -91,6 +91,8 @@ pub(super) struct Wanted<'a> {
 pub(super) struct Asked<'a> {
     pub(super) request: &'a TrainingRequest,
     pub(super) moments: &'a Moments,
+    /// Whether rows of events that are gone are an error.
+    pub(super) refuses: bool,
 }
 
 /// The column of a view's status. No value is named so: those of a view are
@@ -112,9 +114,10 @@ impl<'a> Chain<'a> {
     pub(super) async fn begin(
         engine: &'a Engine,
         definitions: &'a Definitions,
-        Asked { request, moments }: Asked<'a>,
+        asked: Asked<'a>,
         expanded: &'a Expanded,
     ) -> Result<Self, EngineError> {
+        let request = asked.request;
         let context = engine
             .session_with(definitions, None, Joins::Spilling)
             .await?;
@@ -137,7 +140,7 @@ impl<'a> Chain<'a> {
             engine,
             definitions,
             request,
-            moments,
+            asked,
             expanded,
             state: context.state(),
             context,
@@ -357,7 +360,12 @@ impl<'a> Chain<'a> {
             keys,
             key_names,
             refreshed_every: view.refresh_every.filter(|_| served),
-            moment: self.moments.get(&bound.alias).copied().unwrap_or_default(),
+            moment: self
+                .asked
+                .moments
+                .get(&bound.alias)
+                .copied()
+                .unwrap_or_default(),
         })
     }
 
@@ -435,7 +443,7 @@ impl<'a> Chain<'a> {
             counters: Arc::new(Counters::new(own, keys, views, self.request.options)),
             notes: self.notes.into_iter().collect(),
             context: self.context.task_ctx(),
-            reach: Reach::of(self.engine, self.definitions, self.expanded, self.moments),
+            reach: Reach::of(self.engine, self.definitions, self.expanded, self.asked),
         })
     }
 

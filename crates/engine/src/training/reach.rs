@@ -8,9 +8,9 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, stream};
-use granary_model::{Definitions, ErrorKind, UtcMicros};
+use granary_model::{Definitions, ErrorKind, FeatureView, UtcMicros};
 
-use super::moment::Moments;
+use super::chain::Asked;
 use super::report::Counters;
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -27,6 +27,10 @@ pub(super) struct Reach {
     /// Names of the views that are read, with the time that they are as of where
     /// that is not the rows'.
     views: Vec<(String, Option<UtcMicros>)>,
+    /// Whether events at t itself are left out.
+    strictly_before: bool,
+    /// Whether rows of too few events are an error, or told.
+    refuses: bool,
 }
 
 impl Reach {
@@ -34,18 +38,20 @@ impl Reach {
         engine: &Engine,
         definitions: &Definitions,
         expanded: &Expanded,
-        moments: &Moments,
+        asked: Asked<'_>,
     ) -> Self {
         let mut streams = definitions.streams.values();
         let may_lack = streams.any(|stream| stream.history.is_none());
         let views = expanded.from.iter().map(|bound| {
-            let moment = moments.get(&bound.alias);
+            let moment = asked.moments.get(&bound.alias);
             (bound.view.clone(), moment.and_then(|moment| moment.as_of))
         });
         Self {
             engine: engine.clone(),
             definitions: may_lack.then(|| Arc::new(definitions.clone())),
             views: views.collect(),
+            strictly_before: asked.request.options.strictly_before,
+            refuses: asked.refuses,
         }
     }
 
@@ -67,18 +73,25 @@ impl Reach {
             let first = counters.report().first_time;
             let first = first.filter(|_| !trimmed.is_empty())?;
             let lacking = reach.lacking(&definitions, &trimmed, first).await;
-            lacking
-                .map(|unknown| counters.note(unknown))
-                .map_err(|error| DataFusionError::External(Box::new(error)))
-                .err()
-                .map(Err)
+            let refused = match lacking {
+                Ok(notes) => {
+                    counters.note(notes);
+                    None
+                }
+                Err(error) if reach.refuses => Some(error),
+                Err(error) => {
+                    counters.note(vec![error.to_string()]);
+                    None
+                }
+            };
+            refused.map(|error| Err(DataFusionError::External(Box::new(error))))
         };
         let end = stream::once(checked).filter_map(std::future::ready);
         Box::pin(RecordBatchStreamAdapter::new(schema, rows.chain(end)))
     }
 
-    /// Gives what is to be said of streams of which nobody knows how far back
-    /// they are read.
+    /// Gives what is to be said of streams that something else may read, of which
+    /// nobody knows how far back.
     async fn lacking(
         &self,
         definitions: &Definitions,
@@ -86,6 +99,13 @@ impl Reach {
         first: UtcMicros,
     ) -> Result<Vec<String>, EngineError> {
         let needs = self.engine.stream_needs(definitions).await?;
+        let live = |view: &str| {
+            definitions
+                .feature_views
+                .get(view)
+                .is_some_and(FeatureView::is_live)
+        };
+        let are_all_live = self.views.iter().all(|(view, _)| live(view));
         let mut unknown = Vec::new();
         for (stream, trimmed) in trimmed {
             let needs = needs.get(stream);
@@ -97,7 +117,8 @@ impl Reach {
             for (view, as_of, needs, needed) in read {
                 is_known = true;
                 let first = as_of.map_or(first, |as_of| as_of.min(first));
-                if !is_kept(needed, *trimmed, first) {
+                let last = first.0.saturating_sub(i64::from(self.strictly_before));
+                if !is_kept(needed, *trimmed, (first, UtcMicros(last))) {
                     let needed = needs.in_words(needed);
                     return Err(EngineError::Events {
                         stream: stream.clone(),
@@ -111,10 +132,10 @@ impl Reach {
                     });
                 }
             }
-            if !is_known {
+            if !is_known || !are_all_live {
                 unknown.push(format!(
-                    "{stream} has lost events before {} and has no HISTORY: what its rows were \
-                     counted in is of what is left",
+                    "{stream} has lost events before {} and has no HISTORY: what reads further \
+                     back, live views apart, is of what is left",
                     trimmed.before
                 ));
             }
@@ -123,15 +144,14 @@ impl Reach {
     }
 }
 
-/// Whether what a view needs at t is still there.
-fn is_kept(needed: &Retention, trimmed: Trimmed, t: UtcMicros) -> bool {
+/// Whether what a view needs at t is still there; `last`: the greatest event time
+/// that is seen then.
+fn is_kept(needed: &Retention, trimmed: Trimmed, (t, last): (UtcMicros, UtcMicros)) -> bool {
     let Retention::Bounded(bounds) = needed else {
         return false;
     };
     // Of each key the newest are kept as of now.
-    let newest = bounds.newest.is_empty() || t >= trimmed.newest;
-    newest
-        && needed
-            .oldest(t)
-            .is_none_or(|oldest| oldest >= trimmed.before)
+    let newest = bounds.newest.is_empty() || last >= trimmed.newest;
+    let mut ranges = bounds.ranges.iter();
+    newest && ranges.all(|range| range.before(t) >= trimmed.before)
 }

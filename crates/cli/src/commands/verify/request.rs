@@ -49,11 +49,17 @@ impl Request {
                     keys: rows.num_columns(),
                     rows,
                 }
-                .checked(&format!(
-                    "{}: the sources of its views have no entities to compare; \
-                     --spine FILE brings keys and inputs",
-                    args.service
-                ));
+                .checked(&match args.since {
+                    Some(since) => format!(
+                        "{}: the sources of its views have no entities with an event from {since} on",
+                        args.service
+                    ),
+                    None => format!(
+                        "{}: the sources of its views have no entities to compare; \
+                         --spine FILE brings keys and inputs",
+                        args.service
+                    ),
+                });
             }
         };
         let request = sampled(rows, columns, args).await?;

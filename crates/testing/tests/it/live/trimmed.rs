@@ -4,7 +4,7 @@ use arrow::array::RecordBatch;
 use arrow::json::LineDelimitedWriter;
 use futures::TryStreamExt;
 use granary_engine::query::Query;
-use granary_engine::{EngineError, Spine, TrainingOptions, TrainingRequest};
+use granary_engine::{EngineError, Moments, Spine, TrainingOptions, TrainingRequest, TrainingSet};
 use granary_ingest::{MaterializeRequest, RunOutcome};
 use granary_model::ErrorKind;
 
@@ -28,7 +28,7 @@ const EVENTS: [&str; 4] = [
     r#"{"customer_id":1,"at":"2026-03-09T12:00:00Z"}"#,
 ];
 
-async fn train(project: &TestProject, times: &[&str]) -> Result<String, EngineError> {
+async fn request(project: &TestProject, times: &[&str]) -> TrainingRequest {
     let snapshot = project.catalog.latest().await.unwrap().unwrap();
     let service = &snapshot.definitions.services["check"];
     let rows = times.iter().map(|t| format!("(1, TIMESTAMP '{t}')"));
@@ -37,14 +37,26 @@ async fn train(project: &TestProject, times: &[&str]) -> Result<String, EngineEr
         "SELECT column1 AS customer_id, column2 AS event_time FROM (VALUES {})",
         rows.join(", ")
     );
-    let request = TrainingRequest {
+    TrainingRequest {
         spine: Spine::Sql(spine),
         time: "event_time".into(),
         from: service.from.clone(),
         features: service.features.clone(),
         options: TrainingOptions::default(),
         request_events: Vec::new(),
-    };
+    }
+}
+
+async fn planned(project: &TestProject, times: &[&str], moments: &Moments) -> TrainingSet {
+    let snapshot = project.catalog.latest().await.unwrap().unwrap();
+    let request = request(project, times).await;
+    let set = { &project.engine }.training_set_at(&snapshot.definitions, request, moments);
+    set.await.unwrap()
+}
+
+async fn train(project: &TestProject, times: &[&str]) -> Result<String, EngineError> {
+    let snapshot = project.catalog.latest().await.unwrap().unwrap();
+    let request = request(project, times).await;
     let set = project.engine.training_set(&snapshot.definitions, request);
     let rows = set.await?.execute()?.try_collect().await;
     let rows: Vec<RecordBatch> = rows.map_err(|e| EngineError::from_query("training set", e))?;
@@ -78,6 +90,11 @@ async fn what_needs_events_that_are_gone_says_so() {
          before 2026-03-01T20:00:00.000001Z are gone: leave out the earliest rows, or give the \
          stream a HISTORY before events come"
     );
+    // Who knows which rows those are is told, and has the others.
+    let set = planned(&project, &times, &Moments::new()).await;
+    let all: Vec<RecordBatch> = set.execute().unwrap().try_collect().await.unwrap();
+    assert_eq!(all.iter().map(RecordBatch::num_rows).sum::<usize>(), 2);
+    assert_eq!(set.notes(), [error.to_string()]);
     // Between what is gone and what is kept there was nothing.
     let later = ["2026-03-02 20:00:01", "2026-03-09 12:00:00"];
     assert_eq!(
