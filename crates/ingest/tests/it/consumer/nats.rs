@@ -326,12 +326,14 @@ async fn a_log_that_lost_its_beginning_ends_the_consumer() {
     publish(&context, 0..10).await;
     let mut consumer = server.consumer(&streams, |_| {});
     run_until(&mut consumer, |counts| consumed(counts) == 10).await;
+    drop(consumer);
     // What was read may go.
     let stream = context.get_stream("CARDS").await.unwrap();
     stream.purge().sequence(11).await.unwrap();
     publish(&context, 10..20).await;
     let mut consumer = server.consumer(&streams, |_| {});
     run_until(&mut consumer, |counts| consumed(counts) == 10).await;
+    drop(consumer);
     // What was not read may not, even if a consumer waits for more.
     let mut consumer = server.consumer(&streams, |settings| settings.wait_millis = 3_000);
     let purge = async {
@@ -342,6 +344,9 @@ async fn a_log_that_lost_its_beginning_ends_the_consumer() {
         ended = consumer.run() => panic!("{ended}"),
         () = purge => {}
     }
+    // What it was appending is stored, or not, once the store is closed.
+    drop((consumer, streams));
+    let streams = open(folder.path()).await;
     let before = ids(&streams).await.len();
     publish(&context, 30..50).await;
     stream.purge().sequence(45).await.unwrap();
