@@ -64,9 +64,7 @@ impl Session {
     /// Streams without HISTORY that were read so far, and before which time some
     /// of their events are gone.
     pub fn trimmed(&self) -> BTreeMap<String, UtcMicros> {
-        let state = self.context.state();
-        let streams = TrimmedStreams::of(state.config()).into_iter();
-        streams.map(|(name, lost)| (name, lost.before)).collect()
+        TrimmedStreams::times_of(self.context.state().config())
     }
 
     /// Parses and plans every statement of a text, so that a mistake in the

@@ -75,6 +75,12 @@ impl TrimmedStreams {
             .unwrap_or_default()
     }
 
+    /// The same, only before when.
+    pub(crate) fn times_of(config: &SessionConfig) -> BTreeMap<String, UtcMicros> {
+        let streams = Self::of(config).into_iter();
+        streams.map(|(name, lost)| (name, lost.before)).collect()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Trimmed>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -67,9 +67,7 @@ impl RunPlan {
 
     /// What the streams that were read lost.
     pub(super) fn trimmed(&self) -> BTreeMap<String, UtcMicros> {
-        let streams = TrimmedStreams::of(self.context.session_config());
-        let streams = streams.into_iter();
-        streams.map(|(name, lost)| (name, lost.before)).collect()
+        TrimmedStreams::times_of(self.context.session_config())
     }
 
     pub(super) fn execute(&self, partition: usize) -> Result<SendableRecordBatchStream> {

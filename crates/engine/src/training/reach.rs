@@ -78,11 +78,11 @@ impl Reach {
                     counters.note(notes);
                     None
                 }
-                Err(error) if reach.refuses => Some(error),
-                Err(error) => {
+                Err(error @ EngineError::Events { .. }) if !reach.refuses => {
                     counters.note(vec![error.to_string()]);
                     None
                 }
+                Err(error) => Some(error),
             };
             refused.map(|error| Err(DataFusionError::External(Box::new(error))))
         };
