@@ -123,7 +123,9 @@ impl Background {
         match self.catalog.newer_than(followed.snapshot).await? {
             Some(snapshot) => self.follow(&snapshot, followed).await,
             None if followed.again.is_some_and(|again| again <= Instant::now()) => {
-                self.follow(&self.reader.snapshot(), followed).await
+                // Not the reader's, which may be behind what was followed.
+                let snapshot = self.catalog.at(followed.snapshot).await?;
+                self.follow(&snapshot, followed).await
             }
             None => Ok(()),
         }
