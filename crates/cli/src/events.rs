@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
-use granary_client::{Client, ScannedStream, StreamInfo};
-use granary_engine::{Engine, EngineError, StreamEvents, StreamSource, Trimmed};
+use granary_client::{Client, LostEvents, ScannedStream, StreamInfo};
+use granary_engine::{Engine, EngineError, Lost, StreamEvents, StreamSource};
 use granary_ingest::{IngestError, OpenEvents, StreamStatus, Streams};
 use granary_model::definitions::Stream;
 use granary_store::{EmbeddedEventStore, EventStore, EventsOwner, OpenStreams, StoreError};
@@ -136,9 +136,17 @@ fn info(status: StreamStatus) -> StreamInfo {
         newest_event_time: state.newest_event_time,
         flushed: state.flushed,
         trimmed_before: state.trimmed_before,
+        lost: status.lost.map(|lost| LostEvents {
+            before: lost.before,
+            newest: lost.newest,
+            newest_kept: { lost.newest_kept.into_iter() }
+                .map(|(index, n)| (index, n as u64))
+                .collect(),
+        }),
         retention: status.retention,
         needed_by: status.needed_by,
         history: status.history,
+        not_open: status.not_open,
     }
 }
 
@@ -192,7 +200,7 @@ async fn scan_server(
     let scanned = client.scan_stream(&stream.name, columns.collect()).await;
     let ScannedStream {
         flushed,
-        trimmed,
+        lost,
         kept,
     } = scanned.map_err(failed.clone())?;
     let batches = kept.map_err(failed);
@@ -212,9 +220,19 @@ async fn scan_server(
     });
     Ok(StreamEvents {
         flushed,
-        trimmed: trimmed.map(|(before, newest)| Trimmed { before, newest }),
+        lost: lost.map(known_lost),
         kept: checked.boxed(),
     })
+}
+
+/// As the engine has it.
+pub fn known_lost(lost: LostEvents) -> Lost {
+    let kept = lost.newest_kept.into_iter();
+    Lost {
+        before: lost.before,
+        newest: lost.newest,
+        newest_kept: kept.map(|(index, n)| (index, n as usize)).collect(),
+    }
 }
 
 /// Who owns the project's events now.

@@ -23,6 +23,8 @@ pub struct StreamJson<'a> {
     flushed: u64,
     trimmed_before: Option<String>,
     retention: &'a str,
+    /// Why it takes no events.
+    not_open: Option<&'a str>,
     /// What each live view needs of that.
     needed_by: &'a BTreeMap<String, String>,
 }
@@ -40,6 +42,7 @@ impl<'a> StreamJson<'a> {
             flushed: state.flushed,
             trimmed_before: state.trimmed_before.map(|t| t.to_string()),
             retention: &state.retention,
+            not_open: state.not_open.as_deref(),
             needed_by: &state.needed_by,
         }
     }
@@ -90,7 +93,10 @@ pub fn in_table(streams: &[StreamInfo], now: UtcMicros) -> String {
                 Some(_) => flushed(state),
                 None => String::new(),
             },
-            state.retention.clone(),
+            match &state.not_open {
+                Some(reason) => format!("not open: {reason}"),
+                None => state.retention.clone(),
+            },
         ]);
     }
     table::align_right(&mut shown, [1, 2]);
@@ -101,10 +107,12 @@ pub fn in_table(streams: &[StreamInfo], now: UtcMicros) -> String {
 pub fn in_words(state: &StreamInfo) -> String {
     let time = |t: Option<UtcMicros>| t.map_or("none".to_owned(), |t| t.to_string());
     let (events, bytes) = (human::counted(state.events, "event"), state.bytes);
-    let mut lines = vec![
+    let mut lines = Vec::new();
+    lines.extend(state.not_open.clone().map(|reason| ("not open", reason)));
+    lines.extend([
         ("kept", format!("{events}, {} bytes", human::count(bytes))),
         ("newest event", time(state.newest_event_time)),
-    ];
+    ]);
     if state.last_created_time.is_some() {
         lines.push(("acknowledged", time(state.last_created_time)));
     }

@@ -20,4 +20,6 @@ pub use historical::{
     GetHistorical, HistoricalAnswer, HistoricalReport, Reporter, SpineEvents, WithoutRun,
 };
 pub use materialize::{MaterializeEvent, MaterializeEvents, MaterializeOptions, MaterializeStage};
-pub use streams::{EventNumber, HistoryAnswer, Push, PushAnswer, ScannedStream, StreamInfo};
+pub use streams::{
+    EventNumber, HistoryAnswer, LostEvents, Push, PushAnswer, ScannedStream, StreamInfo,
+};

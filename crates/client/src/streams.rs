@@ -126,12 +126,38 @@ pub struct StreamInfo {
     pub flushed: u64,
     /// Events before it may be gone from what is kept.
     pub trimmed_before: Option<UtcMicros>,
+    /// What it lost.
+    pub lost: Option<LostEvents>,
     /// What is kept, in words.
     pub retention: String,
     /// What each live view needs of that, in words, by its name.
     pub needed_by: BTreeMap<String, String>,
     /// The name of its history table.
     pub history: Option<String>,
+    /// Why it could not be opened as it is defined; nothing else may be known
+    /// then.
+    pub not_open: Option<String>,
+}
+
+/// Which events a stream had and has no more: what went while it had no HISTORY.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostEvents {
+    /// Some of those before this time are gone.
+    pub before: UtcMicros,
+    /// The greatest event time ever stored, which what is kept is counted back from.
+    pub newest: UtcMicros,
+    /// By index: how many of the newest events of each key are there for certain.
+    pub newest_kept: BTreeMap<String, u64>,
+}
+
+impl LostEvents {
+    fn decode(lost: pb::LostEvents) -> Self {
+        Self {
+            before: UtcMicros(lost.before),
+            newest: UtcMicros(lost.newest_event_time),
+            newest_kept: lost.newest_kept.into_iter().collect(),
+        }
+    }
 }
 
 impl Client {
@@ -223,10 +249,7 @@ impl Client {
         });
         Ok(ScannedStream {
             flushed: first.flushed,
-            trimmed: first
-                .trimmed_before
-                .zip(first.newest_event_time)
-                .map(|(before, newest)| (UtcMicros(before), UtcMicros(newest))),
+            lost: first.lost.map(LostEvents::decode),
             kept: batches.boxed(),
         })
     }
@@ -245,9 +268,11 @@ impl Client {
             newest_event_time: state.newest_event_time.map(UtcMicros),
             flushed: state.flushed,
             trimmed_before: state.trimmed_before.map(UtcMicros),
+            lost: state.lost.map(LostEvents::decode),
             retention: state.retention,
             needed_by: state.needed_by.into_iter().collect(),
             history: (!state.history.is_empty()).then_some(state.history),
+            not_open: (!state.not_open.is_empty()).then_some(state.not_open),
         });
         Ok(streams.collect())
     }
@@ -257,9 +282,8 @@ impl Client {
 pub struct ScannedStream {
     /// Up to this number events are in the history table, and not in `kept`.
     pub flushed: u64,
-    /// Of a stream without HISTORY that lost events, before which time, and the
-    /// greatest event time ever stored.
-    pub trimmed: Option<(UtcMicros, UtcMicros)>,
+    /// What the stream lost.
+    pub lost: Option<LostEvents>,
     pub kept: BoxStream<'static, Result<RecordBatch, ClientError>>,
 }
 

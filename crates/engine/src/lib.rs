@@ -41,10 +41,10 @@ pub use live::{
 pub use lookup::QueryLookup;
 pub use offline::{ColumnStatistics, OfflineTable, RunMode, RunRecord};
 pub use read_log::ReadLog;
-pub use retention::{Bounds, Retention};
+pub use retention::{Bounds, KeptEvents, Retention};
 pub use row_file::{FileRows, RowFormat};
 pub use run::{RunScope, RunSummary};
-pub use stream_table::{EventBatches, StreamEvents, StreamSource, Trimmed};
+pub use stream_table::{EventBatches, Lost, StreamEvents, StreamSource};
 pub use training::{
     Moment, Moments, Spine, SpineEvents, TrainingOptions, TrainingReport, TrainingRequest,
     TrainingSet,

@@ -65,6 +65,7 @@ pub struct LiveSource {
     pub(crate) rows: StreamRows,
     index: Arc<EventIndex>,
     tiles: Option<TileSet>,
+    retention: Retention,
 }
 
 impl LiveSource {
@@ -80,6 +81,11 @@ impl LiveSource {
     /// The columns of the stream's relation that are read, by place.
     pub fn projection(&self) -> &[usize] {
         self.rows.projection()
+    }
+
+    /// What must stay of the stream's events for reads as of now.
+    pub fn retention(&self) -> &Retention {
+        &self.retention
     }
 
     /// The tiles of the view's aggregates; `None`: none can be put together of
@@ -125,7 +131,7 @@ pub struct LiveTime {
 
 impl LiveTime {
     /// The last event time that is seen.
-    fn last(self) -> UtcMicros {
+    pub(crate) fn last(self) -> UtcMicros {
         UtcMicros(self.as_of.0.saturating_sub(i64::from(self.strictly_before)))
     }
 }
@@ -145,24 +151,8 @@ pub struct NeededEvents {
     pub from: Option<UtcMicros>,
     /// Last event time, inclusive.
     pub to: UtcMicros,
-    /// From which event time on all must be there for the answer to be right, as
-    /// older ones make no PRESENT value; `None`: each key's newest up to `to`.
-    pub whole_from: Option<UtcMicros>,
     /// Whether the newest few may do: see [`LiveRead::decided`].
     pub newest_first: bool,
-}
-
-impl NeededEvents {
-    /// Whether the events are still there, of which those before `trimmed` may be
-    /// gone; `newest`: the greatest event time.
-    pub fn are_kept(&self, trimmed: Option<UtcMicros>, newest: Option<UtcMicros>) -> bool {
-        match (trimmed, self.whole_from) {
-            (None, _) => true,
-            (Some(trimmed), Some(from)) => from >= trimmed,
-            // Of each key the newest are kept.
-            (Some(_), None) => newest.is_none_or(|newest| self.to >= newest),
-        }
-    }
 }
 
 impl Engine {
@@ -192,7 +182,7 @@ impl Engine {
             for source in &compiled.sources {
                 let of_stream = needs.entry(source.stream().to_owned());
                 let of_stream = of_stream.or_insert_with(StreamNeeds::none);
-                of_stream.add(&view.name, compiled.retention(source));
+                of_stream.add(&view.name, source.retention.clone());
                 let mut known = of_stream.indexes.iter();
                 if known.all(|known| known.name != source.index.name) {
                     of_stream.indexes.push(Arc::clone(&source.index));
@@ -298,6 +288,7 @@ impl LiveView {
             };
             limits::check_keys(definitions, &index)?;
             sources.push(LiveSource {
+                retention: form.retention(&rows, &index),
                 rows,
                 index,
                 tiles: None,
@@ -336,19 +327,6 @@ impl LiveView {
         &self.sources
     }
 
-    /// What must stay of a stream's events for reads as of now.
-    fn retention(&self, source: &LiveSource) -> Retention {
-        // Which rows the newest events give is known where each gives its own.
-        let newest = |events: usize| match source.rows.is_total() {
-            true => Retention::newest(&source.index.name, events),
-            false => Retention::Everything,
-        };
-        match &self.form {
-            Form::Windowed(windows) => windows.retention(newest),
-            Form::Timestamped(latest) => latest.retention(newest),
-        }
-    }
-
     /// Begins a read. `keys`: a column a key, a row an entity.
     pub fn begin(&self, keys: &[ArrayRef], time: LiveTime) -> Result<LiveRead<'_>, EngineError> {
         let rows = keys.first().map_or(0, |column| column.len());
@@ -366,6 +344,20 @@ impl LiveView {
     }
 }
 
+impl Form {
+    fn retention(&self, rows: &StreamRows, index: &EventIndex) -> Retention {
+        // Which rows the newest events give is known where each gives its own.
+        let newest = |events: usize| match rows.is_total() {
+            true => Retention::newest(&index.name, events),
+            false => Retention::Everything,
+        };
+        match self {
+            Self::Windowed(windows) => windows.retention(newest),
+            Self::Timestamped(latest) => latest.retention(newest),
+        }
+    }
+}
+
 impl LiveRead<'_> {
     /// The distinct keys, a row of the read that has each; NULL keys aside.
     pub fn key_rows(&self) -> Vec<u32> {
@@ -377,19 +369,12 @@ impl LiveRead<'_> {
     }
 
     pub fn needs(&self) -> NeededEvents {
-        let (from, whole_from, newest_first) = match &self.view.form {
-            Form::Windowed(windows) => {
-                let first = windows.first_seen(self.time);
-                let newest = windows.newest_may_do();
-                // What has no first event needs all of them, or the newest.
-                let whole = first.or((!newest).then_some(UtcMicros::MIN));
-                (first, whole, newest)
-            }
-            Form::Timestamped(latest) => (None, latest.fresh_since(self.time), true),
+        let (from, newest_first) = match &self.view.form {
+            Form::Windowed(windows) => (windows.first_seen(self.time), windows.newest_may_do()),
+            Form::Timestamped(_) => (None, true),
         };
         NeededEvents {
             from,
-            whole_from,
             to: self.time.last(),
             newest_first,
         }

@@ -17,7 +17,7 @@ use granary_model::{Definitions, UtcMicros};
 use self::copy::Protected;
 use crate::engine::Engine;
 use crate::error::EngineError;
-use crate::stream_table::TrimmedStreams;
+use crate::stream_table::LostEvents;
 
 /// Where statements run.
 pub struct Session {
@@ -64,7 +64,7 @@ impl Session {
     /// Streams without HISTORY that were read so far, and before which time some
     /// of their events are gone.
     pub fn trimmed(&self) -> BTreeMap<String, UtcMicros> {
-        TrimmedStreams::times_of(self.context.state().config())
+        LostEvents::times_of(self.context.state().config())
     }
 
     /// Parses and plans every statement of a text, so that a mistake in the

@@ -14,6 +14,8 @@ use granary_model::interval::MICROS_PER_DAY;
 use granary_model::{Interval, UtcMicros};
 use serde::{Deserialize, Serialize};
 
+use crate::live::LiveTime;
+
 /// What must stay of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -29,6 +31,19 @@ pub struct Bounds {
     pub ranges: Vec<Interval>,
     /// By index: so many of the newest events of each of its keys.
     pub newest: BTreeMap<String, usize>,
+}
+
+/// What is there of a stream that events went from.
+#[expect(missing_debug_implementations, reason = "it asks a function")]
+#[derive(Clone, Copy)]
+pub struct KeptEvents<'a> {
+    /// From this event time on all are there.
+    pub from: UtcMicros,
+    /// The greatest event time ever stored.
+    pub newest_event_time: Option<UtcMicros>,
+    /// By index: how many of the newest events of each key are there, if so many
+    /// ever came.
+    pub newest: &'a dyn Fn(&str) -> usize,
 }
 
 /// A month is up to three days shorter than another, so that a frame of months
@@ -85,6 +100,21 @@ impl Retention {
         let reaches = |range| bounds.ranges.iter().any(|own| is_as_long(own, range));
         let holds = |(index, events)| bounds.newest.get(index).is_some_and(|own| own >= events);
         other.ranges.iter().all(reaches) && other.newest.iter().all(holds)
+    }
+
+    /// Whether all that is needed for an answer at a time is still there.
+    pub fn is_kept(&self, kept: KeptEvents<'_>, time: LiveTime) -> bool {
+        let Self::Bounded(bounds) = self else {
+            return kept.from == UtcMicros::MIN;
+        };
+        // The newest events of a key are kept as of now.
+        let is_now = kept
+            .newest_event_time
+            .is_none_or(|newest| time.last() >= newest);
+        let mut newest = bounds.newest.iter();
+        let mut ranges = bounds.ranges.iter();
+        newest.all(|(index, n)| is_now && (kept.newest)(index) >= *n)
+            && ranges.all(|range| range.before(time.as_of) >= kept.from)
     }
 
     /// The first event time that a RANGE frame may reach, by the newest event

@@ -37,6 +37,8 @@ use granary_model::definitions::Stream;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::history::{HistoryRows, rows};
+use crate::live::LiveTime;
+use crate::retention::{KeptEvents, Retention};
 
 /// Events of a scan, batch by batch.
 pub type EventBatches = BoxStream<'static, std::result::Result<RecordBatch, EngineError>>;
@@ -46,29 +48,43 @@ pub struct StreamEvents {
     /// Events up to this sequence are in the history, and not in `kept`; 0 for a
     /// stream without HISTORY.
     pub flushed: u64,
-    /// Of a stream without HISTORY, what it lost.
-    pub trimmed: Option<Trimmed>,
+    pub lost: Option<Lost>,
     /// All others that are acknowledged, each once, in any order.
     pub kept: EventBatches,
 }
 
 /// Which events a stream had and has no more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Trimmed {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
     /// Some of those before this time are gone.
     pub before: UtcMicros,
     /// The greatest event time ever stored: what is kept is counted back from it.
     pub newest: UtcMicros,
+    /// By index: how many of the newest events of each key are there for certain.
+    pub newest_kept: BTreeMap<String, usize>,
+}
+
+impl Lost {
+    /// Whether what is needed for an answer at a time is none of it.
+    pub fn spares(&self, needed: &Retention, time: LiveTime) -> bool {
+        let newest = |index: &str| self.newest_kept.get(index).copied().unwrap_or(0);
+        let kept = KeptEvents {
+            from: self.before,
+            newest_event_time: Some(self.newest),
+            newest: &newest,
+        };
+        needed.is_kept(kept, time)
+    }
 }
 
 /// What the streams that a session scanned lost, by their names. Every session
 /// has one among its configuration's extensions.
 #[derive(Debug, Default)]
-pub(crate) struct TrimmedStreams(Mutex<BTreeMap<String, Trimmed>>);
+pub(crate) struct LostEvents(Mutex<BTreeMap<String, Lost>>);
 
-impl TrimmedStreams {
+impl LostEvents {
     /// What was found so far.
-    pub(crate) fn of(config: &SessionConfig) -> BTreeMap<String, Trimmed> {
+    pub(crate) fn of(config: &SessionConfig) -> BTreeMap<String, Lost> {
         let streams = config.get_extension::<Self>();
         streams
             .map(|found| found.lock().clone())
@@ -81,7 +97,7 @@ impl TrimmedStreams {
         streams.map(|(name, lost)| (name, lost.before)).collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Trimmed>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Lost>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -292,12 +308,12 @@ impl ExecutionPlan for StreamExec {
             let scanned = source.scan(&stream, &read.projection).await?;
             let StreamEvents {
                 flushed,
-                trimmed,
+                lost,
                 kept,
             } = scanned;
-            let found = context.session_config().get_extension::<TrimmedStreams>();
-            if let (Some(found), Some(trimmed)) = (found, trimmed) {
-                found.lock().insert(stream.name.clone(), trimmed);
+            let found = context.session_config().get_extension::<LostEvents>();
+            if let (Some(found), Some(lost)) = (found, lost) {
+                found.lock().insert(stream.name.clone(), lost);
             }
             let history = async move { rows(&engine, &stream, read, flushed, context).await };
             let history = futures::stream::once(history).try_flatten();

@@ -421,6 +421,15 @@ impl Streams {
         self.writer(name).map(drop)
     }
 
+    /// Streams that could not be opened as they are defined, and why.
+    fn unopened(&self) -> BTreeMap<String, String> {
+        let unopened = self.unopened.read().unwrap_or_else(PoisonError::into_inner);
+        let unopened = unopened.iter();
+        unopened
+            .map(|(name, (_, why))| (name.clone(), why.clone()))
+            .collect()
+    }
+
     fn writer(&self, name: &str) -> Result<Arc<Writer>, IngestError> {
         let writers = self.writers.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(writer) = writers.get(name) {

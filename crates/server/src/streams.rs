@@ -16,7 +16,7 @@ use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use granary_engine::{EngineError, StreamEvents, StreamSource};
+use granary_engine::{EngineError, Lost, StreamEvents, StreamSource};
 use granary_ingest::{IngestError, OpenEvents, Pushed, StreamStatus, Streams};
 use granary_model::definitions::Stream;
 use granary_model::{ErrorKind, did_you_mean};
@@ -232,9 +232,20 @@ fn encode_status(status: StreamStatus) -> pb::StreamState {
         newest_event_time: state.newest_event_time.map(|t| t.0),
         flushed: state.flushed,
         trimmed_before: state.trimmed_before.map(|t| t.0),
+        lost: status.lost.map(encode_lost),
+        not_open: status.not_open.unwrap_or_default(),
         retention: status.retention,
         needed_by: status.needed_by.into_iter().collect(),
         history: status.history.unwrap_or_default(),
+    }
+}
+
+fn encode_lost(lost: Lost) -> pb::LostEvents {
+    let kept = lost.newest_kept.into_iter();
+    pb::LostEvents {
+        before: lost.before.0,
+        newest_event_time: lost.newest.0,
+        newest_kept: kept.map(|(index, n)| (index, n as u64)).collect(),
     }
 }
 
@@ -268,33 +279,36 @@ fn parts(
     };
     let StreamEvents {
         flushed,
-        trimmed,
+        lost,
         kept,
     } = events;
+    let lost = lost.map(encode_lost);
     let schema = stream.row_schema().project(projection).map_err(unsent)?;
     let writer = StreamWriter::try_new(Vec::new(), &schema).map_err(unsent)?;
-    let messages = stream::try_unfold(Some((kept, writer)), move |state| async move {
-        let Some((mut batches, mut writer)) = state else {
-            return Ok::<_, Status>(None);
-        };
-        let ended = match batches.next().await.transpose().map_err(refused)? {
-            Some(batch) => writer.write(&batch).map(|()| false),
-            None => writer.finish().map(|()| true),
-        };
-        let ended = ended.map_err(unsent)?;
-        let bytes = Bytes::from(std::mem::take(writer.get_mut()));
-        let cuts = (0..bytes.len()).step_by(MESSAGE_BYTES);
-        let parts = cuts.map(move |at| {
-            let arrow_ipc = bytes.slice(at..bytes.len().min(at + MESSAGE_BYTES));
-            Ok(pb::ScanResponse {
-                arrow_ipc,
-                flushed,
-                trimmed_before: trimmed.map(|trimmed| trimmed.before.0),
-                newest_event_time: trimmed.map(|trimmed| trimmed.newest.0),
-            })
-        });
-        let parts = stream::iter(parts.collect::<Vec<_>>());
-        Ok(Some((parts, (!ended).then_some((batches, writer)))))
+    let messages = stream::try_unfold(Some((kept, writer)), move |state| {
+        let lost = lost.clone();
+        async move {
+            let Some((mut batches, mut writer)) = state else {
+                return Ok::<_, Status>(None);
+            };
+            let ended = match batches.next().await.transpose().map_err(refused)? {
+                Some(batch) => writer.write(&batch).map(|()| false),
+                None => writer.finish().map(|()| true),
+            };
+            let ended = ended.map_err(unsent)?;
+            let bytes = Bytes::from(std::mem::take(writer.get_mut()));
+            let cuts = (0..bytes.len()).step_by(MESSAGE_BYTES);
+            let parts = cuts.map(move |at| {
+                let arrow_ipc = bytes.slice(at..bytes.len().min(at + MESSAGE_BYTES));
+                Ok(pb::ScanResponse {
+                    arrow_ipc,
+                    flushed,
+                    lost: lost.clone(),
+                })
+            });
+            let parts = stream::iter(parts.collect::<Vec<_>>());
+            Ok(Some((parts, (!ended).then_some((batches, writer)))))
+        }
     });
     Ok(messages.try_flatten())
 }

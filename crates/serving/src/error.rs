@@ -22,7 +22,9 @@ pub enum ServingError {
     Invalid(String),
     #[error("never materialised: {}; run `granary materialize {}`", .views.join(", "), .views.join(" "))]
     NeverMaterialized { views: Vec<String> },
-    #[error("{view}: the events of {stream} are not open here, or not filed for it yet")]
+    #[error(
+        "{view}: the events of {stream} cannot be read here yet: they are being filed for the view, or the stream could not be opened, which `granary status` tells"
+    )]
     NoEvents { view: String, stream: String },
     #[error("a read of {view} needs more than {bound} events (live_events_max)")]
     TooManyEvents { view: String, bound: usize },

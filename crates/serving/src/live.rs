@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use granary_engine::{
-    Densities, Density, Engine, FoundEvents, LiveRead, LiveRows, LiveTime, LiveView, NeededEvents,
+    Densities, Density, Engine, FoundEvents, KeptEvents, LiveRead, LiveRows, LiveSource, LiveTime,
+    LiveView, NeededEvents,
 };
 use granary_model::{Definitions, FeatureStatus, FeatureView, UtcMicros};
 use granary_store::events::{EventRef, EventSink, EventSnapshot, KeyRange, ScanOrder};
@@ -168,8 +169,9 @@ impl LiveFetch<'_> {
         let mut found = Vec::new();
         for (place, source) in self.sources.iter().enumerate() {
             let Taken { snapshot, unstored } = snapshots.of(&source.stream, cut).await?;
-            self.check_kept(&source.stream, snapshot.as_ref(), needs)?;
-            let projection = self.view.sources()[place].projection();
+            let of_view = &self.view.sources()[place];
+            self.check_kept((source, of_view), snapshot.as_ref(), time)?;
+            let projection = of_view.projection();
             if let Some(events) = unstored {
                 found.push(unfiled(place, &events, projection)?);
             }
@@ -193,25 +195,31 @@ impl LiveFetch<'_> {
     /// A read of the past is answered while its events are there.
     fn check_kept(
         &self,
-        stream: &OpenStream,
+        (source, of_view): (&LiveSourceRead, &LiveSource),
         snapshot: &dyn EventSnapshot,
-        needs: NeededEvents,
+        time: LiveTime,
     ) -> Result<(), ServingError> {
         let state = snapshot.state();
         let Some(trimmed) = state.trimmed_before else {
             return Ok(());
         };
-        if needs.are_kept(Some(trimmed), state.newest_event_time) {
+        let kept = KeptEvents {
+            from: trimmed,
+            newest_event_time: state.newest_event_time,
+            newest: &|_| snapshot.newest_kept(source.index),
+        };
+        if of_view.retention().is_kept(kept, time) {
             return Ok(());
         }
-        let instead = match stream.definition.history {
-            Some(_) => "a training set answers for the past",
-            None => "the stream has no HISTORY",
+        let instead = match (state.lost_before, &source.stream.definition.history) {
+            (Some(_), Some(_)) => "they went before the stream had a HISTORY",
+            (None, Some(_)) => "a training set answers for the past",
+            (_, None) => "the stream has no HISTORY",
         };
         Err(ServingError::OutOfRange(format!(
             "{}: events of {} before {trimmed} are no longer kept for reads; {instead}",
             self.view.name(),
-            stream.definition.name,
+            source.stream.definition.name,
         )))
     }
 

@@ -109,7 +109,8 @@ fn check_keys<'a>(
 pub struct RestoredEvents {
     pub events: Vec<(EventId, NewEvent)>,
     /// From this event time on nothing that was trimmed is missing any more,
-    /// once these are back.
+    /// once these are back, but for what is lost; `UtcMicros::MIN`: nothing at
+    /// all.
     pub whole_from: Option<UtcMicros>,
 }
 
@@ -245,6 +246,9 @@ pub struct StreamState {
     /// asked to remove below, as far as it was not put back, since events of that
     /// age come into the history alone; in another what trims removed.
     pub trimmed_before: Option<UtcMicros>,
+    /// Older events may be gone for good: trims removed some while the stream had
+    /// no history. Never falls.
+    pub lost_before: Option<UtcMicros>,
 }
 
 /// What to remove.
@@ -266,17 +270,43 @@ impl TrimPolicy {
         indexes.try_for_each(|(index, _)| spec.index_at(*index).map(drop))
     }
 
-    /// Before which event time events may be missing once this removed some;
-    /// `newest`: of those.
-    pub(crate) fn trims_before(
+    /// What is kept once this removed events, of which `newest` is the greatest
+    /// event time; whether that is less than before.
+    pub(crate) fn lessens(
         &self,
         spec: &StreamSpec,
+        state: &mut StreamState,
         newest: Option<UtcMicros>,
-    ) -> Option<UtcMicros> {
-        match spec.history {
+    ) -> bool {
+        let gone = newest.map(|newest| UtcMicros(newest.0.saturating_add(1)));
+        let trimmed = match spec.history {
             true => Some(self.older_than),
-            false => newest.map(|newest| UtcMicros(newest.0.saturating_add(1))),
-        }
+            false => {
+                state.lost_before = state.lost_before.max(gone);
+                gone
+            }
+        };
+        state.trimmed_before = state.trimmed_before.max(trimmed);
+        gone.is_some() || spec.history
+    }
+
+    /// How many of the newest events of each key of an index stay.
+    pub(crate) fn newest_kept(&self, index: usize) -> usize {
+        let of_index = self.keep_newest.iter().filter(|(at, _)| *at == index);
+        of_index.map(|(_, newest)| *newest).max().unwrap_or(0)
+    }
+}
+
+impl RestoredEvents {
+    /// What is kept once these are back; whether that is everything.
+    pub(crate) fn heals(&self, state: &mut StreamState) -> bool {
+        let Some((trimmed, whole)) = state.trimmed_before.zip(self.whole_from) else {
+            return false;
+        };
+        let is_whole = whole == UtcMicros::MIN && state.lost_before.is_none();
+        let from = Some(trimmed.min(whole)).max(state.lost_before);
+        state.trimmed_before = from.filter(|_| !is_whole);
+        is_whole
     }
 }
 
@@ -416,6 +446,10 @@ pub trait EventSnapshot: Debug + Send + Sync {
     fn state(&self) -> &StreamState;
 
     fn point(&self) -> SnapshotPoint;
+
+    /// How many of the newest events of each key of an index (its position in the
+    /// spec) are here for certain, of those that ever came; `usize::MAX`: all.
+    fn newest_kept(&self, index: usize) -> usize;
 
     /// Events of keys of one index (its position in the spec), many at once.
     async fn scan(

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use granary_catalog::{Change, ChangeAction, Plan, Snapshot};
-use granary_engine::{Retention, StreamNeeds};
+use granary_engine::{Bounds, LiveTime, Retention, StreamNeeds};
 use granary_model::{Definitions, Diagnostic, Diagnostics};
 use serde::Serialize;
 
 use crate::args::Listing;
-use crate::events::ProjectEvents;
+use crate::events::{ProjectEvents, known_lost};
 use crate::failure::{FAILED, Outcome, PENDING};
 use crate::output::{self, human};
 use crate::project::Project;
@@ -72,34 +72,19 @@ async fn lost_events(
         Retention::Everything => true,
         Retention::Bounded(bounds) => !bounds.newest.is_empty(),
     };
-    let mut asking: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut asking: BTreeMap<&str, Asking<'_>> = BTreeMap::new();
     for (name, old) in &latest.definitions.streams {
-        let Some(new) = plan
-            .next
-            .streams
-            .get(name)
-            .filter(|_| old.history.is_none())
-        else {
+        let Some(new) = plan.next.streams.get(name) else {
             continue;
         };
-        let mut asked = Vec::new();
-        if new.history.is_some() {
-            asked.push("its HISTORY begins after them".to_owned());
-        }
-        for (view, need) in needs.get(name).into_iter().flat_map(|needs| &needs.views) {
-            if changes(view) && lasts(need) {
-                let words = needs[name].in_words(need);
-                asked.push(match need {
-                    Retention::Everything => {
-                        format!("{view} needs {words}, and its reads are out of range")
-                    }
-                    Retention::Bounded(_) => {
-                        format!("{view} needs {words}, and counts what is left")
-                    }
-                });
-            }
-        }
-        if !asked.is_empty() {
+        let views = needs.get(name).into_iter().flat_map(|needs| &needs.views);
+        let asked = Asking {
+            gets_history: old.history.is_none() && new.history.is_some(),
+            views: views
+                .filter(|(view, need)| changes(view) && lasts(need))
+                .collect(),
+        };
+        if asked.gets_history || !asked.views.is_empty() {
             asking.insert(name, asked);
         }
     }
@@ -107,15 +92,44 @@ async fn lost_events(
         return Ok(Vec::new());
     }
     let statuses = ProjectEvents::new(project.clone()).statuses().await?;
-    let lost = statuses.iter().filter_map(|stream| {
+    let notes = statuses.into_iter().filter_map(|stream| {
         let asked = asking.get(stream.name.as_str())?;
-        let (name, before) = (&stream.name, stream.trimmed_before?);
-        let asked = asked.join("; ");
+        let lost = known_lost(stream.lost?);
+        let mut told = Vec::new();
+        if asked.gets_history {
+            told.push("its HISTORY begins after them".to_owned());
+        }
+        for (view, need) in &asked.views {
+            // What RANGE frames need comes with time.
+            let lasting = match need {
+                Retention::Everything => Retention::Everything,
+                Retention::Bounded(bounds) => Retention::Bounded(Bounds {
+                    ranges: Vec::new(),
+                    newest: bounds.newest.clone(),
+                }),
+            };
+            let now = LiveTime {
+                as_of: lost.newest,
+                strictly_before: false,
+            };
+            if !lost.spares(&lasting, now) {
+                let words = needs[&stream.name].in_words(need);
+                told.push(format!("{view} needs {words}: its reads are out of range"));
+            }
+        }
+        let (name, before) = (&stream.name, lost.before);
+        let told = (!told.is_empty()).then(|| told.join("; "))?;
         Some(format!(
-            "stream {name} has lost events before {before}: {asked}"
+            "stream {name} has lost events before {before}: {told}"
         ))
     });
-    Ok(lost.collect())
+    Ok(notes.collect())
+}
+
+/// What a plan asks of a stream's past.
+struct Asking<'n> {
+    gets_history: bool,
+    views: Vec<(&'n String, &'n Retention)>,
 }
 
 /// Fails for a stream that has events and would be defined so that they could not

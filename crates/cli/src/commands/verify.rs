@@ -100,8 +100,7 @@ pub async fn run(folder: Option<&Path>, args: &Args) -> Outcome {
     let (served, left_out) = match args.logged {
         true => {
             let mut served = logged::served(&engine, &snapshot, args).await?;
-            let known = (&*snapshot, &*events);
-            logged::leave_out_what_is_gone(known, &features, &mut served).await?;
+            logged::leave_out_what_is_gone(&events, &features, &mut served).await?;
             (served, Vec::new())
         }
         false => {

@@ -211,12 +211,12 @@ fn a_plan_says_what_comes_after_events_are_gone() {
     for (sql, told) in [
         (
             SQL,
-            format!("last_taps needs {FIVE}, and counts what is left"),
+            format!("last_taps needs {FIVE}: its reads are out of range"),
         ),
         (
             &sql,
             format!(
-                "its HISTORY begins after them; last_taps needs {FIVE}, and counts what is left"
+                "its HISTORY begins after them; last_taps needs {FIVE}: its reads are out of range"
             ),
         ),
     ] {

@@ -32,7 +32,7 @@ use crate::lookup::QueryViewTable;
 use crate::offline::table::FeatureViewTable;
 use crate::preceding::TakePrecedingWindows;
 use crate::source::{DeltaTables, NameBadRows, Source, recorded_schema};
-use crate::stream_table::TrimmedStreams;
+use crate::stream_table::LostEvents;
 
 /// How equi-joins are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -219,7 +219,7 @@ impl Engine {
         let settings = self.settings();
         let mut config = SessionConfig::new()
             .with_batch_size(settings.batch_rows)
-            .with_extension(Arc::new(TrimmedStreams::default()))
+            .with_extension(Arc::new(LostEvents::default()))
             .with_information_schema(true);
         if settings.target_partitions > 0 {
             config = config.with_target_partitions(settings.target_partitions);

@@ -25,7 +25,7 @@ use granary_model::{Definitions, FeatureType, FeatureView, UtcMicros, ViewKind};
 use crate::engine::{Engine, Joins, no_later_than, utc_micros};
 use crate::error::EngineError;
 use crate::run::windowed::windowed_rows;
-use crate::stream_table::TrimmedStreams;
+use crate::stream_table::LostEvents;
 
 /// A physical plan whose partitions are sorted; of a snapshot view all rows of
 /// a key are in one partition.
@@ -67,7 +67,7 @@ impl RunPlan {
 
     /// What the streams that were read lost.
     pub(super) fn trimmed(&self) -> BTreeMap<String, UtcMicros> {
-        TrimmedStreams::times_of(self.context.session_config())
+        LostEvents::times_of(self.context.session_config())
     }
 
     pub(super) fn execute(&self, partition: usize) -> Result<SendableRecordBatchStream> {

@@ -15,14 +15,14 @@ use super::report::Counters;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::expression::Expanded;
-use crate::retention::Retention;
-use crate::stream_table::{Trimmed, TrimmedStreams};
+use crate::live::LiveTime;
+use crate::stream_table::{Lost, LostEvents};
 
 /// How far back the views of a training set look.
 #[derive(Debug, Clone)]
 pub(super) struct Reach {
     engine: Engine,
-    /// What streams without HISTORY are read by; `None`: there are none.
+    /// What streams are read by; `None`: there are none.
     definitions: Option<Arc<Definitions>>,
     /// Names of the views that are read, with the time that they are as of where
     /// that is not the rows'.
@@ -40,15 +40,14 @@ impl Reach {
         expanded: &Expanded,
         asked: Asked<'_>,
     ) -> Self {
-        let mut streams = definitions.streams.values();
-        let may_lack = streams.any(|stream| stream.history.is_none());
+        let has_streams = !definitions.streams.is_empty();
         let views = expanded.from.iter().map(|bound| {
             let moment = asked.moments.get(&bound.alias);
             (bound.view.clone(), moment.and_then(|moment| moment.as_of))
         });
         Self {
             engine: engine.clone(),
-            definitions: may_lack.then(|| Arc::new(definitions.clone())),
+            definitions: has_streams.then(|| Arc::new(definitions.clone())),
             views: views.collect(),
             strictly_before: asked.request.options.strictly_before,
             refuses: asked.refuses,
@@ -69,10 +68,10 @@ impl Reach {
         let (reach, counters, context) = (self.clone(), counters.clone(), context.clone());
         let schema = rows.schema();
         let checked = async move {
-            let trimmed = TrimmedStreams::of(context.session_config());
+            let lost = LostEvents::of(context.session_config());
             let first = counters.report().first_time;
-            let first = first.filter(|_| !trimmed.is_empty())?;
-            let lacking = reach.lacking(&definitions, &trimmed, first).await;
+            let first = first.filter(|_| !lost.is_empty())?;
+            let lacking = reach.lacking(&definitions, &lost, first).await;
             let refused = match lacking {
                 Ok(notes) => {
                     counters.note(notes);
@@ -95,7 +94,7 @@ impl Reach {
     async fn lacking(
         &self,
         definitions: &Definitions,
-        trimmed: &BTreeMap<String, Trimmed>,
+        lost: &BTreeMap<String, Lost>,
         first: UtcMicros,
     ) -> Result<Vec<String>, EngineError> {
         let needs = self.engine.stream_needs(definitions).await?;
@@ -107,7 +106,7 @@ impl Reach {
         };
         let are_all_live = self.views.iter().all(|(view, _)| live(view));
         let mut unknown = Vec::new();
-        for (stream, trimmed) in trimmed {
+        for (stream, lost) in lost {
             let needs = needs.get(stream);
             let read = self.views.iter().filter_map(|(view, as_of)| {
                 let needs = needs?;
@@ -117,8 +116,11 @@ impl Reach {
             for (view, as_of, needs, needed) in read {
                 is_known = true;
                 let first = as_of.map_or(first, |as_of| as_of.min(first));
-                let last = first.0.saturating_sub(i64::from(self.strictly_before));
-                if !is_kept(needed, *trimmed, (first, UtcMicros(last))) {
+                let time = LiveTime {
+                    as_of: first,
+                    strictly_before: self.strictly_before,
+                };
+                if !lost.spares(needed, time) {
                     let needed = needs.in_words(needed);
                     return Err(EngineError::Events {
                         stream: stream.clone(),
@@ -127,31 +129,19 @@ impl Reach {
                             "{view} needs {needed} at {first}, and events before {} are gone: \
                              leave out the earliest rows, or give the stream a HISTORY before \
                              events come",
-                            trimmed.before
+                            lost.before
                         ),
                     });
                 }
             }
             if !is_known || !are_all_live {
                 unknown.push(format!(
-                    "{stream} has lost events before {} and has no HISTORY: what reads further \
-                     back, live views apart, is of what is left",
-                    trimmed.before
+                    "{stream} has lost events before {}: what reads further back, live views \
+                     apart, is of what is left",
+                    lost.before
                 ));
             }
         }
         Ok(unknown)
     }
-}
-
-/// Whether what a view needs at t is still there; `last`: the greatest event time
-/// that is seen then.
-fn is_kept(needed: &Retention, trimmed: Trimmed, (t, last): (UtcMicros, UtcMicros)) -> bool {
-    let Retention::Bounded(bounds) = needed else {
-        return false;
-    };
-    // Of each key the newest are kept as of now.
-    let newest = bounds.newest.is_empty() || last >= trimmed.newest;
-    let mut ranges = bounds.ranges.iter();
-    newest && ranges.all(|range| range.before(t) >= trimmed.before)
 }

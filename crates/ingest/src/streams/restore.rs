@@ -12,7 +12,7 @@
 //! beyond what is flushed, so no event is flushed twice, and a scan, which has
 //! them from the history, does not see them a second time. Readers of the events
 //! know from [`StreamState::trimmed_before`], which falls last, from when on
-//! nothing is missing.
+//! nothing is missing. What a stream lost before it had a HISTORY stays missing.
 //!
 //! Of the newest events of a key nobody knows how far back they lie, so for ROWS
 //! frames the whole history comes back, and a trim removes the rest.
@@ -68,7 +68,8 @@ impl Streams {
             // What the store is whole for is here. What lies before that may have
             // gone, or went to the history alone when nothing needed it.
             let missing = (since, self.since(&whole, &state));
-            restored = writer.put_back(self.engine()?, missing, since).await?;
+            let whole_from = since.unwrap_or(UtcMicros::MIN);
+            restored = writer.put_back(self.engine()?, missing, whole_from).await?;
         }
         writer.note_whole(&needed, noted).await?;
         Ok(restored)
@@ -145,12 +146,12 @@ impl Writer {
     }
 
     /// Puts back what the history has in a range of event times; nothing trimmed
-    /// is missing then from `whole_from` on, or at all.
+    /// is missing then from `whole_from` on, but for what is lost.
     async fn put_back(
         &self,
         engine: &Engine,
         missing: (Option<UtcMicros>, Option<UtcMicros>),
-        whole_from: Option<UtcMicros>,
+        whole_from: UtcMicros,
     ) -> Result<u64, IngestError> {
         let Some(table) = HistoryTable::open(engine, &self.stream.definition).await? else {
             return Ok(0);
@@ -175,7 +176,7 @@ impl Writer {
         }
         let whole = RestoredEvents {
             events: Vec::new(),
-            whole_from,
+            whole_from: Some(whole_from),
         };
         self.stream.events.restore(whole).await?;
         Ok(restored)

@@ -18,12 +18,13 @@
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
-use granary_engine::Retention;
+use granary_engine::{Lost, Retention};
 use granary_model::definitions::Stream;
 use granary_model::{Interval, UtcMicros};
 use granary_store::events::{StreamState, TrimPolicy};
 use tracing::instrument;
 
+use super::source::lost;
 use super::{Streams, Writer};
 use crate::error::IngestError;
 
@@ -31,17 +32,21 @@ use crate::error::IngestError;
 pub(super) type Needs = BTreeMap<String, Retention>;
 
 /// What is known of a stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StreamStatus {
     pub name: String,
     /// Events kept, flushed up to, newest event time.
     pub state: StreamState,
+    pub lost: Option<Lost>,
     /// What is kept, in words.
     pub retention: String,
     /// What each live view needs of that, in words, by its name.
     pub needed_by: BTreeMap<String, String>,
     /// The name of its history.
     pub history: Option<String>,
+    /// Why it could not be opened as it is defined; nothing else may be known
+    /// then.
+    pub not_open: Option<String>,
 }
 
 /// What an upkeep did.
@@ -70,9 +75,17 @@ impl Streams {
         *self.needs.write().unwrap_or_else(PoisonError::into_inner) = Some(needs);
     }
 
-    /// What is known of each open stream, by name.
+    /// What is known of each stream, by name.
     pub async fn statuses(&self) -> Result<Vec<StreamStatus>, IngestError> {
-        let mut statuses = Vec::new();
+        let mut statuses = BTreeMap::new();
+        for (name, not_open) in self.unopened() {
+            let status = StreamStatus {
+                name: name.clone(),
+                not_open: Some(not_open),
+                ..StreamStatus::default()
+            };
+            statuses.insert(name, status);
+        }
         for writer in self.all_writers() {
             let snapshot = writer.stream.events.snapshot().await?;
             let definition = &writer.stream.definition;
@@ -83,15 +96,18 @@ impl Streams {
                 None => retention.to_string(),
             };
             let views = needs.into_iter().flat_map(|needs| &needs.views);
-            statuses.push(StreamStatus {
+            let status = statuses.entry(definition.name.clone()).or_default();
+            *status = StreamStatus {
                 name: definition.name.clone(),
+                not_open: status.not_open.take(),
                 state: *snapshot.state(),
+                lost: lost(snapshot.as_ref(), writer.stream.events.spec()),
                 needed_by: views.map(|(view, r)| (view.clone(), words(r))).collect(),
                 retention: words(&retention),
                 history: definition.history.clone(),
-            });
+            };
         }
-        Ok(statuses)
+        Ok(statuses.into_values().collect())
     }
 
     /// Does what is due by the settings: flushes every stream, puts back what is

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use granary_engine::{EngineError, StreamEvents, StreamSource, Trimmed};
+use granary_engine::{EngineError, Lost, StreamEvents, StreamSource};
 use granary_model::definitions::Stream;
-use granary_store::events::EventSnapshot;
+use granary_store::events::{EventSnapshot, StreamSpec};
 use granary_store::{EventRows, OpenStream, OpenStreams, StoreError};
 
 /// Events read at once.
@@ -32,11 +32,11 @@ impl StreamSource for OpenEvents {
             });
         }
         let snapshot = open.events.snapshot().await.map_err(failed(&stream.name))?;
+        let lost = lost(snapshot.as_ref(), open.events.spec());
         // Without HISTORY in its definition the reader has only what is kept.
-        let state = *snapshot.state();
-        let (flushed, trimmed) = match stream.history {
-            Some(_) => (state.flushed, None),
-            None => (0, state.trimmed_before.zip(state.newest_event_time)),
+        let flushed = match stream.history {
+            Some(_) => snapshot.state().flushed,
+            None => 0,
         };
         let scan = Scan {
             open,
@@ -51,10 +51,23 @@ impl StreamSource for OpenEvents {
         });
         Ok(StreamEvents {
             flushed,
-            trimmed: trimmed.map(|(before, newest)| Trimmed { before, newest }),
+            lost,
             kept: batches.boxed(),
         })
     }
+}
+
+/// What a stream lost.
+pub(super) fn lost(snapshot: &dyn EventSnapshot, spec: &StreamSpec) -> Option<Lost> {
+    let state = snapshot.state();
+    let (before, newest) = state.lost_before.zip(state.newest_event_time)?;
+    let indexes = spec.indexes.iter().enumerate();
+    let kept = indexes.map(|(at, index)| (index.name.clone(), snapshot.newest_kept(at)));
+    Some(Lost {
+        before,
+        newest,
+        newest_kept: kept.collect(),
+    })
 }
 
 struct Scan {

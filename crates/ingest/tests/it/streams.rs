@@ -225,6 +225,17 @@ async fn a_stream_that_cannot_be_opened_leaves_the_others_be() {
         assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
         let pushed = streams.push("other", &rows).await.unwrap();
         assert_eq!(pushed.len(), 1);
+        let statuses = streams.statuses().await.unwrap();
+        let statuses: Vec<_> = { statuses.iter() }
+            .map(|status| {
+                (
+                    &*status.name,
+                    status.not_open.is_some(),
+                    status.state.events,
+                )
+            })
+            .collect();
+        assert_eq!(statuses, [("card_event", true, 0), ("other", false, 1)]);
     }
     streams.follow(&engine, &definitions()).await.unwrap();
     let pushed = streams.push("card_event", &rows).await.unwrap();

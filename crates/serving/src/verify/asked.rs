@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array, new_empty_array, new_null_array};
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::take;
 use arrow::datatypes::Schema;
 use futures::TryStreamExt;
 use granary_catalog::Snapshot;
-use granary_engine::{Engine, LiveSource, LiveTime, LiveView, NeededEvents};
+use granary_engine::{Engine, LiveTime, LiveView, Lost};
 use granary_model::definitions::{BoundView, Column, KeySource};
 use granary_model::{FeatureView, UtcMicros};
 
@@ -32,25 +32,21 @@ pub struct AskedFeature {
 
 /// A live view that a feature is made of.
 #[derive(Debug, Clone)]
-pub struct AskedLive {
-    view: Arc<LiveView>,
-    /// No rows of its keys.
-    keys: Vec<ArrayRef>,
-}
+pub struct AskedLive(Arc<LiveView>);
 
 impl AskedLive {
-    /// The streams that it is over.
-    pub fn streams(&self) -> impl Iterator<Item = &str> {
-        self.view.sources().iter().map(LiveSource::stream)
-    }
-
-    /// Which events must be there to compute it as of t.
-    pub fn needs(&self, t: UtcMicros) -> Result<NeededEvents, ServingError> {
+    /// Whether it can be computed as of t although streams, by their names, lost
+    /// events.
+    pub fn is_computable(&self, lost: &BTreeMap<String, Lost>, t: UtcMicros) -> bool {
         let time = LiveTime {
             as_of: t,
             strictly_before: false,
         };
-        Ok(self.view.begin(&self.keys, time)?.needs())
+        let mut sources = self.0.sources().iter();
+        sources.all(|source| {
+            let lost = lost.get(source.stream());
+            lost.is_none_or(|lost| lost.spares(source.retention(), time))
+        })
     }
 }
 
@@ -78,14 +74,8 @@ pub async fn asked_features(
                 continue;
             };
             if !compiled.contains_key(&view.name) {
-                let keys = view.keys.iter();
-                let asked = AskedLive {
-                    view: Arc::new(engine.live_view(definitions, view).await?),
-                    keys: keys
-                        .map(|key| new_empty_array(&key.data_type.to_arrow()))
-                        .collect(),
-                };
-                compiled.insert(view.name.clone(), asked);
+                let asked = engine.live_view(definitions, view).await?;
+                compiled.insert(view.name.clone(), AskedLive(Arc::new(asked)));
             }
             live.push(compiled[&view.name].clone());
         }

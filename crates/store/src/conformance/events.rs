@@ -101,6 +101,7 @@ properties! {
     restores:
         sequences_set_aside_are_given_to_no_event,
         a_restored_event_is_as_it_was,
+        what_is_kept_of_each_key_is_known,
         a_restore_may_be_repeated,
         an_event_that_was_not_flushed_is_not_restored,
         a_restored_event_leaves_its_dedup_key_to_another,

@@ -238,9 +238,28 @@ pub(super) fn read_log_payload(value: &[u8]) -> Result<(UtcMicros, UtcMicros, &[
     Ok((event.created_time, event.event_time, event.payload))
 }
 
+/// Of indexes how many of the newest events of each key trims left, of any other
+/// none. Means nothing while nothing is trimmed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct NewestKept(Vec<(Id, usize)>);
+
+impl NewestKept {
+    pub(super) fn of(indexes: impl Iterator<Item = (Id, usize)>) -> Self {
+        Self(indexes.filter(|(_, kept)| *kept > 0).collect())
+    }
+
+    pub(super) fn get(&self, state: &StreamState, index: Id) -> usize {
+        let kept = self.0.iter().find(|(id, _)| *id == index);
+        match state.trimmed_before {
+            Some(_) => kept.map_or(0, |(_, kept)| *kept),
+            None => usize::MAX,
+        }
+    }
+}
+
 /// What a stream holds, and how often a trim removed something.
-pub(super) fn encode_state(state: &StreamState, removals: u64) -> Vec<u8> {
-    let mut to = Vec::with_capacity(80);
+pub(super) fn encode_state(state: &StreamState, removals: u64, newest: &NewestKept) -> Vec<u8> {
+    let mut to = Vec::with_capacity(96);
     for number in [
         state.events,
         state.bytes,
@@ -254,14 +273,19 @@ pub(super) fn encode_state(state: &StreamState, removals: u64) -> Vec<u8> {
         state.last_created_time,
         state.newest_event_time,
         state.trimmed_before,
+        state.lost_before,
     ] {
         to.push(u8::from(time.is_some()));
         to.extend_from_slice(&time.unwrap_or_default().0.to_le_bytes());
     }
+    for (index, kept) in &newest.0 {
+        to.extend_from_slice(&index.to_le_bytes());
+        to.extend_from_slice(&(*kept as u64).to_le_bytes());
+    }
     to
 }
 
-pub(super) fn read_state(value: &[u8]) -> Result<(StreamState, u64), StoreError> {
+pub(super) fn read_state(value: &[u8]) -> Result<(StreamState, u64, NewestKept), StoreError> {
     let mut reader = Reader(value);
     let mut state = StreamState {
         events: reader.number()?,
@@ -274,7 +298,13 @@ pub(super) fn read_state(value: &[u8]) -> Result<(StreamState, u64), StoreError>
     state.last_created_time = reader.optional_time()?;
     state.newest_event_time = reader.optional_time()?;
     state.trimmed_before = reader.optional_time()?;
-    Ok((state, removals))
+    state.lost_before = reader.optional_time()?;
+    let mut newest = NewestKept::default();
+    while !reader.0.is_empty() {
+        let kept = (reader.short()?, reader.number()?);
+        newest.0.push((kept.0, kept.1 as usize));
+    }
+    Ok((state, removals, newest))
 }
 
 pub(super) fn read_time(value: &[u8]) -> Result<UtcMicros, StoreError> {

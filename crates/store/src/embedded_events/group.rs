@@ -285,7 +285,7 @@ impl<'a> Group<'a> {
             .filter_map(|name| core.streams.get(name))
         {
             let key = format::state_key(held.described.id);
-            let value = format::encode_state(&held.state, held.removals);
+            let value = format::encode_state(&held.state, held.removals, &held.newest_kept);
             self.writes.insert(Space::Meta, key, value);
         }
         if self.writes.is_empty() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use fjall::{OwnedWriteBatch as WriteBatch, Readable};
 use granary_model::UtcMicros;
 
-use super::format::{self, Id, LogEvent};
+use super::format::{self, Id, LogEvent, NewestKept};
 use super::shelf::{Core, Described, Held, Recent, Shelf, TileSet};
 use crate::error::StoreError;
 use crate::events::{EventRef, KeyOf, StreamSpec, StreamState, make_distinct};
@@ -119,14 +119,22 @@ pub(super) fn open_stream(
     let mut batch = shelf.spaces.db.batch();
     let mut state = StreamState::default();
     let mut removals = 0;
+    let mut newest_kept = NewestKept::default();
     if let Some(held) = core.streams.get(&spec.name) {
         state = held.state;
         removals = held.removals;
+        newest_kept = held.newest_kept.clone();
         if !change.fill.is_empty() {
             fill(shelf, &mut batch, &change, filled, usize::MAX, keys)?;
         }
     }
-    finish(shelf, &mut core, batch, change, state, removals)
+    finish(
+        shelf,
+        &mut core,
+        batch,
+        change,
+        (state, removals, newest_kept),
+    )
 }
 
 fn check_columns(held: &Held, spec: &StreamSpec) -> Result<(), StoreError> {
@@ -146,8 +154,7 @@ fn finish(
     core: &mut Core,
     mut batch: WriteBatch,
     change: Change,
-    state: StreamState,
-    removals: u64,
+    (state, removals, newest_kept): (StreamState, u64, NewestKept),
 ) -> Result<(Arc<Described>, u64), StoreError> {
     let meta = &shelf.spaces.meta;
     let described = Arc::new(change.to);
@@ -155,7 +162,7 @@ fn finish(
     let text = serde_json::to_vec(&*described).map_err(|e| StoreError::Codec(e.to_string()))?;
     batch.insert(meta, format::stream_key(name), text);
     put_next_id(shelf, &mut batch, change.next_id);
-    let state_value = format::encode_state(&state, removals);
+    let state_value = format::encode_state(&state, removals, &newest_kept);
     batch.insert(meta, format::state_key(described.id), state_value);
     for (_, id) in &change.fill {
         batch.remove(meta, format::drop_key(*id));
@@ -179,6 +186,7 @@ fn finish(
         state,
         removals,
         restored: removals,
+        newest_kept,
         reaches: reaches.map(|r| r.unwrap_or(UtcMicros::MIN)).collect(),
         // It knows nothing of the keys of new indexes.
         recent: old

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::entry;
-use super::format;
+use super::format::{self, NewestKept};
 use super::shelf::{Described, Shelf};
 use super::writes::{Space, Writes};
 use crate::error::StoreError;
@@ -22,7 +22,7 @@ pub(super) fn reserve(
     let first = state.last_sequence + 1;
     state.last_sequence += sequences;
     let key = format::state_key(held.described.id);
-    let value = format::encode_state(&state, held.removals);
+    let value = format::encode_state(&state, held.removals, &held.newest_kept);
     let mut batch = shelf.spaces.db.batch();
     batch.insert(&shelf.spaces.meta, key, value);
     shelf.commit(&mut core, batch)?;
@@ -73,21 +73,23 @@ pub(super) fn restore(
     for tile in tiles {
         writes.remove(Space::Tiles, tile);
     }
-    if let (Some(trimmed), Some(whole)) = (state.trimmed_before, restored.whole_from) {
-        state.trimmed_before = Some(trimmed.min(whole));
-    }
+    let newest_kept = match restored.heals(&mut state) {
+        true => NewestKept::default(),
+        false => held.newest_kept.clone(),
+    };
     if state == held.state {
         return Ok(0);
     }
     // Tiles that were computed before are told from others by this: also
     // where only the mark falls, by which trims tell them.
     let removals = held.removals + 1;
-    let value = format::encode_state(&state, removals);
+    let value = format::encode_state(&state, removals, &newest_kept);
     writes.insert(Space::Meta, format::state_key(stream), value);
     shelf.commit(&mut core, writes.into_batch(spaces))?;
     let held = core.held(&described.spec.name, epoch)?;
     held.state = state;
     held.removals = removals;
     held.restored = removals;
+    held.newest_kept = newest_kept;
     Ok(back.len() as u64)
 }

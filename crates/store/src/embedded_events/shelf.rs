@@ -17,7 +17,7 @@ use granary_model::{Clock, UtcMicros};
 use serde::{Deserialize, Serialize};
 
 use super::EmbeddedEventSettings;
-use super::format::{self, Id};
+use super::format::{self, Id, NewestKept};
 use super::journal;
 use super::memtables::MemtableKeeper;
 use super::owner::OwnerLock;
@@ -88,6 +88,7 @@ pub(super) struct Held {
     /// `removals` when something was last put back, as far as is known since
     /// the store was opened.
     pub(super) restored: u64,
+    pub(super) newest_kept: NewestKept,
     /// By tile set, in the spec's order: the greatest end of a tile that was
     /// ever put. Events from there on are in no tile.
     pub(super) reaches: Vec<UtcMicros>,
@@ -272,7 +273,7 @@ impl Shelf {
         }
         state.flushed = sequence;
         let key = format::state_key(held.described.id);
-        let value = format::encode_state(&state, held.removals);
+        let value = format::encode_state(&state, held.removals, &held.newest_kept);
         let mut batch = self.spaces.db.batch();
         batch.insert(&self.spaces.meta, key, value);
         self.commit(&mut core, batch)?;
@@ -384,10 +385,11 @@ impl Core {
             let (_, value) = entry.into_inner()?;
             let described: Described = serde_json::from_slice(&value)
                 .map_err(|e| StoreError::DamagedRow(format!("a stream: {e}")))?;
-            let (state, removals) = match now.get(&spaces.meta, format::state_key(described.id))? {
-                Some(state) => format::read_state(&state)?,
-                None => Default::default(),
-            };
+            let (state, removals, newest_kept) =
+                match now.get(&spaces.meta, format::state_key(described.id))? {
+                    Some(state) => format::read_state(&state)?,
+                    None => Default::default(),
+                };
             let mut reaches = Vec::new();
             for set in &described.tile_sets {
                 reaches.push(match now.get(&spaces.meta, format::reach_key(set.id))? {
@@ -400,6 +402,7 @@ impl Core {
                 state,
                 removals,
                 restored: removals,
+                newest_kept,
                 reaches,
                 recent: Recent::after(state.last_sequence),
                 described: Arc::new(described),

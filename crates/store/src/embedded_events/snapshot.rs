@@ -8,7 +8,7 @@ use bytes::Bytes;
 use fjall::{Guard, Readable};
 use granary_model::UtcMicros;
 
-use super::format;
+use super::format::{self, NewestKept};
 use super::shelf::{Described, Shelf};
 use crate::embedded::blocking;
 use crate::error::StoreError;
@@ -23,6 +23,7 @@ pub(super) struct EmbeddedSnapshot {
     described: Arc<Described>,
     state: StreamState,
     removals: u64,
+    newest_kept: NewestKept,
     /// Whether the stream was dropped before the snapshot was taken, and which
     /// of its indexes and tile sets.
     lost: Lost,
@@ -62,7 +63,7 @@ impl EmbeddedSnapshot {
                 .collect(),
         };
         let state = now.get(&shelf.spaces.meta, format::state_key(described.id));
-        let (state, removals) = match state.map_err(|e| shelf.failed(e))? {
+        let (state, removals, newest_kept) = match state.map_err(|e| shelf.failed(e))? {
             Some(state) => format::read_state(&state)?,
             None => Default::default(),
         };
@@ -71,6 +72,7 @@ impl EmbeddedSnapshot {
             described: Arc::clone(described),
             state,
             removals,
+            newest_kept,
             lost,
             shelf: Arc::clone(shelf),
         })
@@ -222,6 +224,11 @@ impl EventSnapshot for EmbeddedSnapshot {
             sequence: self.state.last_sequence,
             removals: self.removals,
         }
+    }
+
+    fn newest_kept(&self, index: usize) -> usize {
+        let index = self.described.indexes.get(index);
+        index.map_or(0, |index| self.newest_kept.get(&self.state, *index))
     }
 
     async fn scan(

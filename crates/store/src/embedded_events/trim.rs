@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use fjall::{Keyspace, Readable, Snapshot, UserValue};
 use granary_model::UtcMicros;
 
-use super::format::{self, LogEvent};
+use super::format::{self, LogEvent, NewestKept};
 use super::reshape::{INDEX, STREAM};
 use super::shelf::{Described, Shelf};
 use crate::error::StoreError;
@@ -169,9 +169,14 @@ fn remove(
     let held = core.held(&described.spec.name, epoch)?;
     let mut state = held.state;
     let newest = old.events.iter().map(|(event_time, ..)| *event_time).max();
-    let trimmed = policy.trims_before(&described.spec, newest);
-    state.trimmed_before = state.trimmed_before.max(trimmed);
-    if old.events.is_empty() && state == held.state {
+    let indexes = described.indexes.iter().enumerate();
+    let newest_kept = NewestKept::of(indexes.map(|(at, id)| {
+        let kept = held.newest_kept.get(&held.state, *id);
+        (*id, kept.min(policy.newest_kept(at)))
+    }));
+    let is_less = policy.lessens(&described.spec, &mut state, newest);
+    let is_known = state == held.state && newest_kept == held.newest_kept;
+    if old.events.is_empty() && (is_known || !is_less) {
         return Ok(());
     }
     let removals = held.removals + u64::from(!old.events.is_empty());
@@ -199,12 +204,13 @@ fn remove(
     for tile in tiles {
         batch.remove(&spaces.tiles, tile);
     }
-    let value = format::encode_state(&state, removals);
+    let value = format::encode_state(&state, removals, &newest_kept);
     batch.insert(&spaces.meta, format::state_key(stream), value);
     shelf.commit(&mut core, batch)?;
     let held = core.held(&described.spec.name, epoch)?;
     held.state = state;
     held.removals = removals;
+    held.newest_kept = newest_kept;
     Ok(())
 }
 

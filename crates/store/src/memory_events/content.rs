@@ -19,6 +19,9 @@ pub(super) struct Content {
     pub(super) removals: u64,
     /// `removals` when something was last put back.
     pub(super) restored: u64,
+    /// Of each index how many of the newest events of a key trims left; of none
+    /// where it is not here. Means nothing while nothing is trimmed.
+    pub(super) newest_kept: BTreeMap<String, usize>,
     pub(super) log: BTreeMap<u64, Event>,
     pub(super) dedup: BTreeMap<Bytes, u64>,
     /// By index, key, event time, sequence.
@@ -73,6 +76,7 @@ impl Content {
             state: StreamState::default(),
             removals: 0,
             restored: 0,
+            newest_kept: BTreeMap::new(),
             log: BTreeMap::new(),
             dedup: BTreeMap::new(),
             indexed: BTreeMap::new(),
@@ -95,6 +99,7 @@ impl Content {
         }
         let kept = |name: &str| spec.index(name).is_some();
         self.indexed.retain(|(index, ..), ()| kept(index));
+        self.newest_kept.retain(|index, _| kept(index));
         for (position, index) in spec.indexes.iter().enumerate() {
             if self.spec.index(&index.name).is_some() {
                 continue;
@@ -183,6 +188,10 @@ impl Content {
     }
 
     pub(super) fn restore(&mut self, restored: RestoredEvents) -> u64 {
+        let trimmed = self.state.trimmed_before;
+        if restored.heals(&mut self.state) {
+            self.newest_kept.clear();
+        }
         let mut back = 0;
         for (id, mut event) in restored.events {
             if self.log.contains_key(&id.sequence) {
@@ -191,10 +200,6 @@ impl Content {
             event.dedup_key = event.dedup_key.filter(|key| !self.dedup.contains_key(key));
             self.put(id, event);
             back += 1;
-        }
-        let trimmed = self.state.trimmed_before;
-        if let (Some(trimmed), Some(whole)) = (trimmed, restored.whole_from) {
-            self.state.trimmed_before = Some(trimmed.min(whole));
         }
         if back > 0 || self.state.trimmed_before != trimmed {
             self.removals += 1;
@@ -264,8 +269,16 @@ impl Content {
             .map(|(sequence, _)| *sequence)
             .collect();
         let newest = old.iter().map(|sequence| self.log[sequence].event_time);
-        let trimmed = policy.trims_before(&self.spec, newest.max());
-        self.state.trimmed_before = self.state.trimmed_before.max(trimmed);
+        let newest = newest.max();
+        let were_kept = self.spec.indexes.iter().enumerate();
+        let were_kept = were_kept.map(|(at, index)| {
+            let kept = self.newest_kept(at).min(policy.newest_kept(at));
+            (index.name.clone(), kept)
+        });
+        let are_kept = were_kept.collect();
+        if policy.lessens(&self.spec, &mut self.state, newest) {
+            self.newest_kept = are_kept;
+        }
         for sequence in &old {
             let Some(event) = self.log.remove(sequence) else {
                 continue;
@@ -283,6 +296,15 @@ impl Content {
         }
         self.removals += u64::from(!old.is_empty());
         old.len() as u64
+    }
+
+    pub(super) fn newest_kept(&self, index: usize) -> usize {
+        let name = self.spec.indexes.get(index).map(|index| &index.name);
+        let kept = name.and_then(|name| self.newest_kept.get(name)).copied();
+        match self.state.trimmed_before {
+            Some(_) => kept.unwrap_or(0),
+            None => usize::MAX,
+        }
     }
 
     fn keeps(&self, policy: &TrimPolicy, event: &Event) -> bool {

@@ -42,6 +42,12 @@ impl EventSnapshot for MemorySnapshot {
         }
     }
 
+    fn newest_kept(&self, index: usize) -> usize {
+        let index = self.spec.indexes.get(index);
+        let at = index.and_then(|index| self.content.spec.index(&index.name));
+        at.map_or(0, |at| self.content.newest_kept(at))
+    }
+
     async fn scan(
         &self,
         index: usize,

@@ -78,6 +78,15 @@ async fn read(
     keys: (&str, &RecordBatch),
     as_of: Option<UtcMicros>,
 ) -> Vec<Option<String>> {
+    try_read(project, feature, keys, as_of).await.unwrap()
+}
+
+async fn try_read(
+    project: &TestProject,
+    feature: &str,
+    keys: (&str, &RecordBatch),
+    as_of: Option<UtcMicros>,
+) -> Result<Vec<Option<String>>, String> {
     let reader = project.reader(ServingSettings::default()).await.unwrap();
     let answer = reader.read(ReadRequest {
         caller: granary_model::Caller::named("test"),
@@ -89,12 +98,13 @@ async fn read(
         strictly_before: false,
         full_names: false,
     });
-    let feature = &answer.await.unwrap().features[0];
+    let answer = answer.await.map_err(|error| error.to_string())?;
+    let feature = &answer.features[0];
     let value = |row| match feature.statuses[row] {
         FeatureStatus::Present => json::text(&feature.values, row),
         other => Some(other.as_str().to_owned()),
     };
-    (0..feature.values.len()).map(value).collect()
+    Ok((0..feature.values.len()).map(value).collect())
 }
 
 fn customers(ids: &[Option<i64>]) -> RecordBatch {

@@ -1,7 +1,7 @@
 //! A service of views of every kind is verified, some time after its runs: all
 //! values are those of training sets, and a wrong one is found.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,10 +11,12 @@ use arrow::array::{
 };
 use arrow::datatypes::Int64Type;
 use arrow::json::ReaderBuilder;
-use granary_engine::EngineSettings;
+use granary_engine::{EngineSettings, Lost};
 use granary_ingest::MaterializeRequest;
 use granary_model::{Caller, ManualClock, UtcMicros};
-use granary_serving::verify::{EntitySample, Report, Served, Verifier, asked_features, entities};
+use granary_serving::verify::{
+    AskedFeature, EntitySample, Report, Served, Verifier, asked_features, entities,
+};
 use granary_serving::{ReadRequest, ReadTarget, ServingSettings};
 use granary_store::online::{Coverage, WriteMode};
 use granary_store::{EntityKeys, RowLayout};
@@ -242,11 +244,19 @@ async fn features_that_need_an_input_are_told() {
     let needy = features.iter().filter(|f| !f.inputs.is_empty());
     let needy: Vec<_> = needy.map(|f| (&*f.name, &*f.inputs[0].name)).collect();
     assert_eq!(needy, [("asked_share", "asked")]);
-    let live = features
-        .iter()
-        .filter(|f| f.live.iter().any(|l| l.streams().eq(["tap"])));
-    let live: Vec<_> = live.map(|f| &*f.name).collect();
-    assert_eq!(live, ["taps_1h", "n_1h", "last_n"]);
+    let all = Lost {
+        before: UtcMicros::MAX,
+        newest: UtcMicros::MAX,
+        newest_kept: BTreeMap::new(),
+    };
+    let lost = BTreeMap::from([("tap".to_owned(), all)]);
+    let now = at("2026-03-02T09:40:00Z");
+    let is_computable = |f: &&AskedFeature| f.live.iter().all(|l| l.is_computable(&lost, now));
+    let gone: Vec<_> = { features.iter() }
+        .filter(|f| !is_computable(f))
+        .map(|f| &*f.name)
+        .collect();
+    assert_eq!(gone, ["taps_1h", "n_1h", "last_n"]);
     let keys = entities(engine, &snapshot, "admission", of(2))
         .await
         .unwrap();

@@ -1,18 +1,16 @@
 //! Reads that a server logged, to be compared once more.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::anyhow;
 use futures::TryStreamExt;
 use granary_catalog::Snapshot;
-use granary_engine::{Engine, ReadLog};
-use granary_model::UtcMicros;
-use granary_serving::verify::{
-    AskedFeature, AskedLive, LOGGED_READ_AT, LoggedService, Sampler, Served,
-};
+use granary_engine::{Engine, Lost, ReadLog};
+use granary_serving::verify::{AskedFeature, LOGGED_READ_AT, LoggedService, Sampler, Served};
 
 use super::Args;
-use crate::events::ProjectEvents;
+use crate::events::{ProjectEvents, known_lost};
 
 /// A sample of the logged reads of a service as it is now.
 pub async fn served(
@@ -44,40 +42,29 @@ pub async fn served(
 }
 
 /// Marks what cannot be told any more: values of live views over streams that
-/// have no HISTORY, where events that they were made of may be gone.
+/// lost the events that they may have been made of.
 pub async fn leave_out_what_is_gone(
-    (snapshot, events): (&Snapshot, &ProjectEvents),
+    events: &ProjectEvents,
     features: &[AskedFeature],
     served: &mut [Served],
 ) -> anyhow::Result<()> {
-    let streams = &snapshot.definitions.streams;
-    let has_history = |name: &str| streams.get(name).is_some_and(|s| s.history.is_some());
-    let mut read = features.iter().flat_map(|feature| &feature.live);
-    if read.all(|live| live.streams().all(has_history)) {
+    if features.iter().all(|feature| feature.live.is_empty()) {
         return Ok(());
     }
-    let statuses = events.statuses().await?;
-    let is_whole = |live: &AskedLive, t: UtcMicros| -> anyhow::Result<bool> {
-        let needs = live.needs(t)?;
-        let mut kept = statuses.iter().filter(|state| {
-            !has_history(&state.name) && live.streams().any(|name| name == state.name)
-        });
-        Ok(kept.all(|state| needs.are_kept(state.trimmed_before, state.newest_event_time)))
-    };
+    let statuses = events.statuses().await?.into_iter();
+    let lost = statuses.filter_map(|status| Some((status.name, known_lost(status.lost?))));
+    let lost: BTreeMap<String, Lost> = lost.collect();
     for served in served {
         for (asked, feature) in features.iter().zip(&mut served.features) {
             if asked.live.is_empty() {
                 continue;
             }
-            let mut comparable = Vec::with_capacity(served.read_at.len());
-            for t in &served.read_at {
-                let mut whole = true;
-                for live in &asked.live {
-                    whole &= is_whole(live, *t)?;
-                }
-                comparable.push(whole);
-            }
-            feature.comparable = Some(comparable);
+            let read_at = served.read_at.iter();
+            let comparable = read_at.map(|t| {
+                let mut live = asked.live.iter();
+                live.all(|live| live.is_computable(&lost, *t))
+            });
+            feature.comparable = Some(comparable.collect());
         }
     }
     Ok(())

@@ -4,7 +4,7 @@ use granary_model::UtcMicros;
 
 use super::fixture::*;
 use crate::error::StoreError;
-use crate::events::{EventId, RestoredEvents, ScanOrder};
+use crate::events::{EventId, RestoredEvents, ScanOrder, StreamSpec, TrimPolicy};
 
 /// Events under the sequences that they had, acknowledged at the clock of `open`.
 fn back(facts: &[(u64, Fact<'_>)]) -> RestoredEvents {
@@ -50,8 +50,12 @@ pub(super) async fn a_restored_event_is_as_it_was(home: Home) -> Outcome {
         fact("b", 20, "bob"),
         fact("c", 30, "ann"),
     ];
+    let with_history = StreamSpec {
+        history: true,
+        ..spec()
+    };
     {
-        let (_store, stream) = open(&home).await?;
+        let (_store, stream) = open_as(&home, with_history.clone()).await?;
         append(&stream, &facts).await?;
         stream.set_flushed(3).await?;
         let before = stream.snapshot().await?;
@@ -65,7 +69,7 @@ pub(super) async fn a_restored_event_is_as_it_was(home: Home) -> Outcome {
         (was.trimmed_before, is.trimmed_before) = (None, None);
         assert_eq!(was, is);
     }
-    let (_store, stream) = open(&home).await?;
+    let (_store, stream) = open_as(&home, with_history).await?;
     let snapshot = stream.snapshot().await?;
     let (mut log, ranges) = (Ids::default(), [all_of("ann")]);
     snapshot.scan_log(0, usize::MAX, &mut log).await?;
@@ -83,6 +87,69 @@ pub(super) async fn a_restored_event_is_as_it_was(home: Home) -> Outcome {
     // It goes like any other.
     assert_eq!(trim(&stream, &older_than(25)).await?, 2);
     assert_eq!(log_now(&stream).await?, ["c"]);
+    Ok(())
+}
+
+pub(super) async fn what_is_kept_of_each_key_is_known(home: Home) -> Outcome {
+    let with_history = StreamSpec {
+        history: true,
+        ..spec()
+    };
+    let facts = [
+        fact("a", 10, "ann"),
+        fact("b", 20, "ann"),
+        fact("c", 30, "ann"),
+    ];
+    let keeping = |older_than, newest: &[(usize, usize)]| TrimPolicy {
+        older_than: UtcMicros(older_than),
+        keep_newest: newest.to_vec(),
+    };
+    {
+        let (_store, stream) = open_as(&home, with_history.clone()).await?;
+        append(&stream, &facts).await?;
+        stream.set_flushed(3).await?;
+        let kept = async || {
+            let snapshot = stream.snapshot().await?;
+            let of = [CUSTOMER, DEVICE].map(|index| snapshot.newest_kept(index));
+            Ok::<_, StoreError>((of, snapshot.state().trimmed_before))
+        };
+        let all = ([usize::MAX; 2], None);
+        assert_eq!(kept().await?, all);
+        trim(&stream, &keeping(25, &[(CUSTOMER, 2)])).await?;
+        let two = ([2, 0], Some(UtcMicros(25)));
+        assert_eq!(kept().await?, two);
+        trim(&stream, &keeping(25, &[(CUSTOMER, 5), (DEVICE, 1)])).await?;
+        assert_eq!(kept().await?, two, "what was not kept is not there");
+        let mut events = back(&[(1, facts[0])]);
+        events.whole_from = Some(UtcMicros(5));
+        stream.restore(events).await?;
+        assert_eq!(kept().await?, ([2, 0], Some(UtcMicros(5))));
+        let whole = RestoredEvents {
+            events: Vec::new(),
+            whole_from: Some(UtcMicros::MIN),
+        };
+        stream.restore(whole).await?;
+        assert_eq!(kept().await?, all);
+    }
+    // Without a history what goes is lost.
+    let (store, stream) = open(&home).await?;
+    assert_eq!(trim(&stream, &keeping(25, &[(CUSTOMER, 3)])).await?, 0);
+    let snapshot = stream.snapshot().await?;
+    assert_eq!(snapshot.newest_kept(CUSTOMER), usize::MAX, "nothing went");
+    assert_eq!(trim(&stream, &keeping(25, &[(CUSTOMER, 2)])).await?, 1);
+    drop((snapshot, stream, store));
+    let (_store, stream) = open_as(&home, with_history).await?;
+    let whole = RestoredEvents {
+        events: Vec::new(),
+        whole_from: Some(UtcMicros::MIN),
+    };
+    stream.restore(whole).await?;
+    let snapshot = stream.snapshot().await?;
+    assert_eq!(snapshot.newest_kept(CUSTOMER), 2);
+    assert_eq!(snapshot.newest_kept(DEVICE), 0);
+    let lost = Some(UtcMicros(11));
+    assert_eq!(snapshot.state().lost_before, lost);
+    assert_eq!(snapshot.state().trimmed_before, lost);
     Ok(())
 }
 

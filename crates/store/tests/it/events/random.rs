@@ -58,6 +58,7 @@ fn work() -> impl Strategy<Value = Work> {
         1 => (0..40_u64).prop_map(Work::Flush),
         1 => (0..3_u64).prop_map(Work::Reserve),
         2 => (1..4_u64, prop::option::of(-6..45_i64)).prop_map(|(n, t)| Work::Restore(n, t)),
+        1 => Just(Work::Restore(1, Some(i64::MIN))),
         1 => Just(Work::Restart),
         1 => any::<bool>().prop_map(Work::Reopen),
         2 => Just(Work::Look),
@@ -255,6 +256,8 @@ impl Side {
         answers.0.push(format!("{:?}", snapshot.state()));
         snapshot.scan_log(0, 1000, &mut answers).await.unwrap();
         for index in 0..self.stream().spec().indexes.len() {
+            let kept = snapshot.newest_kept(index);
+            answers.0.push(format!("the newest {kept} are kept"));
             for order in [ScanOrder::OldestFirst, ScanOrder::NewestFirst] {
                 for (from, to, limit) in [(-100, 100, 1000), (3, 17, 1000), (-100, 20, 2)] {
                     let keys: Vec<[u8; 1]> = (0..=CUSTOMERS).map(|key| [key]).collect();

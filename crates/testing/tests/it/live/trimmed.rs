@@ -129,3 +129,96 @@ async fn what_needs_events_that_are_gone_says_so() {
     }
     assert_eq!(session.trimmed(), lost.into());
 }
+
+const LATER: &str = "
+CREATE FEATURE VIEW last_taps ENTITY customer EVENT TIME at AS
+  SELECT customer_id, count(*) OVER three AS n FROM tap
+  WINDOW three AS (PARTITION BY customer_id ORDER BY at ROWS 2 PRECEDING);
+CREATE FEATURE VIEW last_tap ENTITY customer EVENT TIME at AS
+  SELECT customer_id, at, 1 AS one FROM tap;
+";
+
+/// The newest of each key are known only where they were kept from the beginning.
+#[tokio::test]
+async fn a_view_of_the_newest_that_came_too_late_is_out_of_range() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path(), at("2026-03-09T12:30:00Z"));
+    let last_taps = LATER.split("CREATE FEATURE VIEW last_tap ").next().unwrap();
+    let early = format!("{TAPS}{last_taps}");
+    let snapshot = project.apply(&[("taps.sql", &early)]).await.unwrap();
+    let stream = &snapshot.definitions.streams["tap"];
+    let events = rows(stream, &EVENTS);
+    project.streams.push("tap", &events).await.unwrap();
+    assert_eq!(project.streams.trim("tap").await.unwrap(), 1);
+    let read_at = async |feature, t| {
+        let customer = customers(&[Some(1)]);
+        try_read(&project, feature, ("customer_id", &customer), Some(at(t))).await
+    };
+    let now = "2026-03-09T12:30:00Z";
+    let three = Ok(vec![Some("3".to_owned())]);
+    assert_eq!(read_at("last_taps.n", now).await, three);
+
+    // The newest one was kept with the newest three, as an older index has it.
+    let late = TAPS.to_owned() + LATER;
+    project.apply(&[("taps.sql", &late)]).await.unwrap();
+    assert_eq!(read_at("last_taps.n", now).await, three);
+    assert_eq!(
+        read_at("last_tap.one", now).await,
+        Ok(vec![Some("1".to_owned())])
+    );
+
+    // Dropped, and back after more went.
+    project.apply(&[("taps.sql", TAPS)]).await.unwrap();
+    assert_eq!(project.streams.trim("tap").await.unwrap(), 1);
+    let with_history = late.replace("EVENT TIME at;", "EVENT TIME at HISTORY taps_history;");
+    for (definitions, why) in [
+        (&late, "the stream has no HISTORY"),
+        (&with_history, "they went before the stream had a HISTORY"),
+    ] {
+        project.apply(&[("taps.sql", definitions)]).await.unwrap();
+        for feature in ["last_taps.n", "last_tap.one"] {
+            let view = feature.split('.').next().unwrap();
+            let expected = format!(
+                "{view}: events of tap before 2026-03-01T20:00:00.000001Z are no longer kept for \
+                 reads; {why}"
+            );
+            assert_eq!(read_at(feature, now).await, Err(expected));
+        }
+        assert_eq!(read_at("taps.n", now).await, Ok(vec![Some("1".to_owned())]));
+        // A RANGE needs what is gone as well.
+        let lost = read_at("taps.n", "2026-03-02T12:00:00Z").await;
+        assert!(lost.is_err(), "{lost:?}");
+        let error = train(&project, &["2026-03-01 20:00:00"]).await;
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::OutOfRange);
+        let flushed = project.streams.flush("tap").await.unwrap();
+        assert_eq!(
+            flushed,
+            if definitions.contains("HISTORY") {
+                2
+            } else {
+                0
+            }
+        );
+        assert_eq!(project.streams.trim("tap").await.unwrap(), 0);
+        assert_eq!(project.streams.restore("tap").await.unwrap(), 0);
+    }
+    let service = "CREATE FEATURE SERVICE check AS SELECT last_taps.n FROM last_taps;";
+    let of_last = with_history.replace(
+        "CREATE FEATURE SERVICE check AS SELECT taps.n FROM taps;",
+        service,
+    );
+    let snapshot = project.apply(&[("taps.sql", &of_last)]).await.unwrap();
+    assert!(
+        snapshot.definitions.services["check"]
+            .from
+            .iter()
+            .any(|from| from.view == "last_taps")
+    );
+    let error = train(&project, &["2026-03-09 12:30:00"]).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "tap: last_taps needs the newest 3 a key of customer_id at 2026-03-09T12:30:00Z, and \
+         events before 2026-03-01T20:00:00.000001Z are gone: leave out the earliest rows, or \
+         give the stream a HISTORY before events come"
+    );
+}
