@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt;
-use granary_client::{GetFeatures, Target};
+use granary_client::{Client, GetFeatures, Target};
 use granary_model::ErrorKind;
 use granary_testing::memory::*;
 use tonic_health::pb::HealthCheckRequest;
@@ -39,18 +39,32 @@ async fn a_read_ends_at_its_deadline_the_caller_s_or_the_server_s() {
     settings.request_seconds_max = 1;
     let (server, _store) = gated(settings).await;
     let client = server.client().await;
-    let hurried = client.clone().with_deadline(Duration::from_millis(20));
-    for client in [hurried, client] {
+    let late = async |client: &Client| {
         let error = client.get_features(&asked()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
-    }
-    let counted = "granary_requests_total{code=\"DeadlineExceeded\",rpc=\"GetFeatures\"} 2";
-    eventually(async || server.get("/metrics").await.1.contains(counted)).await;
-    let (_, metrics) = server.get("/metrics").await;
-    assert!(
-        metrics.contains("granary_requests_in_flight 0"),
-        "{metrics}"
-    );
+    };
+    let metric = async |name: &str| {
+        let (_, metrics) = server.get("/metrics").await;
+        let mut lines = metrics.lines().filter_map(|line| line.strip_prefix(name));
+        lines
+            .next()
+            .map(|value| value.trim().parse::<u64>().unwrap())
+    };
+    let counted = "granary_requests_total{code=\"DeadlineExceeded\",rpc=\"GetFeatures\"} ";
+    let idle = async || metric("granary_requests_in_flight ").await == Some(0);
+    // The caller has a timer as well, and where that is first the request is
+    // called off instead.
+    let hurried = client.clone().with_deadline(Duration::from_millis(20));
+    eventually(async || {
+        late(&hurried).await;
+        metric(counted).await > Some(0)
+    })
+    .await;
+    eventually(idle).await;
+    let before = metric(counted).await;
+    late(&client).await;
+    eventually(async || metric(counted).await > before).await;
+    eventually(idle).await;
 }
 
 #[tokio::test]
