@@ -138,7 +138,7 @@ fn info(status: StreamStatus) -> StreamInfo {
         trimmed_before: state.trimmed_before,
         lost: status.lost.map(|lost| LostEvents {
             before: lost.before,
-            newest: lost.newest,
+            newest_from: lost.newest_from,
             newest_kept: { lost.newest_kept.into_iter() }
                 .map(|(index, n)| (index, n as u64))
                 .collect(),
@@ -230,7 +230,7 @@ pub fn known_lost(lost: LostEvents) -> Lost {
     let kept = lost.newest_kept.into_iter();
     Lost {
         before: lost.before,
-        newest: lost.newest,
+        newest_from: lost.newest_from,
         newest_kept: kept.map(|(index, n)| (index, n as usize)).collect(),
     }
 }

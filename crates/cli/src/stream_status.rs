@@ -117,7 +117,10 @@ pub fn in_words(state: &StreamInfo) -> String {
         lines.push(("acknowledged", time(state.last_created_time)));
     }
     lines.push(match &state.history {
-        Some(history) => ("flushed", format!("{}, into {history}", flushed(state))),
+        Some(history) => (
+            "flushed",
+            format!("{}, by their numbers, into {history}", flushed(state)),
+        ),
         None => ("flushed", "the stream has no HISTORY".to_owned()),
     });
     lines.push(("trimmed before", time(state.trimmed_before)));
@@ -134,7 +137,8 @@ pub fn in_words(state: &StreamInfo) -> String {
     format!("events:\n{}", lines.collect::<Vec<_>>().join("\n"))
 }
 
-/// How far the history has the events, by their numbers.
+/// How far the history has the events, by their numbers, of which some may have
+/// been given to no event.
 fn flushed(state: &StreamInfo) -> String {
     let (flushed, last) = (state.flushed, state.last_sequence);
     format!("{} of {}", human::count(flushed), human::count(last))

@@ -144,9 +144,9 @@ pub struct StreamInfo {
 pub struct LostEvents {
     /// Some of those before this time are gone.
     pub before: UtcMicros,
-    /// The greatest event time ever stored, which what is kept is counted back from.
-    pub newest: UtcMicros,
-    /// By index: how many of the newest events of each key are there for certain.
+    /// From when on whoever looks finds the newest events of each key,
+    pub newest_from: UtcMicros,
+    /// and by index how many of them for certain.
     pub newest_kept: BTreeMap<String, u64>,
 }
 
@@ -154,7 +154,7 @@ impl LostEvents {
     fn decode(lost: pb::LostEvents) -> Self {
         Self {
             before: UtcMicros(lost.before),
-            newest: UtcMicros(lost.newest_event_time),
+            newest_from: UtcMicros(lost.newest_from),
             newest_kept: lost.newest_kept.into_iter().collect(),
         }
     }

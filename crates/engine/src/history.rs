@@ -103,6 +103,13 @@ impl HistoryTable {
         Ok(version.await?.is_some())
     }
 
+    /// Before when the stream had lost events that are not in it.
+    pub async fn lost_before(&self) -> Result<Option<UtcMicros>, EngineError> {
+        let transaction = marked(&transaction(&self.stream), LOST);
+        let lost = self.log.transaction_version(&self.state, &transaction);
+        Ok(lost.await?.map(UtcMicros))
+    }
+
     /// These columns of [`Stream::history_schema`], of every event that has an
     /// event time from one time on and before another.
     pub async fn read(
@@ -143,6 +150,9 @@ fn log_of(engine: &Engine, stream: &Stream) -> Result<DeltaLog, EngineError> {
 fn transaction(stream: &Stream) -> String {
     format!("granary/stream/{}", stream.name)
 }
+
+/// The mark whose version is the time before which events were lost.
+const LOST: &str = "lost before";
 
 fn marked(transaction: &str, mark: &str) -> String {
     format!("{transaction}/{mark}")

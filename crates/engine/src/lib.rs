@@ -46,6 +46,6 @@ pub use row_file::{FileRows, RowFormat};
 pub use run::{RunScope, RunSummary};
 pub use stream_table::{EventBatches, Lost, StreamEvents, StreamSource};
 pub use training::{
-    Moment, Moments, Spine, SpineEvents, TrainingOptions, TrainingReport, TrainingRequest,
-    TrainingSet,
+    Moment, Moments, Spine, SpineEvents, TIMES_MAX, TrainingOptions, TrainingReport,
+    TrainingRequest, TrainingSet,
 };

@@ -39,10 +39,10 @@ pub struct Bounds {
 pub struct KeptEvents<'a> {
     /// From this event time on all are there.
     pub from: UtcMicros,
-    /// The greatest event time ever stored.
-    pub newest_event_time: Option<UtcMicros>,
-    /// By index: how many of the newest events of each key are there, if so many
-    /// ever came.
+    /// From when on whoever looks finds the newest events of each key; `None`:
+    /// always.
+    pub newest_from: Option<UtcMicros>,
+    /// By index: how many of them, if so many ever came.
     pub newest: &'a dyn Fn(&str) -> usize,
 }
 
@@ -107,13 +107,10 @@ impl Retention {
         let Self::Bounded(bounds) = self else {
             return kept.from == UtcMicros::MIN;
         };
-        // The newest events of a key are kept as of now.
-        let is_now = kept
-            .newest_event_time
-            .is_none_or(|newest| time.last() >= newest);
+        let is_late_enough = kept.newest_from.is_none_or(|from| time.last() >= from);
         let mut newest = bounds.newest.iter();
         let mut ranges = bounds.ranges.iter();
-        newest.all(|(index, n)| is_now && (kept.newest)(index) >= *n)
+        newest.all(|(index, n)| is_late_enough && (kept.newest)(index) >= *n)
             && ranges.all(|range| range.before(time.as_of) >= kept.from)
     }
 

@@ -105,7 +105,7 @@ impl Engine {
     ) -> Result<FileRows, EngineError> {
         let context = self.context(None, Joins::default());
         let state = one_partition(&context);
-        let (file, kind) = find(&state, location, format.map(Kind::said)).await?;
+        let (file, kind) = find(&state, location, format.map(Kind::said), "rows").await?;
         let plan = match kind {
             Kind::Parquet => open_parquet(&state, &file, kind).await?,
             Kind::Arrow => open_arrow(&state, &file, kind).await?,
@@ -190,16 +190,18 @@ pub(crate) struct File {
     pub(crate) meta: ObjectMeta,
     /// As it was named.
     pub(crate) location: String,
+    /// What its rows are, for errors.
+    read_as: &'static str,
 }
 
 impl File {
     pub(crate) fn fault(&self, reason: impl Into<String>) -> EngineError {
-        SourceFault::new(&self.location, reason).into_engine("spine")
+        SourceFault::new(&self.location, reason).into_engine(self.read_as)
     }
 
     /// What DataFusion said of it.
     pub(crate) fn failed(&self, error: &DataFusionError) -> EngineError {
-        SourceFault::of(&self.location, error).into_engine("spine")
+        SourceFault::of(&self.location, error).into_engine(self.read_as)
     }
 
     /// Rows whose errors name the file.
@@ -214,7 +216,7 @@ impl File {
     fn broken(&self, kind: Kind, error: &DataFusionError) -> EngineError {
         SourceFault::of(&self.location, error)
             .not_readable_as(kind.name())
-            .into_engine("spine")
+            .into_engine(self.read_as)
     }
 
     /// The names of a CSV file's header, and a scan of every value as text.
@@ -305,13 +307,15 @@ pub(crate) fn csv_format(delimiter: u8, compression: FileCompressionType) -> Csv
         .with_file_compression_type(compression)
 }
 
-/// The file at a path or URL, and what it is.
+/// The file at a path or URL, and what it is. `read_as`: what its rows are, for
+/// errors.
 pub(crate) async fn find(
     state: &SessionState,
     location: &str,
     said: Option<Kind>,
+    read_as: &'static str,
 ) -> Result<(File, Kind), EngineError> {
-    let fault = |reason: String| SourceFault::new(location, reason).into_engine("spine");
+    let fault = |reason: String| SourceFault::new(location, reason).into_engine(read_as);
     let url = url_of(location).map_err(fault)?;
     let path = Path::from_url_path(url.path()).map_err(|e| fault(e.to_string()))?;
     let store_url = ObjectStoreUrl::parse(&url[..Position::BeforePath])
@@ -336,8 +340,8 @@ pub(crate) async fn find(
     let kind = said.or_else(|| Kind::of(path.filename().unwrap_or_default()));
     let kind = kind.ok_or_else(|| {
         fault(
-            "unknown format; a name ends with .parquet, .csv, .tsv (or .csv.gz and the like), \
-             .arrow or .arrows"
+            "unknown format; a name ends with .parquet, .csv, .tsv, .jsonl (or .csv.gz and the \
+             like), .arrow or .arrows"
                 .to_owned(),
         )
     })?;
@@ -349,6 +353,7 @@ pub(crate) async fn find(
         store_url,
         meta,
         location: location.to_owned(),
+        read_as,
     };
     Ok((file, kind))
 }

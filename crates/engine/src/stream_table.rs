@@ -58,9 +58,9 @@ pub struct StreamEvents {
 pub struct Lost {
     /// Some of those before this time are gone.
     pub before: UtcMicros,
-    /// The greatest event time ever stored: what is kept is counted back from it.
-    pub newest: UtcMicros,
-    /// By index: how many of the newest events of each key are there for certain.
+    /// From when on whoever looks finds the newest events of each key,
+    pub newest_from: UtcMicros,
+    /// and by index how many of them for certain.
     pub newest_kept: BTreeMap<String, usize>,
 }
 
@@ -70,7 +70,7 @@ impl Lost {
         let newest = |index: &str| self.newest_kept.get(index).copied().unwrap_or(0);
         let kept = KeptEvents {
             from: self.before,
-            newest_event_time: Some(self.newest),
+            newest_from: Some(self.newest_from),
             newest: &newest,
         };
         needed.is_kept(kept, time)

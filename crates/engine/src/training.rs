@@ -48,6 +48,7 @@ use reach::Reach;
 use report::Counters;
 use unchanged::{ScannedFiles, unchanged};
 
+pub use each_time::TIMES_MAX;
 pub use moment::{Moment, Moments};
 pub use report::{TrainingReport, WithoutRun};
 pub use requests::SpineEvents;

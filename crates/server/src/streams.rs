@@ -244,7 +244,7 @@ fn encode_lost(lost: Lost) -> pb::LostEvents {
     let kept = lost.newest_kept.into_iter();
     pb::LostEvents {
         before: lost.before.0,
-        newest_event_time: lost.newest.0,
+        newest_from: lost.newest_from.0,
         newest_kept: kept.map(|(index, n)| (index, n as u64)).collect(),
     }
 }

@@ -205,7 +205,7 @@ impl LiveFetch<'_> {
         };
         let kept = KeptEvents {
             from: trimmed,
-            newest_event_time: state.newest_event_time,
+            newest_from: state.newest_from,
             newest: &|_| snapshot.newest_kept(source.index),
         };
         if of_view.retention().is_kept(kept, time) {

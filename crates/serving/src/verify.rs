@@ -32,7 +32,7 @@ use arrow::datatypes::{Field, Schema};
 use futures::TryStreamExt;
 use granary_catalog::{Catalog, Snapshot};
 use granary_engine::{Engine, EngineError, Moment, Moments, OfflineTable};
-use granary_engine::{TrainingOptions, TrainingRequest};
+use granary_engine::{TIMES_MAX, TrainingOptions, TrainingRequest};
 use granary_model::definitions::{BoundView, ServiceFeature};
 use granary_model::types::UTC;
 use granary_model::{FeatureView, UtcMicros};
@@ -166,7 +166,8 @@ impl<'a> Verifier<'a> {
                     moments.insert(alias.clone(), moment);
                 }
             }
-            found.push((moments, UInt32Array::from(rows)));
+            let parts = parts(rows, &served.read_at).into_iter();
+            found.extend(parts.map(|rows| (moments.clone(), UInt32Array::from(rows))));
         }
         Ok(found)
     }
@@ -232,6 +233,28 @@ impl<'a> Verifier<'a> {
     }
 }
 
+/// Rows of no more times each than a training set may have where it has to be
+/// computed for each of them by itself.
+fn parts(mut rows: Vec<u32>, read_at: &[UtcMicros]) -> Vec<Vec<u32>> {
+    let time_of = |row: &u32| read_at[*row as usize];
+    rows.sort_by_key(time_of);
+    let mut parts: Vec<Vec<u32>> = Vec::new();
+    let mut times = 0;
+    for same in rows.chunk_by(|a, b| time_of(a) == time_of(b)) {
+        match parts.last_mut() {
+            Some(part) if times < TIMES_MAX => {
+                times += 1;
+                part.extend(same);
+            }
+            _ => {
+                times = 1;
+                parts.push(same.to_vec());
+            }
+        }
+    }
+    parts
+}
+
 /// The request of each row, and when it was read.
 fn spine(served: &Served) -> Result<RecordBatch, ServingError> {
     let read_at = served.read_at.iter().map(|t| t.0);
@@ -249,4 +272,24 @@ fn spine(served: &Served) -> Result<RecordBatch, ServingError> {
 
 fn wrong(error: &arrow::error::ArrowError) -> ServingError {
     ServingError::Invalid(format!("what was served cannot be compared: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_have_whole_times_and_no_more_than_may_be() {
+        let times = 2 * TIMES_MAX + 1;
+        let read_at: Vec<UtcMicros> = { 0..3 * times }
+            .map(|row| UtcMicros((row % times) as i64))
+            .collect();
+        let rows = (0..read_at.len() as u32).rev().collect();
+        let parts = parts(rows, &read_at);
+        let lengths: Vec<usize> = parts.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [3 * TIMES_MAX, 3 * TIMES_MAX, 3]);
+        let mut all: Vec<u32> = parts.concat();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..read_at.len() as u32));
+    }
 }

@@ -112,6 +112,8 @@ pub struct RestoredEvents {
     /// once these are back, but for what is lost; `UtcMicros::MIN`: nothing at
     /// all.
     pub whole_from: Option<UtcMicros>,
+    /// What [`StreamState::lost_before`] was before the store itself was lost.
+    pub lost_before: Option<UtcMicros>,
 }
 
 impl RestoredEvents {
@@ -249,6 +251,9 @@ pub struct StreamState {
     /// Older events may be gone for good: trims removed some while the stream had
     /// no history. Never falls.
     pub lost_before: Option<UtcMicros>,
+    /// Trims removed events as if reads were of this time or later: see
+    /// [`EventSnapshot::newest_kept`].
+    pub newest_from: Option<UtcMicros>,
 }
 
 /// What to remove.
@@ -257,9 +262,10 @@ pub struct TrimPolicy {
     /// Events of an earlier event time go, but for those below and, in a stream
     /// with history, those that are not flushed.
     pub older_than: UtcMicros,
-    /// (index, n): the newest n events of each key of that index stay, and all
-    /// that are as old as the oldest of them (the store does not know which of
-    /// equal times counts first).
+    /// (index, n): of the events before `older_than` the newest n of each key of
+    /// that index stay, and all that are as old as the oldest of them (the store
+    /// does not know which of equal times counts first). So whoever looks from
+    /// `older_than` or later finds the newest n up to then.
     pub keep_newest: Vec<(usize, usize)>,
 }
 
@@ -286,8 +292,12 @@ impl TrimPolicy {
                 gone
             }
         };
+        let is_less = gone.is_some() || spec.history;
         state.trimmed_before = state.trimmed_before.max(trimmed);
-        gone.is_some() || spec.history
+        if is_less {
+            state.newest_from = state.newest_from.max(Some(self.older_than));
+        }
+        is_less
     }
 
     /// How many of the newest events of each key of an index stay.
@@ -300,12 +310,20 @@ impl TrimPolicy {
 impl RestoredEvents {
     /// What is kept once these are back; whether that is everything.
     pub(crate) fn heals(&self, state: &mut StreamState) -> bool {
-        let Some((trimmed, whole)) = state.trimmed_before.zip(self.whole_from) else {
-            return false;
+        state.lost_before = state.lost_before.max(self.lost_before);
+        if let Some(lost) = self.lost_before {
+            state.newest_from.get_or_insert(lost);
+        }
+        let trimmed = state.trimmed_before.max(self.lost_before);
+        let is_whole = self.whole_from == Some(UtcMicros::MIN) && state.lost_before.is_none();
+        state.trimmed_before = match (trimmed, self.whole_from) {
+            _ if is_whole => None,
+            (Some(trimmed), Some(whole)) => Some(trimmed.min(whole)).max(state.lost_before),
+            (trimmed, _) => trimmed,
         };
-        let is_whole = whole == UtcMicros::MIN && state.lost_before.is_none();
-        let from = Some(trimmed.min(whole)).max(state.lost_before);
-        state.trimmed_before = from.filter(|_| !is_whole);
+        if is_whole {
+            state.newest_from = None;
+        }
         is_whole
     }
 }
@@ -448,7 +466,8 @@ pub trait EventSnapshot: Debug + Send + Sync {
     fn point(&self) -> SnapshotPoint;
 
     /// How many of the newest events of each key of an index (its position in the
-    /// spec) are here for certain, of those that ever came; `usize::MAX`: all.
+    /// spec) are here for certain, of those that ever came, up to any time from
+    /// [`StreamState::newest_from`] on; `usize::MAX`: all.
     fn newest_kept(&self, index: usize) -> usize;
 
     /// Events of keys of one index (its position in the spec), many at once.

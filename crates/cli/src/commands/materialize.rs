@@ -224,7 +224,7 @@ fn print_notices(outcome: &RunOutcome) {
     }
     for (stream, before) in &run.trimmed {
         eprintln!(
-            "warning: {view}: {stream} has lost events before {before} and has no HISTORY: where the view reads further back, its rows are of what is left"
+            "warning: {view}: {stream} has lost events before {before}: where the view reads further back, its rows are of what is left"
         );
     }
     for column in &run.later_than_event {

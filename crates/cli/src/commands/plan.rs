@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::bail;
 use granary_catalog::{Change, ChangeAction, Plan, Snapshot};
 use granary_engine::{Bounds, LiveTime, Retention, StreamNeeds};
-use granary_model::{Definitions, Diagnostic, Diagnostics};
+use granary_model::{Definitions, Diagnostic, Diagnostics, UtcMicros};
 use serde::Serialize;
 
 use crate::args::Listing;
@@ -109,7 +109,7 @@ async fn lost_events(
                 }),
             };
             let now = LiveTime {
-                as_of: lost.newest,
+                as_of: UtcMicros::MAX,
                 strictly_before: false,
             };
             if !lost.spares(&lasting, now) {
@@ -159,9 +159,9 @@ async fn stored_streams(
         let events = events.map_or(0, |stream| stream.last_sequence);
         if events > 0 {
             bail!(
-                "stream {name} has {}: {change} of its events and cannot change; \
-                 define a new stream under another name",
-                human::counted(events, "event")
+                "stream {name} has events, up to number {}: {change} of its events and cannot \
+                 change; define a new stream under another name",
+                human::count(events)
             );
         }
     }

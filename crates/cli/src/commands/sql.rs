@@ -151,7 +151,7 @@ impl Runner {
                 continue;
             }
             eprintln!(
-                "note: {stream} has lost events before {before} and has no HISTORY: the rows are of what is left"
+                "note: {stream} has lost events before {before}: the rows are of what is left"
             );
         }
         *told = trimmed;

@@ -6,13 +6,14 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use deltalake_core::kernel::{Action, Transaction};
 use deltalake_core::protocol::SaveMode;
+use granary_model::UtcMicros;
 use granary_model::definitions::Stream;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use tracing::instrument;
 use uuid::Uuid;
 
-use super::{HistoryTable, log_of, marked, transaction};
+use super::{HistoryTable, LOST, log_of, marked, transaction};
 use crate::delta_file::FileWriter;
 use crate::delta_log::{DeltaLog, NewCommit, NewFile};
 use crate::engine::Engine;
@@ -87,11 +88,16 @@ impl HistoryAppend {
     }
 
     /// Commits what was written as the events up to a sequence: afterwards the
-    /// table has to hold every one of them. With a mark, [`HistoryTable::has`]
-    /// tells that this was committed. `EngineError::Conflict` where somebody else
-    /// committed meanwhile.
+    /// table has to hold every one of them, but for those that were lost before a
+    /// time. With a mark, [`HistoryTable::has`] tells that this was committed.
+    /// `EngineError::Conflict` where somebody else committed meanwhile.
     #[instrument(skip_all, fields(history = self.log.object(), flushed), err)]
-    pub async fn commit(mut self, flushed: u64, mark: Option<&str>) -> Result<(), EngineError> {
+    pub async fn commit(
+        mut self,
+        flushed: u64,
+        mark: Option<&str>,
+        lost_before: Option<UtcMicros>,
+    ) -> Result<(), EngineError> {
         if let Some(open) = self.take_open() {
             self.files.push(open.close(&self.log).await?);
         }
@@ -109,7 +115,9 @@ impl HistoryAppend {
         let additions = self.files.iter().map(|file| Action::Add(file.to_add(now)));
         let version = i64::try_from(flushed).unwrap_or(i64::MAX);
         let mut transactions = vec![Transaction::new(&self.transaction, version)];
-        transactions.extend(mark.map(|mark| Transaction::new(marked(&self.transaction, mark), 1)));
+        let marked = |mark, version| Transaction::new(marked(&self.transaction, mark), version);
+        transactions.extend(mark.map(|mark| marked(mark, 1)));
+        transactions.extend(lost_before.map(|t| marked(LOST, t.0)));
         let commit = NewCommit {
             version: base.map_or(0, |base| base.version() + 1),
             mode: SaveMode::Append,

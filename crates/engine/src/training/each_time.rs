@@ -39,7 +39,7 @@ use crate::run::{EventTimes, key_name, view_rows, windowed_rows_of};
 use crate::windowed::Seen;
 
 /// Times that are computed one by one at most.
-const TIMES_MAX: usize = 1_000;
+pub const TIMES_MAX: usize = 1_000;
 /// The column with the time that a row was computed as of.
 pub(super) const COMPUTED_AS_OF: &str = "__granary computed";
 

@@ -126,9 +126,8 @@ impl Reach {
                         stream: stream.clone(),
                         kind: ErrorKind::OutOfRange,
                         reason: format!(
-                            "{view} needs {needed} at {first}, and events before {} are gone: \
-                             leave out the earliest rows, or give the stream a HISTORY before \
-                             events come",
+                            "{view} needs {needed} at {first}, and events before {} are gone, \
+                             since the stream had no HISTORY: leave out the earliest rows",
                             lost.before
                         ),
                     });

@@ -164,7 +164,7 @@ async fn file(
     location: &str,
     columns: SpineColumns<'_>,
 ) -> Result<Arc<dyn ExecutionPlan>, EngineError> {
-    let (file, kind) = row_file::find(state, location, None).await?;
+    let (file, kind) = row_file::find(state, location, None, "spine").await?;
     match kind {
         Kind::Parquet => row_file::open_parquet(state, &file, kind).await,
         Kind::Arrow => row_file::open_arrow(state, &file, kind).await,

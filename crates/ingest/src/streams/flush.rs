@@ -113,7 +113,8 @@ impl Writer {
         flushed: u64,
         mark: Option<&str>,
     ) -> Result<(), IngestError> {
-        append.commit(flushed, mark).await?;
+        let lost = self.stream.events.snapshot().await?.state().lost_before;
+        append.commit(flushed, mark, lost).await?;
         Ok(self.stream.events.set_flushed(flushed).await?)
     }
 

@@ -169,14 +169,14 @@ impl Writer {
             for events in chunks(events) {
                 let events = RestoredEvents {
                     events,
-                    whole_from: None,
+                    ..RestoredEvents::default()
                 };
                 restored += self.stream.events.restore(events).await?;
             }
         }
         let whole = RestoredEvents {
-            events: Vec::new(),
             whole_from: Some(whole_from),
+            ..RestoredEvents::default()
         };
         self.stream.events.restore(whole).await?;
         Ok(restored)
@@ -226,6 +226,11 @@ impl Writer {
         // First, so that a kill in between leaves nothing undone.
         self.note_whole(&Retention::nothing(), self.noted().await?)
             .await?;
+        let lost = RestoredEvents {
+            lost_before: table.lost_before().await?,
+            ..RestoredEvents::default()
+        };
+        events.restore(lost).await?;
         let ahead = table.flushed().saturating_sub(state.last_sequence);
         events.reserve(ahead).await?;
         Ok(events.set_flushed(table.flushed()).await?)

@@ -60,12 +60,12 @@ impl StreamSource for OpenEvents {
 /// What a stream lost.
 pub(super) fn lost(snapshot: &dyn EventSnapshot, spec: &StreamSpec) -> Option<Lost> {
     let state = snapshot.state();
-    let (before, newest) = state.lost_before.zip(state.newest_event_time)?;
+    let before = state.lost_before?;
     let indexes = spec.indexes.iter().enumerate();
     let kept = indexes.map(|(at, index)| (index.name.clone(), snapshot.newest_kept(at)));
     Some(Lost {
         before,
-        newest,
+        newest_from: state.newest_from.unwrap_or(before),
         newest_kept: kept.collect(),
     })
 }

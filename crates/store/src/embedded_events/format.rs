@@ -274,6 +274,7 @@ pub(super) fn encode_state(state: &StreamState, removals: u64, newest: &NewestKe
         state.newest_event_time,
         state.trimmed_before,
         state.lost_before,
+        state.newest_from,
     ] {
         to.push(u8::from(time.is_some()));
         to.extend_from_slice(&time.unwrap_or_default().0.to_le_bytes());
@@ -299,6 +300,7 @@ pub(super) fn read_state(value: &[u8]) -> Result<(StreamState, u64, NewestKept),
     state.newest_event_time = reader.optional_time()?;
     state.trimmed_before = reader.optional_time()?;
     state.lost_before = reader.optional_time()?;
+    state.newest_from = reader.optional_time()?;
     let mut newest = NewestKept::default();
     while !reader.0.is_empty() {
         let kept = (reader.short()?, reader.number()?);

@@ -139,13 +139,15 @@ impl Kept<'_> {
         Ok(false)
     }
 
-    /// Event time of the n-th newest event of a key; of fewer the oldest time.
+    /// Event time of the n-th newest event of a key before the policy's time; of
+    /// fewer the oldest time.
     fn nth_newest(&self, index: u32, key: &[u8], n: usize) -> Result<UtcMicros, StoreError> {
         let Some(before) = n.checked_sub(1) else {
             return Ok(UtcMicros::MAX);
         };
-        let prefix = format::index_prefix(index, key);
-        let entries = self.now.prefix(&self.shelf.spaces.index, prefix);
+        let first = format::index_prefix(index, key);
+        let end = format::index_key(&first, self.policy.older_than, 0);
+        let entries = self.now.range(&self.shelf.spaces.index, first..end);
         match entries.rev().nth(before) {
             Some(entry) => {
                 let key = entry.key().map_err(|e| self.shelf.failed(e))?;

@@ -314,7 +314,7 @@ impl Content {
                 let place = |t, sequence| (index.clone(), key.clone(), t, sequence);
                 let entries = self
                     .indexed
-                    .range(place(UtcMicros::MIN, 0)..=place(UtcMicros::MAX, u64::MAX));
+                    .range(place(UtcMicros::MIN, 0)..place(policy.older_than, 0));
                 let mut newest = entries.rev().take(*n);
                 newest.any(|((_, _, t, _), ())| *t == event.event_time)
             })

@@ -246,7 +246,7 @@ async fn features_that_need_an_input_are_told() {
     assert_eq!(needy, [("asked_share", "asked")]);
     let all = Lost {
         before: UtcMicros::MAX,
-        newest: UtcMicros::MAX,
+        newest_from: UtcMicros::MAX,
         newest_kept: BTreeMap::new(),
     };
     let lost = BTreeMap::from([("tap".to_owned(), all)]);

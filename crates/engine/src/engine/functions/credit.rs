@@ -129,7 +129,7 @@ impl ScalarUDFImpl for Binned {
                 );
             }
             let values = values.as_primitive::<Float64Type>();
-            let at = x.map(|x| bin(x, bounds));
+            let at = x.filter(|x| !x.is_nan()).map(|x| bin(x, bounds));
             found.push(
                 at.filter(|at| values.is_valid(*at))
                     .map(|at| values.value(at)),

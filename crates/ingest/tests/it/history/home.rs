@@ -223,7 +223,7 @@ impl Home {
         columns.push(Arc::new(Int64Array::from_iter_values(sequences)));
         let batch = RecordBatch::try_new(self.stream().history_schema(), columns);
         append.write(&batch.unwrap()).await.unwrap();
-        append.commit(*last, None).await.unwrap();
+        append.commit(*last, None, None).await.unwrap();
     }
 
     pub async fn trim(&self, older_than: i64) {

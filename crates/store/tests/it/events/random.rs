@@ -215,6 +215,7 @@ impl Side {
                 let events = RestoredEvents {
                     events: wanted.map(|(id, e)| (*id, new_event(*e, spec))).collect(),
                     whole_from: whole_from.map(UtcMicros),
+                    lost_before: None,
                 };
                 format!("{} restored", stream.restore(events).await.unwrap())
             }

@@ -87,8 +87,8 @@ async fn what_needs_events_that_are_gone_says_so() {
     assert_eq!(
         error.to_string(),
         "tap: taps needs 1 day behind the newest event at 2026-03-01T20:00:00Z, and events \
-         before 2026-03-01T20:00:00.000001Z are gone: leave out the earliest rows, or give the \
-         stream a HISTORY before events come"
+         before 2026-03-01T20:00:00.000001Z are gone, since the stream had no HISTORY: leave out \
+         the earliest rows"
     );
     // Who knows which rows those are is told, and has the others.
     let set = planned(&project, &times, &Moments::new()).await;
@@ -204,7 +204,7 @@ async fn a_view_of_the_newest_that_came_too_late_is_out_of_range() {
     assert_eq!(
         error.to_string(),
         "tap: last_taps needs the newest 3 a key of customer_id at 2026-03-09T12:30:00Z, and \
-         events before 2026-03-01T20:00:00.000001Z are gone: leave out the earliest rows, or \
-         give the stream a HISTORY before events come"
+         events before 2026-03-01T20:00:00.000001Z are gone, since the stream had no HISTORY: leave \
+         out the earliest rows"
     );
 }
