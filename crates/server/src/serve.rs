@@ -10,7 +10,6 @@ use granary_ingest::{Consumer, Materializer, Streams};
 use granary_model::{Clock, ErrorKind};
 use granary_proto as pb;
 use granary_proto::catalog_server::CatalogServer;
-use granary_proto::features_server::FeaturesServer;
 use granary_proto::historical_server::HistoricalServer;
 use granary_proto::materialization_server::MaterializationServer;
 use granary_proto::streams_server::StreamsServer;
@@ -31,7 +30,7 @@ use tracing::info;
 use crate::background::Background;
 use crate::catalog::CatalogRpc;
 use crate::edge::EdgeLayer;
-use crate::features::FeaturesRpc;
+use crate::features::{FeaturesRpc, FeaturesService};
 use crate::historical::HistoricalRpc;
 use crate::http::{HttpState, router};
 use crate::items::Items;
@@ -239,11 +238,10 @@ fn grpc(
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .layer(edge)
-        .add_service(
-            FeaturesServer::new(features)
-                .max_decoding_message_size(settings.request_bytes_max)
-                .max_encoding_message_size(usize::MAX),
-        )
+        .add_service(FeaturesService {
+            rpc: features,
+            request_bytes_max: settings.request_bytes_max,
+        })
         .add_service(CatalogServer::new(catalog))
         .add_service(MaterializationServer::new(materialization))
         .add_service(
