@@ -24,5 +24,5 @@ pub mod status;
 mod streams;
 mod wire;
 
-pub use serve::{Components, Listeners, ServerError, serve};
+pub use serve::{Components, Listeners, ServerError, serve, transport};
 pub use settings::ServerSettings;

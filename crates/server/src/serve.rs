@@ -232,11 +232,7 @@ fn grpc(
     let reflection = reflection()?;
     let health = tonic_health::server::HealthService::from_health_reporter(health.clone());
     let edge = EdgeLayer::new(Arc::clone(settings), Arc::clone(metrics), permits);
-    Ok(Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE))
+    Ok(transport()
         .layer(edge)
         .add_service(FeaturesService {
             rpc: features,
@@ -256,6 +252,15 @@ fn grpc(
         )
         .add_service(tonic_health::pb::health_server::HealthServer::new(health))
         .add_service(reflection))
+}
+
+/// The transport with the settings that Granary serves with.
+pub fn transport() -> Server {
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE))
 }
 
 /// The materialisations that clients start.
