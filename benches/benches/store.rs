@@ -16,7 +16,7 @@ use granary_model::types::UTC;
 use granary_model::{FeatureType, UtcMicros};
 use granary_store::{
     Coverage, EmbeddedSettings, EmbeddedStore, EncodedRows, EntityKeys, Generation, OnlineStore,
-    RowLayout, RowReader, RowSink, WriteMode,
+    RowDecoder, RowLayout, RowReader, RowSink, WriteMode,
 };
 use tokio::runtime::Runtime;
 
@@ -207,12 +207,8 @@ fn read(criterion: &mut Criterion) {
             b.iter(|| {
                 next = (next + 1) % asked.len();
                 let projection = (0..FEATURES).collect();
-                let mut sink = Decoder(RowReader::new(
-                    pinned[0].layout(),
-                    projection,
-                    entities,
-                    None,
-                ));
+                let decoder = RowDecoder::new(pinned[0].layout(), projection);
+                let mut sink = Decoder(RowReader::new(&decoder, entities, None));
                 let read = store.read(&asked[next], &pinned, &mut sink);
                 futures::executor::block_on(read).expect("read");
                 sink.0.finish().expect("decoded")

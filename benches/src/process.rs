@@ -122,6 +122,34 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     Ok(Duration::from_millis((ticks(11) + ticks(12)) * 10))
 }
 
+/// CPU time of this process so far, user and system.
+#[allow(unsafe_code, reason = "std has no such call")]
+pub fn own_cpu_time() -> io::Result<Duration> {
+    // SAFETY: rusage is plain data, for which zeroes are a valid value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a live value of the type that getrusage writes.
+    let done = unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    match done {
+        0 => Ok(duration(usage.ru_utime) + duration(usage.ru_stime)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Has this process, its threads to come among it, run on one core only.
+#[allow(unsafe_code, reason = "std has no such call")]
+pub fn pin_to_core(core: usize) -> io::Result<()> {
+    // SAFETY: cpu_set_t is plain data, for which zeroes are a valid value.
+    let mut cores: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is a live value, and CPU_SET checks the core against its size.
+    unsafe { libc::CPU_SET(core, &mut cores) };
+    // SAFETY: the pointer is to a live set of the size that is given.
+    let done = unsafe { libc::sched_setaffinity(0, size_of_val(&cores), &raw const cores) };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// A server in a process of its own, stopped when dropped.
 #[derive(Debug)]
 pub struct Server {

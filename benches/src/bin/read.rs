@@ -1,7 +1,7 @@
-//! Online reads over gRPC, 1, 10 and 100 entities x 50 features of 5 views,
+//! Online reads over gRPC: 1, 10 and 100 entities × 50 features of 5 views,
 //! against a bare tonic service that decodes the same request and answers fixed
-//! bytes of the same length. Both servers run in processes of their own, one at
-//! a time under load, alternating; the same generator loads both.
+//! bytes of the same length. The servers run in processes of their own on one
+//! core, one at a time under load, alternating; the generator has the other core.
 
 #![allow(
     clippy::print_stdout,
@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use granary_benches::data;
-use granary_benches::load::{self, Load, Seen};
-use granary_benches::process::{Server, median};
+use granary_benches::load::{self, Seen, Target};
+use granary_benches::process::{Server, median, pin_to_core};
 use granary_benches::raw::BareService;
 use granary_engine::EngineSettings;
 use granary_ingest::{MaterializeRequest, MaterializerSettings};
@@ -34,13 +34,17 @@ use prost::Message;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tonic::transport::server::TcpIncoming;
 
 #[derive(Parser)]
 #[command(about = "Online reads over gRPC, against a bare tonic service")]
 struct Arguments {
-    #[arg(long, default_value_t = 500_000)]
-    entities: usize,
+    #[arg(long, default_value_t = 1_000_000)]
+    customers: usize,
+    /// Entities of a request.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100])]
+    entities: Vec<usize>,
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Length of one side's turn.
@@ -48,11 +52,22 @@ struct Arguments {
     seconds: u64,
     #[arg(long, default_value_t = 4)]
     connections: usize,
-    /// Requests under way at once on each connection.
+    /// Requests under way at once on each connection, for the greatest rate.
     #[arg(long, default_value_t = 8)]
     in_flight: usize,
+    /// How keys are drawn.
+    #[arg(long, value_enum, default_value_t)]
+    keys: Keys,
     #[command(subcommand)]
     side: Option<Side>,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Keys {
+    #[default]
+    Uniform,
+    /// Zipf with exponent 1.1.
+    Skewed,
 }
 
 #[derive(Subcommand)]
@@ -64,60 +79,146 @@ enum Side {
 }
 
 const VIEWS: usize = 5;
+/// Ten features of each view: 4 DOUBLE, 2 BIGINT, INT, BOOLEAN, TIMESTAMP, VARCHAR;
+/// two of them NULL in every tenth row or so.
+const FEATURES: [(&str, &str); data::FEATURES] = [
+    ("amount", "f0"),
+    ("limit", "CASE WHEN f1 < 100000 THEN NULL ELSE f1 END"),
+    ("score", "f2 / 1000000"),
+    ("ratio", "f3 / (f4 + 1)"),
+    ("count", "f8"),
+    ("cents", "CAST(f5 AS BIGINT)"),
+    ("days", "CAST(f6 / 3000 AS INT)"),
+    ("good", "f7 > 300000"),
+    ("seen", "at"),
+    ("segment", "CASE WHEN f8 < 1000 THEN NULL ELSE f9 END"),
+];
+const SERVER_CORE: usize = 0;
+const GENERATOR_CORE: usize = 1;
 
 fn main() -> Result<(), BoxError> {
     let arguments = Arguments::parse();
     granary_engine::memory::bound_arenas();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
     match &arguments.side {
-        Some(Side::Granary { folder }) => runtime.block_on(granary(folder)),
-        Some(Side::Bare { answer }) => runtime.block_on(bare(answer)),
-        None => runtime.block_on(compare(&arguments)),
+        Some(Side::Granary { folder }) => pinned(SERVER_CORE)?.block_on(granary(folder)),
+        Some(Side::Bare { answer }) => pinned(SERVER_CORE)?.block_on(bare(answer)),
+        None => {
+            let folder = tempfile::tempdir()?;
+            let preparing = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()?;
+            preparing.block_on(prepare(folder.path(), arguments.customers))?;
+            drop(preparing);
+            pinned(GENERATOR_CORE)?.block_on(compare(&arguments, folder.path()))
+        }
     }
 }
 
-async fn compare(arguments: &Arguments) -> Result<(), BoxError> {
-    let folder = tempfile::tempdir()?;
-    prepare(folder.path(), arguments.entities).await?;
+/// A runtime on one core: a thread for its tasks, and those that it blocks on.
+fn pinned(core: usize) -> Result<Runtime, BoxError> {
+    pin_to_core(core)?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    Ok(runtime.worker_threads(1).enable_all().build()?)
+}
+
+async fn compare(arguments: &Arguments, folder: &Path) -> Result<(), BoxError> {
     let program = std::env::current_exe()?;
-    let ours = Server::start(Command::new(&program).arg("granary").arg(folder.path()))?;
-    for entities in [1, 10, 100] {
-        let requests = Arc::new(requests(entities, arguments.entities, 13));
+    let ours = Server::start(Command::new(&program).arg("granary").arg(folder))?;
+    for entities in arguments.entities.iter().copied() {
+        let requests = Arc::new(requests(entities, arguments));
         let answer = load::call(&load::connect(&ours.address).await?, requests[0].clone()).await?;
-        let file = folder.path().join("answer");
+        let file = folder.join("answer");
         std::fs::write(&file, &answer)?;
         let bare = Server::start(Command::new(&program).arg("bare").arg(&file))?;
         println!(
             "{entities} entities x {} features: request {} bytes, answer {} bytes",
-            VIEWS * data::FEATURES,
+            VIEWS * FEATURES.len(),
             requests[0].len(),
             answer.len()
         );
-        let turn = Load {
+        let target = |server: &Server| Target {
+            address: server.address.clone(),
+            pid: server.pid(),
+            requests: Arc::clone(&requests),
             connections: arguments.connections,
-            in_flight: arguments.in_flight,
             duration: Duration::from_secs(arguments.seconds),
         };
-        let (mut seen_ours, mut seen_bare) = (Vec::new(), Vec::new());
+        let mut rounds = Rounds::default();
         for _ in 0..arguments.rounds {
-            seen_bare.push(load::run(&bare.address, bare.pid(), requests.clone(), turn).await?);
-            seen_ours.push(load::run(&ours.address, ours.pid(), requests.clone(), turn).await?);
+            rounds
+                .bare
+                .push(target(&bare).closed(arguments.in_flight).await?);
+            rounds
+                .ours
+                .push(target(&ours).closed(arguments.in_flight).await?);
         }
-        report(&seen_ours, &seen_bare);
+        // Half of what ours can do at most, for both.
+        let rates: Vec<f64> = rounds.ours.iter().map(Seen::of_a_core).collect();
+        let half = median(&rates) / 2.0;
+        for _ in 0..arguments.rounds {
+            rounds.half_bare.push(target(&bare).open(half).await?);
+            rounds.half_ours.push(target(&ours).open(half).await?);
+        }
+        rounds.report(half);
     }
     Ok(())
 }
 
-/// Encoded requests for random entities.
-fn requests(entities: usize, of: usize, seed: u64) -> Vec<Bytes> {
-    let mut random = StdRng::seed_from_u64(seed);
+/// What each side did, round by round.
+#[derive(Default)]
+struct Rounds {
+    ours: Vec<Seen>,
+    bare: Vec<Seen>,
+    half_ours: Vec<Seen>,
+    half_bare: Vec<Seen>,
+}
+
+impl Rounds {
+    fn report(&self, half: f64) {
+        let micros = |d: Duration| d.as_secs_f64() * 1e6;
+        println!(
+            "  {:34} {:>10} {:>10} {:>6}  spread of the ratio",
+            "", "granary", "bare", "ratio"
+        );
+        let sides = (&self.ours, &self.bare);
+        row("requests/s of a core, by CPU time", sides, Seen::of_a_core);
+        row("server CPU us/request", sides, |s| micros(s.server_cpu));
+        row("requests/s as loaded", sides, |s| s.requests_per_second);
+        row("generator, share of its core", sides, |s| s.generator);
+        println!("  at {half:.0} requests/s:");
+        let sides = (&self.half_ours, &self.half_bare);
+        row("p50 us", sides, |s| micros(s.p50));
+        row("p99 us", sides, |s| micros(s.p99));
+        row("requests/s", sides, |s| s.requests_per_second);
+    }
+}
+
+fn row(name: &str, (ours, bare): (&Vec<Seen>, &Vec<Seen>), of: impl Fn(&Seen) -> f64) {
+    let middle = |seen: &[Seen]| median(&seen.iter().map(&of).collect::<Vec<_>>());
+    let mut ratios: Vec<f64> = ours.iter().zip(bare).map(|(a, b)| of(a) / of(b)).collect();
+    ratios.sort_by(f64::total_cmp);
+    println!(
+        "  {name:34} {:10.1} {:10.1} {:6.2}  {:.2} to {:.2}",
+        middle(ours),
+        middle(bare),
+        median(&ratios),
+        ratios.first().unwrap_or(&f64::NAN),
+        ratios.last().unwrap_or(&f64::NAN),
+    );
+}
+
+/// Encoded requests.
+fn requests(entities: usize, arguments: &Arguments) -> Vec<Bytes> {
+    let mut random = StdRng::seed_from_u64(13);
+    let customers = arguments.customers as i64;
+    let zipf = Zipf::new(arguments.customers, 1.1);
+    let mut key = || match arguments.keys {
+        Keys::Uniform => random.random_range(0..customers),
+        // Spread over the key range: the hot ones are not neighbours.
+        Keys::Skewed => (zipf.rank(random.random()) as i64).wrapping_mul(2_654_435_761) % customers,
+    };
     let mut one = || {
-        let ids = (0..entities)
-            .map(|_| random.random_range(0..of as i64))
-            .collect();
+        let ids = (0..entities).map(|_| key()).collect();
         let request = GetFeaturesRequest {
             target: Some(get_features_request::Target::Service("wide".to_owned())),
             keys: vec![Column {
@@ -135,26 +236,34 @@ fn requests(entities: usize, of: usize, seed: u64) -> Vec<Bytes> {
         };
         Bytes::from(request.encode_to_vec())
     };
-    (0..1000).map(|_| one()).collect()
+    // Enough not to read the same rows again and again.
+    let count = (200_000 / entities).max(10_000);
+    (0..count).map(|_| one()).collect()
 }
 
-fn report(ours: &[Seen], bare: &[Seen]) {
-    let micros = |d: Duration| d.as_secs_f64() * 1e6;
-    let middle =
-        |seen: &[Seen], of: &dyn Fn(&Seen) -> f64| median(&seen.iter().map(of).collect::<Vec<_>>());
-    let row = |name: &str, of: &dyn Fn(&Seen) -> f64| {
-        let ratios: Vec<f64> = ours.iter().zip(bare).map(|(a, b)| of(a) / of(b)).collect();
-        println!(
-            "  {name:24} granary {:10.1}  bare {:10.1}  ratio {:.2}",
-            middle(ours, of),
-            middle(bare, of),
-            median(&ratios)
-        );
-    };
-    row("requests/s", &|s| s.requests_per_second);
-    row("p50 us", &|s| micros(s.p50));
-    row("p99 us", &|s| micros(s.p99));
-    row("server cpu us/request", &|s| micros(s.server_cpu));
+/// Ranks from 0, each the less likely the greater it is.
+struct Zipf {
+    /// Up to each rank, inclusive.
+    cumulative: Vec<f64>,
+}
+
+impl Zipf {
+    fn new(ranks: usize, exponent: f64) -> Self {
+        let weights = (1..=ranks).map(|rank| (rank as f64).powf(-exponent));
+        let sums = weights.scan(0.0, |sum, weight| {
+            *sum += weight;
+            Some(*sum)
+        });
+        Self {
+            cumulative: sums.collect(),
+        }
+    }
+
+    /// `uniform`: from 0 to 1.
+    fn rank(&self, uniform: f64) -> usize {
+        let all = self.cumulative.last().copied().unwrap_or_default();
+        self.cumulative.partition_point(|sum| *sum < uniform * all)
+    }
 }
 
 fn definitions() -> Result<String, std::fmt::Error> {
@@ -163,32 +272,28 @@ fn definitions() -> Result<String, std::fmt::Error> {
          CREATE EXTERNAL TABLE facts STORED AS PARQUET LOCATION 'facts.parquet';\n",
     );
     for view in 0..VIEWS {
-        let features = (0..data::FEATURES)
-            .map(|f| format!("f{f} AS v{view}_f{f}"))
-            .collect::<Vec<_>>()
-            .join(", ");
+        let features = FEATURES.map(|(name, of)| format!("{of} AS v{view}_{name}"));
         writeln!(
             sql,
-            "CREATE FEATURE VIEW view{view} ENTITY customer EVENT TIME at AS SELECT customer_id, at, {features} FROM facts;"
+            "CREATE FEATURE VIEW view{view} ENTITY customer EVENT TIME at TTL INTERVAL '{} days' \
+             AS SELECT customer_id, at, {} FROM facts;",
+            // Of some views some rows are too old.
+            3650 - 800 * view,
+            features.join(", ")
         )?;
     }
-    let all = (0..VIEWS)
-        .map(|view| format!("view{view}.*"))
-        .collect::<Vec<_>>()
-        .join(", ");
-    let from = (0..VIEWS)
-        .map(|view| format!("view{view}"))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let list = |item: &dyn Fn(usize) -> String| (0..VIEWS).map(item).collect::<Vec<_>>().join(", ");
     writeln!(
         sql,
-        "CREATE FEATURE SERVICE wide AS SELECT {all} FROM {from};"
+        "CREATE FEATURE SERVICE wide AS SELECT {} FROM {};",
+        list(&|view| format!("view{view}.*")),
+        list(&|view| format!("view{view}"))
     )?;
     Ok(sql)
 }
 
-async fn prepare(folder: &Path, entities: usize) -> Result<(), BoxError> {
-    data::write_facts(&folder.join("facts.parquet"), entities, entities, 7)
+async fn prepare(folder: &Path, customers: usize) -> Result<(), BoxError> {
+    data::write_facts(&folder.join("facts.parquet"), customers, customers, 7)
         .map_err(|e| e.to_string())?;
     let project = TestProject::open(folder, EngineSettings::default(), Arc::new(SystemClock))?;
     project.apply(&[("wide.sql", &definitions()?)]).await?;
@@ -200,9 +305,9 @@ async fn bare(answer: &Path) -> Result<(), BoxError> {
     let answer = Bytes::from(std::fs::read(answer)?);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     listener_ready(&listener)?;
-    // As Granary's server: else small answers wait for acknowledgements.
+    // As Granary's server.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    tonic::transport::Server::builder()
+    granary_server::transport()
         .add_service(BareService::new(answer))
         .serve_with_incoming(incoming)
         .await?;

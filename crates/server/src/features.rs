@@ -1,16 +1,31 @@
 //! The service `Features`: reads, one by one and as a stream.
+//!
+//! Unlike the other services it is not what tonic generates: answers go out as
+//! bytes that are written where the values lie (`answer.rs`), and the generated
+//! one takes only messages.
 
+use std::convert::Infallible;
+use std::future::ready;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use bytes::BufMut;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use granary_model::{Caller, ErrorKind};
 use granary_proto as pb;
-use granary_proto::features_server::Features;
 use granary_proto::stream_features_response::Answer;
 use granary_serving::Reader;
+use prost::Message;
+use tonic::body::Body;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::http;
+use tonic::server::{Grpc, NamedService};
 use tonic::{Request, Response, Status, Streaming};
+use tower::{Service, service_fn};
 
+use crate::answer::write_item;
 use crate::items::Items;
 use crate::read_log::ReadLogger;
 use crate::status::{IntoStatus, status};
@@ -24,67 +39,141 @@ pub(crate) struct FeaturesRpc {
     pub log: Option<ReadLogger>,
 }
 
-#[tonic::async_trait]
-impl Features for FeaturesRpc {
+/// One encoded message.
+type Encoded = Vec<u8>;
+
+impl FeaturesRpc {
     async fn get_features(
-        &self,
+        self,
         request: Request<pb::GetFeaturesRequest>,
-    ) -> Result<Response<pb::GetFeaturesResponse>, Status> {
+    ) -> Result<Response<Encoded>, Status> {
         let caller = caller(&request)?;
         let answer = self.read(request.into_inner(), caller).await?;
         Ok(Response::new(answer))
     }
 
-    type StreamFeaturesStream = BoxStream<'static, Result<pb::StreamFeaturesResponse, Status>>;
-
     async fn stream_features(
-        &self,
+        self,
         request: Request<Streaming<pb::GetFeaturesRequest>>,
-    ) -> Result<Response<Self::StreamFeaturesStream>, Status> {
+    ) -> Result<Response<BoxStream<'static, Result<Encoded, Status>>>, Status> {
         let caller = caller(&request)?;
         let open = self.items.open()?;
-        let rpc = self.clone();
-        let answer = move |request| rpc.clone().answer(request, caller.clone());
-        let answers = self.items.clone().answers(request.into_inner(), answer);
+        let items = self.items.clone();
+        let answer = move |request| self.clone().answer(request, caller.clone());
+        let answers = items.answers(request.into_inner(), answer);
         let answers = answers.inspect(move |_| {
             let _held = &open;
         });
         Ok(Response::new(answers.boxed()))
     }
-}
 
-impl FeaturesRpc {
     async fn read(
         &self,
         request: pb::GetFeaturesRequest,
         caller: Caller,
-    ) -> Result<pb::GetFeaturesResponse, Status> {
+    ) -> Result<Encoded, Status> {
         let (read, form) = wire::decode(request, caller)?;
         let logged = { self.log.as_ref() }.and_then(|log| Some((log, log.keep(&read)?)));
-        let response = self
-            .reader
-            .read(read)
-            .await
-            .map_err(IntoStatus::into_status)?;
-        self.items.metrics.read(&response);
+        let answer = self.reader.answer(&read).await;
+        let answer = answer.map_err(IntoStatus::into_status)?;
+        self.items.metrics.read(&answer);
         if let Some((log, read)) = logged {
-            log.offer(read, &response);
+            log.offer(read, &answer);
         }
-        wire::encode(&response, &form)
+        wire::encode(answer, &form)
     }
 
-    async fn answer(
-        self,
-        request: pb::GetFeaturesRequest,
-        caller: Caller,
-    ) -> pb::StreamFeaturesResponse {
-        let answer = match self.items.item(self.read(request, caller)).await {
-            Ok(response) => Answer::Response(response),
-            Err(error) => Answer::Error(error),
-        };
-        pb::StreamFeaturesResponse {
-            answer: Some(answer),
+    async fn answer(self, request: pb::GetFeaturesRequest, caller: Caller) -> Encoded {
+        match self.items.item(self.read(request, caller)).await {
+            Ok(response) => write_item(&response),
+            Err(error) => pb::StreamFeaturesResponse {
+                answer: Some(Answer::Error(error)),
+            }
+            .encode_to_vec(),
         }
+    }
+}
+
+/// The service as tonic's router takes it.
+#[derive(Debug, Clone)]
+pub(crate) struct FeaturesService {
+    pub rpc: FeaturesRpc,
+    pub request_bytes_max: usize,
+}
+
+impl NamedService for FeaturesService {
+    const NAME: &'static str = pb::features_server::SERVICE_NAME;
+}
+
+impl Service<http::Request<Body>> for FeaturesService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let rpc = self.rpc.clone();
+        let bytes_max = Some(self.request_bytes_max);
+        let grpc = || Grpc::new(ReadCodec).apply_max_message_size_config(bytes_max, None);
+        match request.uri().path() {
+            "/granary.v1.Features/GetFeatures" => {
+                let mut grpc = grpc();
+                let get = service_fn(move |request| rpc.clone().get_features(request));
+                Box::pin(async move { Ok(grpc.unary(get, request).await) })
+            }
+            "/granary.v1.Features/StreamFeatures" => {
+                let mut grpc = grpc();
+                let stream = service_fn(move |request| rpc.clone().stream_features(request));
+                Box::pin(async move { Ok(grpc.streaming(stream, request).await) })
+            }
+            _ => Box::pin(ready(Ok(Status::unimplemented("no such rpc").into_http()))),
+        }
+    }
+}
+
+/// Requests as messages, answers as bytes.
+#[derive(Debug, Clone, Copy)]
+struct ReadCodec;
+
+impl Codec for ReadCodec {
+    type Encode = Encoded;
+    type Decode = pb::GetFeaturesRequest;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for ReadCodec {
+    type Item = Encoded;
+    type Error = Status;
+
+    fn encode(&mut self, message: Encoded, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.reserve(message.len());
+        to.put_slice(&message);
+        Ok(())
+    }
+}
+
+impl Decoder for ReadCodec {
+    type Item = pb::GetFeaturesRequest;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
+        let request = pb::GetFeaturesRequest::decode(from);
+        // As tonic says it of every other request.
+        request
+            .map(Some)
+            .map_err(|error| Status::internal(error.to_string()))
     }
 }
 

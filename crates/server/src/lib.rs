@@ -6,6 +6,7 @@
 //! ([`status`]). It constructs no component and reads no environment: see
 //! [`serve()`] for what it is given.
 
+mod answer;
 mod background;
 mod catalog;
 mod edge;
@@ -23,5 +24,5 @@ pub mod status;
 mod streams;
 mod wire;
 
-pub use serve::{Components, Listeners, ServerError, serve};
+pub use serve::{Components, Listeners, ServerError, serve, transport};
 pub use settings::ServerSettings;

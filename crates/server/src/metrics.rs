@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use granary_ingest::Consumer;
 use granary_proto::PushResponse;
-use granary_serving::{ReadResponse, Reader};
+use granary_serving::{Answer, Reader};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
     Registry, TextEncoder,
@@ -308,9 +308,9 @@ impl Metrics {
         }
     }
 
-    pub fn read(&self, response: &ReadResponse) {
-        let values = response.entities * response.features.len();
-        self.entities.inc_by(response.entities as u64);
+    pub fn read(&self, answer: &Answer) {
+        let values = answer.entities * answer.width();
+        self.entities.inc_by(answer.entities as u64);
         self.values.inc_by(values as u64);
     }
 

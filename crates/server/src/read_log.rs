@@ -14,7 +14,7 @@ use arrow::compute::concat_batches;
 use granary_catalog::Catalog;
 use granary_engine::{Engine, ReadLog};
 use granary_serving::verify::{LoggedRead, LoggedService};
-use granary_serving::{ReadRequest, ReadResponse, ServingError};
+use granary_serving::{Answer, ReadRequest, ServingError};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,15 +30,15 @@ const ANSWERS_AHEAD: usize = 1_024;
 /// Where reads hand their answers over. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct ReadLogger {
-    sender: Sender<(LoggedRead, ReadResponse)>,
+    sender: Sender<(LoggedRead, Answer)>,
     metrics: Arc<Metrics>,
 }
 
 impl ReadLogger {
-    /// Hands an answer over, unless nobody comes after.
-    pub fn offer(&self, read: LoggedRead, response: &ReadResponse) {
-        let entities = response.entities as u64;
-        if self.sender.try_send((read, response.clone())).is_err() {
+    /// Hands an answer over, unless there is no room.
+    pub fn offer(&self, read: LoggedRead, answer: &Answer) {
+        if !hand_over(&self.sender, || (read, answer.clone())) {
+            let entities = answer.entities as u64;
             self.metrics.read_log.unlogged.inc_by(entities);
         }
     }
@@ -49,6 +49,11 @@ impl ReadLogger {
     }
 }
 
+/// Makes something only where there is room for it; false where there is none.
+fn hand_over<T>(to: &Sender<T>, make: impl FnOnce() -> T) -> bool {
+    to.try_reserve().map(|place| place.send(make())).is_ok()
+}
+
 /// The task that writes.
 #[derive(Debug)]
 struct LogWriter {
@@ -56,7 +61,7 @@ struct LogWriter {
     catalog: Catalog,
     settings: Arc<ServerSettings>,
     metrics: Arc<Metrics>,
-    offered: Receiver<(LoggedRead, ReadResponse)>,
+    offered: Receiver<(LoggedRead, Answer)>,
     /// By service and catalog snapshot; `None`: it cannot be logged.
     tables: BTreeMap<(String, u64), Option<Arc<Table>>>,
     waiting: BTreeMap<(String, u64), Vec<RecordBatch>>,
@@ -111,7 +116,7 @@ impl LogWriter {
         loop {
             tokio::select! {
                 read = self.offered.recv() => match read {
-                    Some((read, response)) => self.take(read, &response).await,
+                    Some((read, answer)) => self.take(read, answer).await,
                     None => break,
                 },
                 _ = ticks.tick() => self.flush().await,
@@ -121,26 +126,23 @@ impl LogWriter {
         self.flush().await;
     }
 
-    async fn take(&mut self, read: LoggedRead, response: &ReadResponse) {
-        let key = (read.service.clone(), response.snapshot);
+    async fn take(&mut self, read: LoggedRead, answer: Answer) {
+        let key = (read.service.clone(), answer.snapshot());
+        let entities = answer.entities as u64;
         let Some(table) = self.table(&key).await else {
-            self.metrics
-                .read_log
-                .unlogged
-                .inc_by(response.entities as u64);
+            self.metrics.read_log.unlogged.inc_by(entities);
             return;
         };
-        match table.service.rows(&read, response, self.settings.log_reads) {
+        let share = self.settings.log_reads;
+        let rows = answer.into_response();
+        match rows.and_then(|response| table.service.rows(&read, &response, share)) {
             Ok(rows) if rows.num_rows() == 0 => {}
             Ok(rows) => {
                 self.waiting_rows += rows.num_rows();
                 self.waiting.entry(key).or_default().push(rows);
             }
             Err(error) => {
-                self.metrics
-                    .read_log
-                    .unlogged
-                    .inc_by(response.entities as u64);
+                self.metrics.read_log.unlogged.inc_by(entities);
                 tracing::warn!(service = read.service, %error, "a read is not logged");
             }
         }
@@ -237,27 +239,14 @@ mod tests {
     }
 
     #[test]
-    fn a_read_waits_for_nobody_and_what_finds_no_room_is_counted() {
-        let metrics = Arc::new(Metrics::new(&[]).unwrap());
+    fn a_read_waits_for_nobody_and_what_finds_no_room_is_not_made() {
         let (sender, mut offered) = mpsc::channel(1);
-        let logger = ReadLogger {
-            sender,
-            metrics: Arc::clone(&metrics),
-        };
-        let response = ReadResponse {
-            snapshot: 1,
-            as_of: UtcMicros(0),
-            entities: 2,
-            features: Vec::new(),
-            views: Vec::new(),
-        };
-        let service = request(ReadTarget::Service("s".into()), None);
-        for _ in 0..3 {
-            logger.offer(logger.keep(&service).unwrap(), &response);
-        }
-        assert_eq!(metrics.read_log.unlogged.get(), 4);
-        assert_eq!(offered.try_recv().unwrap().0.service, "s");
+        assert!(hand_over(&sender, || 1));
+        assert!(!hand_over(&sender, || panic!("there is no room")));
+        assert_eq!(offered.try_recv().unwrap(), 1);
         assert!(offered.try_recv().is_err());
+        drop(offered);
+        assert!(!hand_over(&sender, || panic!("nobody comes after")));
     }
 
     #[test]

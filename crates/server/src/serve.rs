@@ -10,7 +10,6 @@ use granary_ingest::{Consumer, Materializer, Streams};
 use granary_model::{Clock, ErrorKind};
 use granary_proto as pb;
 use granary_proto::catalog_server::CatalogServer;
-use granary_proto::features_server::FeaturesServer;
 use granary_proto::historical_server::HistoricalServer;
 use granary_proto::materialization_server::MaterializationServer;
 use granary_proto::streams_server::StreamsServer;
@@ -31,7 +30,7 @@ use tracing::info;
 use crate::background::Background;
 use crate::catalog::CatalogRpc;
 use crate::edge::EdgeLayer;
-use crate::features::FeaturesRpc;
+use crate::features::{FeaturesRpc, FeaturesService};
 use crate::historical::HistoricalRpc;
 use crate::http::{HttpState, router};
 use crate::items::Items;
@@ -233,17 +232,12 @@ fn grpc(
     let reflection = reflection()?;
     let health = tonic_health::server::HealthService::from_health_reporter(health.clone());
     let edge = EdgeLayer::new(Arc::clone(settings), Arc::clone(metrics), permits);
-    Ok(Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE))
+    Ok(transport()
         .layer(edge)
-        .add_service(
-            FeaturesServer::new(features)
-                .max_decoding_message_size(settings.request_bytes_max)
-                .max_encoding_message_size(usize::MAX),
-        )
+        .add_service(FeaturesService {
+            rpc: features,
+            request_bytes_max: settings.request_bytes_max,
+        })
         .add_service(CatalogServer::new(catalog))
         .add_service(MaterializationServer::new(materialization))
         .add_service(
@@ -258,6 +252,15 @@ fn grpc(
         )
         .add_service(tonic_health::pb::health_server::HealthServer::new(health))
         .add_service(reflection))
+}
+
+/// The transport with the settings that Granary serves with.
+pub fn transport() -> Server {
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE))
 }
 
 /// The materialisations that clients start.

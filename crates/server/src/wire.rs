@@ -8,11 +8,12 @@ use arrow::array::{Array, ArrayRef, Int8Array, RecordBatch, TimestampMicrosecond
 use arrow::datatypes::{Field, Schema};
 use bytes::Bytes;
 use granary_model::types::UTC;
-use granary_model::{Caller, ErrorKind, FeatureStatus, UtcMicros};
+use granary_model::{Caller, ErrorKind, UtcMicros};
 use granary_proto as pb;
 use granary_proto::columns;
 use granary_proto::get_features_request::Target;
-use granary_serving::{AsOf, FeatureColumn, ReadRequest, ReadResponse, ReadTarget, ViewAsOf};
+use granary_serving::{Answer, AsOf, ReadRequest, ReadResponse, ReadTarget, ViewAsOf};
+use prost::Message;
 use tonic::Status;
 
 use crate::status::{IntoStatus, status};
@@ -20,12 +21,12 @@ use crate::status::{IntoStatus, status};
 /// How an answer is to be written.
 #[derive(Debug)]
 pub(crate) struct Form {
-    arrow_ipc: bool,
-    event_times: bool,
-    as_of: bool,
-    statuses: bool,
+    pub arrow_ipc: bool,
+    pub event_times: bool,
+    pub as_of: bool,
+    pub statuses: bool,
     /// The request's keys, where they are to come back.
-    keys: Option<RecordBatch>,
+    pub keys: Option<RecordBatch>,
 }
 
 fn invalid(message: &str) -> Status {
@@ -91,91 +92,40 @@ fn decode_keys(packed: Vec<pb::Column>, ipc: &Bytes) -> Result<RecordBatch, Stat
     columns::decode_ipc(ipc).map_err(|error| invalid(&format!("keys_arrow_ipc: {error}")))
 }
 
-pub(crate) fn encode(
-    response: &ReadResponse,
-    form: &Form,
-) -> Result<pb::GetFeaturesResponse, Status> {
-    let mut answer = pb::GetFeaturesResponse {
+/// The message of an answer.
+pub(crate) fn encode(answer: Answer, form: &Form) -> Result<Vec<u8>, Status> {
+    let unwritten = |error: String| status(ErrorKind::Internal, error);
+    if !form.arrow_ipc {
+        return crate::answer::write(&answer, form).map_err(|e| unwritten(e.to_string()));
+    }
+    let response = answer.into_response().map_err(IntoStatus::into_status)?;
+    let ipc = batch(&response, form).and_then(|batch| columns::encode_ipc(&batch));
+    let message = pb::GetFeaturesResponse {
         snapshot: response.snapshot,
         entities: u32::try_from(response.entities).unwrap_or(u32::MAX),
         as_of: response.as_of.0,
+        arrow_ipc: ipc.map_err(|error| unwritten(error.to_string()))?,
         views: match form.as_of {
             true => response.views.iter().map(encode_view).collect(),
             false => Vec::new(),
         },
         ..pb::GetFeaturesResponse::default()
     };
-    let encoded = if form.arrow_ipc {
-        let batch = batch(response, form);
-        batch
-            .and_then(|batch| columns::encode_ipc(&batch))
-            .map(|ipc| answer.arrow_ipc = ipc)
-    } else {
-        let keys = form.keys.as_ref().map(columns::encode_columns);
-        keys.unwrap_or_else(|| Ok(Vec::new())).and_then(|keys| {
-            answer.keys = keys;
-            answer.features = encode_features(&response.features, form)?;
-            Ok(())
-        })
-    };
-    match encoded {
-        Ok(()) => Ok(answer),
-        Err(error) => Err(status(ErrorKind::Internal, error.to_string())),
-    }
+    Ok(message.encode_to_vec())
 }
 
-fn encode_features(
-    features: &[FeatureColumn],
-    form: &Form,
-) -> Result<Vec<pb::FeatureColumn>, pb::ColumnError> {
-    // Features of one view mostly share their statuses: encoded once.
-    let mut last: Option<(&Arc<Vec<FeatureStatus>>, Bytes)> = None;
-    let mut encoded = Vec::with_capacity(features.len());
-    for feature in features {
-        let statuses = match &last {
-            _ if !form.statuses => Bytes::new(),
-            Some((same, bytes)) if Arc::ptr_eq(same, &feature.statuses) => bytes.clone(),
-            _ => columns::encode_statuses(&feature.statuses),
-        };
-        last = Some((&feature.statuses, statuses.clone()));
-        encoded.push(pb::FeatureColumn {
-            name: feature.name.to_string(),
-            r#type: Some(columns::encode_type(&feature.data_type)),
-            view: feature.view.to_string(),
-            view_version: feature.view_version,
-            values: Some(columns::encode_values(&feature.values, &feature.data_type)?),
-            statuses,
-            event_times: match &feature.event_times {
-                Some(times) if form.event_times => micros_or_min(times),
-                _ => Vec::new(),
-            },
-            as_of: match form.as_of {
-                true => as_ofs(&feature.as_of),
-                false => Vec::new(),
-            },
-        });
-    }
-    Ok(encoded)
-}
-
-fn encode_view(view: &ViewAsOf) -> pb::ViewAsOf {
+pub(crate) fn encode_view(view: &ViewAsOf) -> pb::ViewAsOf {
     pb::ViewAsOf {
         alias: view.alias.to_string(),
         as_of: as_ofs(&view.as_of),
     }
 }
 
-fn as_ofs(as_of: &AsOf) -> Vec<i64> {
+pub(crate) fn as_ofs(as_of: &AsOf) -> Vec<i64> {
     match as_of {
         AsOf::All(t) => vec![t.0],
         AsOf::Rows(times) => times.iter().map(|t| t.0).collect(),
     }
-}
-
-/// The wire's form of times that may be absent.
-fn micros_or_min(times: &[Option<UtcMicros>]) -> Vec<i64> {
-    let micros = times.iter().map(|t| t.map_or(i64::MIN, |t| t.0));
-    micros.collect()
 }
 
 /// The answer as one batch; see `GetFeaturesResponse.arrow_ipc` for its columns.

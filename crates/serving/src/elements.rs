@@ -11,7 +11,7 @@ use arrow::error::ArrowError;
 use granary_model::FeatureStatus;
 
 use crate::error::ServingError;
-use crate::fetch::{Fetched, Found, earlier};
+use crate::fetch::{Columns, Fetched, Found, earlier};
 use crate::plan::{KeyColumn, KeyGroup};
 use crate::read::AsOf;
 use crate::reader::ReadTime;
@@ -87,8 +87,13 @@ impl Elements {
     }
 
     /// What was fetched for each element as lists, one an entity.
-    pub fn gather(&self, fetched: &mut Fetched, time: ReadTime) -> Result<(), ServingError> {
-        for values in &mut fetched.values {
+    pub fn gather(&self, fetched: Fetched, time: ReadTime) -> Result<Fetched, ServingError> {
+        let as_of = match &fetched.as_of {
+            AsOf::Rows(_) => AsOf::All(time.as_of),
+            AsOf::All(t) => AsOf::All(*t),
+        };
+        let mut arrays = fetched.into_arrays()?;
+        for values in &mut arrays.values {
             let field = Field::new("element", values.data_type().clone(), true);
             let lists = ListArray::try_new(
                 Arc::new(field),
@@ -100,12 +105,12 @@ impl Elements {
         }
         let entities = self.offsets.len() - 1;
         let present = Arc::new(vec![FeatureStatus::Present; entities]);
-        fetched.statuses.fill(present);
-        fetched.event_times = None;
-        if let AsOf::Rows(_) = fetched.as_of {
-            fetched.as_of = AsOf::All(time.as_of);
-        }
-        Ok(())
+        arrays.statuses.fill(present);
+        arrays.event_times = None;
+        Ok(Fetched {
+            columns: Columns::Arrays(arrays),
+            as_of,
+        })
     }
 }
 

@@ -3,13 +3,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, TimestampMicrosecondArray, new_null_array};
+use arrow::array::{Array, ArrayRef, TimestampMicrosecondArray};
 use futures::future::try_join_all;
 use granary_engine::Engine;
 use granary_model::types::UTC;
 use granary_model::{FeatureStatus, UtcMicros, ViewKind};
-use granary_store::codec::DecodedRows;
-use granary_store::{EntityKeys, OnlineStore, RowReader, RowSink, StoreError};
+use granary_store::{DecodedRows, EntityKeys, OnlineStore, RowReader, RowSink, StoreError};
 
 use crate::elements::Elements;
 use crate::error::ServingError;
@@ -24,24 +23,35 @@ use crate::reader::ReadTime;
 use crate::request_events::RequestEvents;
 
 /// What one view gave for all entities of a request.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Fetched {
-    /// One array a projected feature.
-    pub values: Vec<ArrayRef>,
-    /// Parallel to `values`.
-    pub statuses: Vec<Arc<Vec<FeatureStatus>>>,
-    pub event_times: Option<Arc<Vec<Option<UtcMicros>>>>,
+    pub columns: Columns,
     pub as_of: AsOf,
 }
 
+/// The projected features of a view.
+#[derive(Debug, Clone)]
+pub(crate) enum Columns {
+    /// As they are stored: an answer is written from them as they are.
+    Rows(RowReader),
+    Arrays(DecodedRows),
+}
+
 impl Fetched {
-    fn new(decoded: DecodedRows, as_of: AsOf) -> Self {
-        Self {
-            values: decoded.values,
-            statuses: decoded.statuses,
-            event_times: decoded.event_times.map(Arc::new),
-            as_of,
-        }
+    /// A feature as an array.
+    pub fn array(&self, position: usize) -> Result<ArrayRef, ServingError> {
+        Ok(match &self.columns {
+            Columns::Rows(rows) => rows.column(position).to_array()?,
+            Columns::Arrays(arrays) => Arc::clone(&arrays.values[position]),
+        })
+    }
+
+    /// All features as arrays.
+    pub fn into_arrays(self) -> Result<DecodedRows, ServingError> {
+        Ok(match self.columns {
+            Columns::Rows(rows) => rows.finish()?,
+            Columns::Arrays(arrays) => arrays,
+        })
     }
 }
 
@@ -109,10 +119,13 @@ fn compute(
         };
         Arc::new((0..rows).map(status).collect())
     });
-    Ok(Fetched {
+    let arrays = DecodedRows {
         statuses: statuses.collect(),
         values,
         event_times: None,
+    };
+    Ok(Fetched {
+        columns: Columns::Arrays(arrays),
         as_of: AsOf::All(time.as_of),
     })
 }
@@ -126,7 +139,7 @@ pub(crate) fn earlier(
     let earlier = found[fetch].as_ref().ok_or_else(|| {
         StoreError::Codec("a value comes from what is fetched after it".to_owned())
     })?;
-    Ok(Arc::clone(&earlier.values[position]))
+    earlier.array(position)
 }
 
 /// Groups of a level need nothing of each other, and its look-ups run side by side.
@@ -173,8 +186,8 @@ async fn fetch_level(
     }
     for (group, elements) in lists {
         for fetch in group.fetches() {
-            if let Some(fetched) = &mut found[fetch] {
-                elements.gather(fetched, time)?;
+            if let Some(fetched) = found[fetch].take() {
+                found[fetch] = Some(elements.gather(fetched, time)?);
             }
         }
     }
@@ -234,7 +247,7 @@ async fn read_online(
         let layout = generation.layout();
         let ttl = read.ttl.filter(|_| layout.event_time);
         let fresh_since = ttl.map(|ttl| ttl.before(time.as_of));
-        RowReader::new(layout, read.projection.clone(), keys.len(), fresh_since)
+        RowReader::new(&read.decoder, keys.len(), fresh_since)
     });
     let mut decoding = Decoding {
         readers: readers.collect(),
@@ -245,14 +258,16 @@ async fn read_online(
         return Err(error.into());
     }
     let reads = group.online.iter().zip(&group.generations);
-    for ((read, generation), reader) in reads.zip(decoding.readers) {
-        let mut decoded = reader.finish()?;
+    for ((read, generation), mut rows) in reads.zip(decoding.readers) {
         // After the rows: a run may be writing beside this read.
         let as_of = time.admit(&read.view, generation.reaches())?;
         if outlived(read, as_of, time) {
-            expire(&mut decoded);
+            rows.expire();
         }
-        found[read.fetch] = Some(Fetched::new(decoded, AsOf::All(as_of)));
+        found[read.fetch] = Some(Fetched {
+            columns: Columns::Rows(rows),
+            as_of: AsOf::All(as_of),
+        });
     }
     Ok(())
 }
@@ -264,26 +279,13 @@ async fn read_query(
     time: ReadTime,
 ) -> Result<(usize, Fetched), ServingError> {
     let with = (sources.engine, sources.cache);
-    let (reader, as_of) = query.view.read(with, keys, &query.projection, time).await?;
-    Ok((query.fetch, Fetched::new(reader.finish()?, as_of)))
+    let (rows, as_of) = query.view.read(with, keys, &query.decoder, time).await?;
+    let columns = Columns::Rows(rows);
+    Ok((query.fetch, Fetched { columns, as_of }))
 }
 
 /// Whether the run of a view without event times is older than its TTL.
 fn outlived(read: &OnlineRead, run: UtcMicros, time: ReadTime) -> bool {
     let aged_by_run = read.kind != ViewKind::Timestamped;
     aged_by_run && read.ttl.is_some_and(|ttl| run < ttl.before(time.as_of))
-}
-
-/// Every row that is there is outside its age; what is not there stays NOT_FOUND.
-fn expire(decoded: &mut DecodedRows) {
-    for values in &mut decoded.values {
-        *values = new_null_array(values.data_type(), values.len());
-    }
-    for statuses in &mut decoded.statuses {
-        let expired = statuses.iter().map(|status| match status {
-            FeatureStatus::NotFound => FeatureStatus::NotFound,
-            _ => FeatureStatus::OutsideMaxAge,
-        });
-        *statuses = Arc::new(expired.collect());
-    }
 }

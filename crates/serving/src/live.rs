@@ -18,10 +18,10 @@ use granary_engine::{
 };
 use granary_model::{Definitions, FeatureStatus, FeatureView, UtcMicros};
 use granary_store::events::{EventRef, EventSink, EventSnapshot, KeyRange, ScanOrder};
-use granary_store::{EntityKeys, EventRows, OpenStream, StoreError};
+use granary_store::{DecodedRows, EntityKeys, EventRows, OpenStream, StoreError};
 
 use crate::error::ServingError;
-use crate::fetch::Fetched;
+use crate::fetch::{Columns, Fetched};
 use crate::plan::LiveSourceRead;
 use crate::read::AsOf;
 use crate::reader::ReadTime;
@@ -429,10 +429,13 @@ fn fetched(rows: LiveRows, as_of: UtcMicros) -> Fetched {
             _ => Arc::new(statuses.map(status).collect()),
         }
     });
-    Fetched {
+    let arrays = DecodedRows {
         statuses: statuses.collect(),
         values: rows.values,
-        event_times: rows.event_times.map(Arc::new),
+        event_times: rows.event_times,
+    };
+    Fetched {
+        columns: Columns::Arrays(arrays),
         as_of: AsOf::All(as_of),
     }
 }

@@ -14,14 +14,16 @@
 //! of all entities at once. Its features are lists then, one element for each of
 //! the keys, and only expressions take them.
 
+use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use granary_catalog::Snapshot;
 use granary_engine::{CompiledExpressions, InputColumn, LiveView};
 use granary_model::definitions::{BoundView, Column, KeyBinding, KeySource, ServiceFeature};
 use granary_model::{FeatureType, Interval, ViewKind, did_you_mean};
-use granary_store::{Generation, GenerationId, OpenStream};
+use granary_store::{Generation, GenerationId, OpenStream, RowDecoder};
 
 use crate::error::ServingError;
 use crate::query::QueryView;
@@ -58,6 +60,27 @@ pub struct ReadPlan {
     pub columns: Vec<PlannedColumn>,
     /// A short name that two columns would share, with the two features.
     pub clash: Option<String>,
+    /// What whoever writes answers keeps with the plan.
+    pub kept: Kept,
+}
+
+/// Something made once a plan, whatever it is.
+#[derive(Default)]
+pub struct Kept(OnceLock<Box<dyn Any + Send + Sync>>);
+
+impl Kept {
+    /// What was made first; `None` where that was of another type.
+    pub fn get_or_make<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
+        self.0.get_or_init(|| Box::new(make())).downcast_ref()
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Kept")
+            .field(&self.0.get().is_some())
+            .finish()
+    }
 }
 
 /// What can be computed at once, and then fetched at once.
@@ -135,6 +158,8 @@ pub struct OnlineRead {
     pub view: Arc<str>,
     /// Positions in the generation's layout.
     pub projection: Vec<usize>,
+    /// Of the projection.
+    pub decoder: Arc<RowDecoder>,
     pub kind: ViewKind,
     pub ttl: Option<Interval>,
 }
@@ -146,6 +171,8 @@ pub struct QueryRead {
     pub view: Arc<QueryView>,
     /// Positions in the view's row layout.
     pub projection: Vec<usize>,
+    /// Of the projection.
+    pub decoder: Arc<RowDecoder>,
 }
 
 /// A view that is answered from events.
@@ -180,6 +207,15 @@ pub struct PlannedColumn {
     /// Which fetch gives it, and where in that fetch's projection.
     pub fetch: usize,
     pub position: usize,
+}
+
+impl PlannedColumn {
+    pub fn answered_as(&self, full_names: bool) -> &Arc<str> {
+        match full_names {
+            true => &self.full_name,
+            false => &self.name,
+        }
+    }
 }
 
 /// Why a target has no plan at a snapshot.

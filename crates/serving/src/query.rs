@@ -13,7 +13,7 @@ use granary_catalog::Snapshot;
 use granary_engine::{Engine, EngineError, QueryLookup};
 use granary_model::definitions::{Column, ServeMode};
 use granary_model::{FeatureView, Interval, UtcMicros, ViewKind};
-use granary_store::{EntityKeys, RowLayout, RowReader, StoreError};
+use granary_store::{EntityKeys, RowDecoder, RowLayout, RowReader, StoreError};
 use tokio::sync::OnceCell;
 
 use crate::error::ServingError;
@@ -116,7 +116,7 @@ impl QueryView {
         &self,
         (engine, cache): (&Engine, &QueryCache),
         (keys, arrays): (&EntityKeys, &[ArrayRef]),
-        projection: &[usize],
+        decoder: &Arc<RowDecoder>,
         time: ReadTime,
     ) -> Result<(RowReader, AsOf), ServingError> {
         let distinct = DistinctKeys::of(keys, self.id, time.shared_cut());
@@ -131,8 +131,7 @@ impl QueryView {
 
         let ttl = self.view.ttl.filter(|_| self.layout.event_time);
         let fresh_since = ttl.map(|ttl| ttl.before(time.as_of));
-        let projection = projection.to_vec();
-        let mut reader = RowReader::new(&self.layout, projection, keys.len(), fresh_since);
+        let mut reader = RowReader::new(decoder, keys.len(), fresh_since);
         let mut times = vec![time.as_of; keys.len()];
         for (entity, key) in distinct.of_entity.iter().enumerate() {
             let Some(stored) = key.map(|k| &rows[k]) else {

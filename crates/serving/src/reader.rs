@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tracing::{instrument, warn};
 
-use crate::assemble::{assemble, views};
+use crate::answer::Answer;
 use crate::error::ServingError;
 use crate::fetch::{Sources, fetch};
 use crate::keys::RequestRows;
@@ -246,24 +246,29 @@ impl Reader {
     /// Reads features of entities. Everything wrong with a request is told
     /// before anything is fetched; a key that is not found, NULL or too old is
     /// a status of its rows and fails no others.
-    #[instrument(level = "debug", skip_all)]
     pub async fn read(&self, request: ReadRequest) -> Result<ReadResponse, ServingError> {
-        let time = ReadTime::of(&request, self.clock.now());
-        match self.read_once(&request, time).await {
+        self.answer(&request).await?.into_response()
+    }
+
+    /// The same, not yet made into arrays.
+    #[instrument(level = "debug", skip_all)]
+    pub async fn answer(&self, request: &ReadRequest) -> Result<Answer, ServingError> {
+        let time = ReadTime::of(request, self.clock.now());
+        match self.answer_once(request, time).await {
             // A stream was opened anew beside this read.
             Err(ServingError::Store(StoreError::StreamReopened { .. })) => {
                 self.refresh().await?;
-                self.read_once(&request, time).await
+                self.answer_once(request, time).await
             }
             answer => answer,
         }
     }
 
-    async fn read_once(
+    async fn answer_once(
         &self,
         request: &ReadRequest,
         time: ReadTime,
-    ) -> Result<ReadResponse, ServingError> {
+    ) -> Result<Answer, ServingError> {
         let rows = request.inputs.iter().map(|(_, values)| values.len());
         let rows = rows.chain([request.keys.num_rows()]).max();
         within(
@@ -309,12 +314,12 @@ impl Reader {
             tiles: &self.tiles,
         };
         let fetched = fetch(sources, &plan, (&rows, events), time).await?;
-        Ok(ReadResponse {
-            snapshot: plan.snapshot,
+        Ok(Answer {
+            plan,
+            fetched,
             as_of: time.as_of,
             entities: rows.entities,
-            features: assemble(&plan, &fetched, request.full_names),
-            views: views(&plan, &fetched),
+            full_names: request.full_names,
         })
     }
 

@@ -45,7 +45,8 @@ mod fixed;
 mod list;
 mod shape;
 
-pub use decode::{DecodedRows, RowReader};
+pub use decode::{DecodedRows, RowColumn, RowDecoder, RowReader};
+pub use fixed::Fixed;
 use shape::Shape;
 
 /// Which columns a row has, in which order, and how they are laid out.

@@ -21,7 +21,7 @@ pub mod rows;
 pub mod streams;
 
 pub use cache::{CachedStore, RowCacheCounts, RowCacheSettings};
-pub use codec::{DecodedRows, RowLayout, RowOrder, RowReader};
+pub use codec::{DecodedRows, RowColumn, RowDecoder, RowLayout, RowOrder, RowReader};
 pub use embedded::{EmbeddedSettings, EmbeddedStore};
 pub use embedded_events::{EmbeddedEventSettings, EmbeddedEventStore, EventsOwner};
 pub use error::StoreError;

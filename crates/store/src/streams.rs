@@ -15,7 +15,7 @@ use bytes::Bytes;
 use granary_model::definitions::{Column, Stream};
 use granary_model::types::UTC;
 
-use crate::codec::{RowLayout, RowReader};
+use crate::codec::{RowDecoder, RowLayout, RowReader};
 use crate::error::StoreError;
 use crate::events::{EventRef, EventSink, EventStream};
 use crate::rows::EncodedRows;
@@ -127,7 +127,7 @@ impl EventRows {
         let columns = projection.iter().copied().filter(|at| *at < stored);
         Self {
             schema: Arc::new(Schema::new(fields)),
-            rows: RowReader::growing(&layout.rows, columns.collect()),
+            rows: RowReader::growing(&RowDecoder::new(&layout.rows, columns.collect())),
             created: projection.iter().map(|at| *at >= stored).collect(),
             ranges: Vec::new(),
             event_times: Vec::new(),

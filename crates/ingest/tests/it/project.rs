@@ -21,7 +21,7 @@ use granary_model::fingerprint::Fingerprint;
 use granary_model::{FeatureStatus, FeatureType, ManualClock, UtcMicros, ViewKind};
 use granary_store::{
     EmbeddedSettings, EmbeddedStore, EntityKeys, GenerationState, MemoryStore, OnlineStore,
-    RowReader, RowSink,
+    RowDecoder, RowReader, RowSink,
 };
 use object_store::ObjectStore;
 use object_store::path::Path as StorePath;
@@ -199,8 +199,7 @@ impl Project {
         let keys = EntityKeys::encode(&view.keys, &[customers]).unwrap();
         let projection = (0..view.features.len()).collect();
         let mut rows = Rows(RowReader::new(
-            generation.layout(),
-            projection,
+            &RowDecoder::new(generation.layout(), projection),
             keys.len(),
             None,
         ));

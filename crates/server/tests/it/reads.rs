@@ -123,6 +123,20 @@ async fn every_type_comes_through_both_encodings() {
             assert_eq!(codes.values()[..], [1, 2, 3]);
         }
     }
+    // Of each number of entities, in which all, some or none are there.
+    for (entities, ids) in (1..=33).flat_map(|n| [(n, 1), (n, 2), (n, 3), (n, 4)]) {
+        let keys: Vec<_> = (0..entities).map(|n| Some(1 + n * n % ids)).collect();
+        asked.keys = customers(&keys);
+        let answer = client.get_features(&asked).await.unwrap();
+        let table = client.get_features_batch(&asked).await.unwrap();
+        for feature in &answer.features {
+            let name = feature.name.as_str();
+            assert_eq!(table[name].as_ref(), feature.values.as_ref(), "{keys:?}");
+            let codes = table[format!("{name}__status").as_str()].as_primitive::<Int8Type>();
+            let statuses: Vec<i8> = feature.statuses.iter().map(|s| *s as i8).collect();
+            assert_eq!(codes.values()[..], statuses, "{keys:?}");
+        }
+    }
 }
 
 #[tokio::test]

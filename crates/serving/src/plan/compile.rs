@@ -11,12 +11,12 @@ use granary_model::definitions::{
     BoundView, Column, FeatureView, KeyBinding, KeySource, ServeMode, ServiceFeature,
 };
 use granary_model::{FeatureType, did_you_mean};
-use granary_store::StoreError;
 use granary_store::streams::StreamsByName;
+use granary_store::{RowDecoder, StoreError};
 
 use super::{
-    ArgumentColumn, ComputeStep, KeyColumn, KeyGroup, Level, LiveSourceRead, LiveViewRead, NoPlan,
-    OnlineRead, Pin, Pins, PlannedColumn, QueryRead, ReadPlan, Selection, unknown_feature,
+    ArgumentColumn, ComputeStep, Kept, KeyColumn, KeyGroup, Level, LiveSourceRead, LiveViewRead,
+    NoPlan, OnlineRead, Pin, Pins, PlannedColumn, QueryRead, ReadPlan, Selection, unknown_feature,
 };
 use crate::error::ServingError;
 use crate::live::CompiledViews;
@@ -52,6 +52,7 @@ pub(crate) fn compile(
             views: Vec::new(),
             columns: Vec::with_capacity(selection.features.len()),
             clash: None,
+            kept: Kept::default(),
         },
     };
     let mut unpublished: Vec<String> = Vec::new();
@@ -74,6 +75,7 @@ pub(crate) fn compile(
         compiler.select(feature)?;
     }
     compiler.plan.clash = clash(&compiler.plan.columns);
+    compiler.prepare();
     Ok(compiler.plan)
 }
 
@@ -423,6 +425,7 @@ impl<'a> Compiler<'a> {
             fetch: self.plan.fetches,
             view: view.name.as_str().into(),
             projection: Vec::new(),
+            decoder: RowDecoder::new(pin.generation.layout(), Vec::new()),
             kind: view.kind,
             ttl: view.ttl,
         });
@@ -439,9 +442,11 @@ impl<'a> Compiler<'a> {
         {
             return at;
         }
+        let view = self.sources.queries.view(self.snapshot, view);
         group.queries.push(QueryRead {
             fetch: self.plan.fetches,
-            view: self.sources.queries.view(self.snapshot, view),
+            decoder: RowDecoder::new(view.layout(), Vec::new()),
+            view,
             projection: Vec::new(),
         });
         self.plan.fetches += 1;
@@ -523,6 +528,23 @@ impl<'a> Compiler<'a> {
             fetch,
             position,
         })
+    }
+
+    /// What is wanted of each view is known: works out how its rows are decoded.
+    fn prepare(&mut self) {
+        let groups = self
+            .plan
+            .levels
+            .iter_mut()
+            .flat_map(|level| &mut level.groups);
+        for group in groups {
+            for (read, generation) in group.online.iter_mut().zip(&group.generations) {
+                read.decoder = RowDecoder::new(generation.layout(), read.projection.clone());
+            }
+            for read in &mut group.queries {
+                read.decoder = RowDecoder::new(read.view.layout(), read.projection.clone());
+            }
+        }
     }
 
     /// Adds one column of the answer.

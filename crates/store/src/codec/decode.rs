@@ -22,15 +22,41 @@ use super::list::StoredList;
 use super::shape::{Cell, Scalar, Shape, Slot, damaged};
 use crate::error::StoreError;
 
-/// Builds the answer's columns of one view from its rows.
-///
-/// Made for one read: `entities` rows, the features at `projection` of the
-/// layout. Rows may come in any order; entities without one are NOT_FOUND.
+/// How rows of a layout become columns, worked out once for many reads.
 #[derive(Debug)]
-pub struct RowReader {
+pub struct RowDecoder {
     layout: Arc<RowLayout>,
     shape: Shape,
+    /// Positions of the columns in the layout.
     projection: Vec<usize>,
+}
+
+impl RowDecoder {
+    /// The features at `projection` of the layout; panics where one is beyond it.
+    pub fn new(layout: &Arc<RowLayout>, projection: Vec<usize>) -> Arc<Self> {
+        let known = layout.features.len();
+        assert!(
+            projection.iter().all(|index| *index < known),
+            "a layout of {known} features has none of {projection:?}"
+        );
+        Arc::new(Self {
+            layout: Arc::clone(layout),
+            shape: Shape::of(layout),
+            projection,
+        })
+    }
+
+    pub fn layout(&self) -> &Arc<RowLayout> {
+        &self.layout
+    }
+}
+
+/// Gathers the rows of one view for one read, and has its columns.
+///
+/// Rows may come in any order; entities without one are NOT_FOUND.
+#[derive(Debug, Clone)]
+pub struct RowReader {
+    decoder: Arc<RowDecoder>,
     fresh_since: Option<i64>,
     /// The rows that will be decoded.
     arena: Vec<u8>,
@@ -55,34 +81,26 @@ pub struct DecodedRows {
 impl RowReader {
     /// `fresh_since`: rows with an earlier event time are OUTSIDE_MAX_AGE
     /// (values NULL, event time given). Without an event time in the layout it
-    /// has no effect. Panics in `finish` when `projection` is not of the layout.
-    pub fn new(
-        layout: &Arc<RowLayout>,
-        projection: Vec<usize>,
-        entities: usize,
-        fresh_since: Option<UtcMicros>,
-    ) -> Self {
-        let shape = Shape::of(layout);
+    /// has no effect.
+    pub fn new(decoder: &Arc<RowDecoder>, entities: usize, fresh_since: Option<UtcMicros>) -> Self {
         Self {
-            arena: Vec::with_capacity(entities * shape.fixed_bytes),
+            arena: Vec::with_capacity(entities * decoder.shape.fixed_bytes),
             spans: vec![(0, 0); entities],
             statuses: vec![FeatureStatus::NotFound; entities],
-            event_times: layout.event_time.then(|| vec![None; entities]),
-            layout: Arc::clone(layout),
-            shape,
-            projection,
+            event_times: decoder.layout.event_time.then(|| vec![None; entities]),
+            decoder: Arc::clone(decoder),
             fresh_since: fresh_since.map(|t| t.0),
         }
     }
 
     /// For rows one after another, however many come: see [`Self::push_next`].
-    pub fn growing(layout: &Arc<RowLayout>, projection: Vec<usize>) -> Self {
-        Self::new(layout, projection, 0, None)
+    pub fn growing(decoder: &Arc<RowDecoder>) -> Self {
+        Self::new(decoder, 0, None)
     }
 
     /// One more row behind those before; of a damaged one nothing is kept.
     pub fn push_next(&mut self, row: &[u8]) -> Result<(), StoreError> {
-        self.shape.check(row)?;
+        self.decoder.shape.check(row)?;
         let start = self.arena.len();
         self.arena.extend_from_slice(row);
         self.spans.push((start, self.arena.len()));
@@ -91,12 +109,8 @@ impl RowReader {
 
     /// The columns alone, of rows that were pushed one after another.
     pub fn finish_values(self) -> Result<Vec<ArrayRef>, StoreError> {
-        let columns = self.projection.iter().map(|index| {
-            let column = ColumnOfRows {
-                reader: &self,
-                slot: &self.shape.slots[*index],
-            };
-            let (values, _) = column.decode(&self.layout.features[*index].data_type)?;
+        let columns = (0..self.decoder.projection.len()).map(|at| {
+            let (values, _) = self.column(at).decode()?;
             Ok(values)
         });
         columns.collect()
@@ -105,8 +119,9 @@ impl RowReader {
     /// The row of an entity. A damaged row is an error, and the entity stays
     /// NOT_FOUND.
     pub fn push(&mut self, entity: usize, row: &[u8]) -> Result<(), StoreError> {
-        self.shape.check(row)?;
-        let event_time = self.shape.event_time(row);
+        let shape = &self.decoder.shape;
+        shape.check(row)?;
+        let event_time = shape.event_time(row);
         if let (Some(times), Some(time)) = (&mut self.event_times, event_time) {
             times[entity] = Some(UtcMicros(time));
         }
@@ -124,22 +139,55 @@ impl RowReader {
         Ok(())
     }
 
+    /// Makes every row that is there outside its age; what is not there stays
+    /// NOT_FOUND.
+    pub fn expire(&mut self) {
+        self.spans.fill((0, 0));
+        for status in &mut self.statuses {
+            if *status != FeatureStatus::NotFound {
+                *status = FeatureStatus::OutsideMaxAge;
+            }
+        }
+    }
+
+    pub fn entities(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// What holds for all features of each entity, NULLs apart.
+    pub fn statuses(&self) -> &[FeatureStatus] {
+        &self.statuses
+    }
+
+    /// Event time of each entity's row, where the layout has one.
+    pub fn event_times(&self) -> Option<&[Option<UtcMicros>]> {
+        self.event_times.as_deref()
+    }
+
+    /// One of the projected features, by its place among them.
+    pub fn column(&self, position: usize) -> RowColumn<'_> {
+        let index = self.decoder.projection[position];
+        RowColumn {
+            reader: self,
+            slot: &self.decoder.shape.slots[index],
+            data_type: &self.decoder.layout.features[index].data_type,
+        }
+    }
+
     /// The columns of all entities. A value that is not what its type says
     /// (text that is not UTF-8) is an error.
     pub fn finish(self) -> Result<DecodedRows, StoreError> {
         let shared = Arc::new(self.statuses.clone());
-        let mut values = Vec::with_capacity(self.projection.len());
-        let mut statuses = Vec::with_capacity(self.projection.len());
-        for &index in &self.projection {
-            let column = ColumnOfRows {
-                reader: &self,
-                slot: &self.shape.slots[index],
-            };
-            let (array, nulls) = column.decode(&self.layout.features[index].data_type)?;
+        let columns = self.decoder.projection.len();
+        let mut values = Vec::with_capacity(columns);
+        let mut statuses = Vec::with_capacity(columns);
+        for position in 0..columns {
+            let column = self.column(position);
+            let (array, nulls) = column.decode()?;
             values.push(array);
             statuses.push(match nulls {
                 0 => Arc::clone(&shared),
-                _ => Arc::new(column.statuses()),
+                _ => Arc::new(column.statuses().collect()),
             });
         }
         Ok(DecodedRows {
@@ -158,17 +206,67 @@ impl RowReader {
 }
 
 /// One feature of the rows that a read found.
-struct ColumnOfRows<'r> {
+#[derive(Debug, Clone, Copy)]
+pub struct RowColumn<'r> {
     reader: &'r RowReader,
     slot: &'r Slot,
+    data_type: &'r FeatureType,
 }
 
 /// An array, and how many rows were there with the feature NULL.
 type Decoded = (ArrayRef, usize);
 
-impl ColumnOfRows<'_> {
-    fn decode(&self, data_type: &FeatureType) -> Result<Decoded, StoreError> {
-        Ok(match data_type {
+impl<'r> RowColumn<'r> {
+    pub fn data_type(&self) -> &'r FeatureType {
+        self.data_type
+    }
+
+    /// The feature as an array, NULL where it is not PRESENT.
+    pub fn to_array(&self) -> Result<ArrayRef, StoreError> {
+        Ok(self.decode()?.0)
+    }
+
+    /// Of each entity its status, and the value where that is PRESENT. `T` is
+    /// what the type is stored as: see the table of [`crate::codec`]; a
+    /// BOOLEAN is a byte.
+    #[inline]
+    pub fn values<T: Fixed>(&self) -> impl ExactSizeIterator<Item = (FeatureStatus, Option<T>)> {
+        let column = *self;
+        (0..self.reader.spans.len()).map(move |entity| match column.reader.row(entity) {
+            Some(row) if column.slot.is_valid(row) => {
+                (FeatureStatus::Present, T::read(&row[column.slot.at..]))
+            }
+            Some(_) => (FeatureStatus::NullValue, None),
+            None => (column.reader.statuses[entity], None),
+        })
+    }
+
+    /// The same of VARCHAR and VARBINARY, whose bytes are not looked into.
+    pub fn bytes_values(
+        &self,
+    ) -> impl ExactSizeIterator<Item = (FeatureStatus, Result<Option<&'r [u8]>, StoreError>)> {
+        let column = *self;
+        (0..self.reader.spans.len()).map(move |entity| match column.reader.row(entity) {
+            Some(row) if column.slot.is_valid(row) => {
+                let bytes = column.reader.decoder.shape.var(row, column.slot);
+                (FeatureStatus::Present, bytes.map(Some))
+            }
+            Some(_) => (FeatureStatus::NullValue, Ok(None)),
+            None => (column.reader.statuses[entity], Ok(None)),
+        })
+    }
+
+    /// Of each entity.
+    pub fn statuses(&self) -> impl ExactSizeIterator<Item = FeatureStatus> {
+        let column = *self;
+        (0..self.reader.spans.len()).map(move |entity| match column.reader.row(entity) {
+            Some(row) if !column.slot.is_valid(row) => FeatureStatus::NullValue,
+            _ => column.reader.statuses[entity],
+        })
+    }
+
+    fn decode(&self) -> Result<Decoded, StoreError> {
+        Ok(match self.data_type {
             FeatureType::Boolean => {
                 let (bytes, nulls, absent) = self.fixed::<u8>();
                 let bits = BooleanBuffer::collect_bool(bytes.len(), |row| bytes[row] != 0);
@@ -250,7 +348,7 @@ impl ColumnOfRows<'_> {
         for entity in 0..entities {
             let value = match self.reader.row(entity) {
                 Some(row) if self.slot.is_valid(row) => {
-                    Some(self.reader.shape.var(row, self.slot)?)
+                    Some(self.reader.decoder.shape.var(row, self.slot)?)
                 }
                 Some(_) => {
                     absent += 1;
@@ -295,7 +393,7 @@ impl ColumnOfRows<'_> {
             {
                 lists.push(StoredList::of(
                     scalar,
-                    self.reader.shape.var(row, self.slot)?,
+                    self.reader.decoder.shape.var(row, self.slot)?,
                 )?);
             }
         }
@@ -308,15 +406,6 @@ impl ColumnOfRows<'_> {
         let array = ListArray::try_new(field, OffsetBuffer::from_lengths(lengths), items, nulls)
             .map_err(not_the_type)?;
         Ok((Arc::new(array), absent))
-    }
-
-    fn statuses(&self) -> Vec<FeatureStatus> {
-        (0..self.reader.spans.len())
-            .map(|entity| match self.reader.row(entity) {
-                Some(row) if !self.slot.is_valid(row) => FeatureStatus::NullValue,
-                _ => self.reader.statuses[entity],
-            })
-            .collect()
     }
 }
 

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use arrow::datatypes::ArrowNativeType;
 
 /// A value that takes a fixed number of bytes in a row, little endian.
-pub(super) trait Fixed: ArrowNativeType {
+pub trait Fixed: ArrowNativeType {
     const WIDTH: usize;
 
     /// Into the first `WIDTH` bytes of `out`.

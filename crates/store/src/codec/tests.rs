@@ -202,7 +202,7 @@ proptest! {
         // Backwards, with entities before and between that have no row.
         let entity = |row: usize| row * 2 + skip;
         let entities = rows.len() * 2 + skip;
-        let mut reader = RowReader::new(&layout, (0..7).collect(), entities, None);
+        let mut reader = RowReader::new(&RowDecoder::new(&layout, (0..7).collect()), entities, None);
         for row in (0..rows.len()).rev() {
             reader.push(entity(row), encoded.get(row)).unwrap();
         }
@@ -260,7 +260,7 @@ proptest! {
             bent[at] = byte;
         }
         let _ = order.compare(&bent, encoded.get(1));
-        let mut reader = RowReader::new(&layout(), (0..7).collect(), 1, None);
+        let mut reader = RowReader::new(&RowDecoder::new(&layout(), (0..7).collect()), 1, None);
         if reader.push(0, &bent).is_ok() {
             let _ = reader.finish();
         }
@@ -303,7 +303,7 @@ fn ties_go_by_the_table() {
         assert!(found.unwrap().is_lt(), "{next}");
     }
     // The bits are kept.
-    let mut reader = RowReader::new(&layout(), vec![2], 1, None);
+    let mut reader = RowReader::new(&RowDecoder::new(&layout(), vec![2]), 1, None);
     reader.push(0, encoded.get(5)).unwrap();
     let kept = reader.finish().unwrap().values.remove(0);
     assert_eq!(
@@ -326,7 +326,11 @@ fn rows_before_the_bound_are_outside_max_age() {
         texts: None,
     });
     let encoded = encode(&rows);
-    let mut reader = RowReader::new(&layout(), vec![2, 1], 4, Some(UtcMicros(10)));
+    let mut reader = RowReader::new(
+        &RowDecoder::new(&layout(), vec![2, 1]),
+        4,
+        Some(UtcMicros(10)),
+    );
     for (entity, row) in encoded.iter().enumerate() {
         reader.push(entity, row).unwrap();
     }
@@ -378,7 +382,11 @@ fn columns_are_cast_and_what_does_not_fit_is_named() {
     };
     let nanos = || -> ArrayRef { Arc::new(TimestampNanosecondArray::from(vec![7_000])) };
     let row = encode(nanos(), Arc::new(UInt8Array::from(vec![200]))).unwrap();
-    let mut reader = RowReader::new(&Arc::new(layout.clone()), vec![0, 1], 1, None);
+    let mut reader = RowReader::new(
+        &RowDecoder::new(&Arc::new(layout.clone()), vec![0, 1]),
+        1,
+        None,
+    );
     reader.push(0, row.get(0)).unwrap();
     let decoded = reader.finish().unwrap();
     assert_eq!(decoded.values[0].as_primitive::<Int16Type>().value(0), 200);

@@ -9,7 +9,7 @@ use granary_model::definitions::Column;
 use granary_model::types::UTC;
 use granary_model::{FeatureType, UtcMicros};
 
-use crate::codec::{RowLayout, RowReader};
+use crate::codec::{RowDecoder, RowLayout, RowReader};
 use crate::error::StoreError;
 use crate::keys::EntityKeys;
 use crate::online::{
@@ -209,7 +209,11 @@ pub(super) async fn amounts_in(
 ) -> Result<Vec<Option<f64>>, StoreError> {
     use arrow::array::{Array, AsArray};
     let keys = keys(ids);
-    let mut reader = RowReader::new(generation.layout(), vec![0], ids.len(), None);
+    let mut reader = RowReader::new(
+        &RowDecoder::new(generation.layout(), vec![0]),
+        ids.len(),
+        None,
+    );
     for (entity, row) in read(store, &keys, generation).await?.iter().enumerate() {
         if let Some(row) = row {
             reader.push(entity, row)?;

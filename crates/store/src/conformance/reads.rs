@@ -17,7 +17,7 @@ use super::fixture::{
     Outcome, Store, UPSERT, amounts, batch, coverage, encode, fact, keys, layout, nullable_keys,
     pinned, publish, read, read_all, rows, shuffled,
 };
-use crate::codec::{RowLayout, RowReader};
+use crate::codec::{RowDecoder, RowLayout, RowReader};
 use crate::keys::EntityKeys;
 use crate::online::WriteMode;
 use crate::rows::EncodedRows;
@@ -279,7 +279,11 @@ pub(super) async fn values_of_every_type(store: Store) -> Outcome {
     assert_eq!(generation.layout(), &layout);
 
     let projection: Vec<usize> = (0..layout.features.len()).rev().collect();
-    let mut reader = RowReader::new(generation.layout(), projection.clone(), 3, None);
+    let mut reader = RowReader::new(
+        &RowDecoder::new(generation.layout(), projection.clone()),
+        3,
+        None,
+    );
     for (entity, row) in read(&store, &ids, &generation).await?.iter().enumerate() {
         let Some(row) = row else {
             panic!("entity {entity} has no row");

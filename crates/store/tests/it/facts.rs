@@ -11,8 +11,8 @@ use granary_model::types::UTC;
 use granary_model::{FeatureType, UtcMicros};
 use granary_store::{
     Coverage, EmbeddedSettings, EmbeddedStore, EncodedRows, EntityKeys, Generation,
-    GenerationState, GenerationWriter, OnlineStore, RowLayout, RowReader, RowSink, StoreError,
-    WriteMode,
+    GenerationState, GenerationWriter, OnlineStore, RowDecoder, RowLayout, RowReader, RowSink,
+    StoreError, WriteMode,
 };
 
 pub const VIEW: &str = "customer_balance";
@@ -114,7 +114,11 @@ pub async fn times(
         .read(&keys(ids), std::slice::from_ref(generation), &mut found)
         .await
         .unwrap();
-    let mut reader = RowReader::new(generation.layout(), vec![0], ids.len(), None);
+    let mut reader = RowReader::new(
+        &RowDecoder::new(generation.layout(), vec![0]),
+        ids.len(),
+        None,
+    );
     for (entity, row) in found.0.iter().enumerate() {
         if let Some(row) = row {
             reader.push(entity, row).unwrap();
