@@ -132,8 +132,8 @@ async fn what_needs_events_that_are_gone_says_so() {
 
 const LATER: &str = "
 CREATE FEATURE VIEW last_taps ENTITY customer EVENT TIME at AS
-  SELECT customer_id, count(*) OVER three AS n FROM tap
-  WINDOW three AS (PARTITION BY customer_id ORDER BY at ROWS 2 PRECEDING);
+  SELECT customer_id, count(*) OVER two AS n FROM tap
+  WINDOW two AS (PARTITION BY customer_id ORDER BY at ROWS 1 PRECEDING);
 CREATE FEATURE VIEW last_tap ENTITY customer EVENT TIME at AS
   SELECT customer_id, at, 1 AS one FROM tap;
 ";
@@ -147,21 +147,32 @@ async fn a_view_of_the_newest_that_came_too_late_is_out_of_range() {
     let early = format!("{TAPS}{last_taps}");
     let snapshot = project.apply(&[("taps.sql", &early)]).await.unwrap();
     let stream = &snapshot.definitions.streams["tap"];
-    let events = rows(stream, &EVENTS);
-    project.streams.push("tap", &events).await.unwrap();
+    let first = r#"{"customer_id":1,"at":"2026-03-01T05:00:00Z"}"#;
+    for events in [&[first][..], &EVENTS] {
+        let events = rows(stream, events);
+        project.streams.push("tap", &events).await.unwrap();
+    }
     assert_eq!(project.streams.trim("tap").await.unwrap(), 1);
     let read_at = async |feature, t| {
         let customer = customers(&[Some(1)]);
         try_read(&project, feature, ("customer_id", &customer), Some(at(t))).await
     };
     let now = "2026-03-09T12:30:00Z";
-    let three = Ok(vec![Some("3".to_owned())]);
-    assert_eq!(read_at("last_taps.n", now).await, three);
+    let two = Ok(vec![Some("2".to_owned())]);
+    assert_eq!(read_at("last_taps.n", now).await, two);
+    // An event ahead of the clock pushes out nothing that is needed now.
+    let ahead = rows(
+        stream,
+        &[r#"{"customer_id":1,"at":"2026-03-09T13:15:00Z"}"#],
+    );
+    project.streams.push("tap", &ahead).await.unwrap();
+    assert_eq!(project.streams.trim("tap").await.unwrap(), 1);
+    assert_eq!(read_at("last_taps.n", now).await, two);
 
-    // The newest one was kept with the newest three, as an older index has it.
+    // The newest one was kept with the newest two, as an older index has it.
     let late = TAPS.to_owned() + LATER;
     project.apply(&[("taps.sql", &late)]).await.unwrap();
-    assert_eq!(read_at("last_taps.n", now).await, three);
+    assert_eq!(read_at("last_taps.n", now).await, two);
     assert_eq!(
         read_at("last_tap.one", now).await,
         Ok(vec![Some("1".to_owned())])
@@ -169,7 +180,7 @@ async fn a_view_of_the_newest_that_came_too_late_is_out_of_range() {
 
     // Dropped, and back after more went.
     project.apply(&[("taps.sql", TAPS)]).await.unwrap();
-    assert_eq!(project.streams.trim("tap").await.unwrap(), 1);
+    assert_eq!(project.streams.trim("tap").await.unwrap(), 2);
     let with_history = late.replace("EVENT TIME at;", "EVENT TIME at HISTORY taps_history;");
     for (definitions, why, flushed) in [
         (&late, "the stream has no HISTORY", 0),
@@ -183,7 +194,7 @@ async fn a_view_of_the_newest_that_came_too_late_is_out_of_range() {
         for feature in ["last_taps.n", "last_tap.one"] {
             let view = feature.split('.').next().unwrap();
             let expected = format!(
-                "{view}: events of tap before 2026-03-01T20:00:00.000001Z are no longer kept for \
+                "{view}: events of tap before 2026-03-08T12:00:00.000001Z are no longer kept for \
                  reads; {why}"
             );
             assert_eq!(read_at(feature, now).await, Err(expected));
@@ -203,8 +214,8 @@ async fn a_view_of_the_newest_that_came_too_late_is_out_of_range() {
     let error = train(&project, &["2026-03-09 12:30:00"]).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "tap: last_taps needs the newest 3 a key of customer_id at 2026-03-09T12:30:00Z, and \
-         events before 2026-03-01T20:00:00.000001Z are gone, since the stream had no HISTORY: leave \
+        "tap: last_taps needs the newest 2 a key of customer_id at 2026-03-09T12:30:00Z, and \
+         events before 2026-03-08T12:00:00.000001Z are gone, since the stream had no HISTORY: leave \
          out the earliest rows"
     );
 }
