@@ -157,3 +157,26 @@ async fn a_lost_event_store_goes_on_behind_its_history() {
     assert_eq!(home.flush().await, 1);
     assert_eq!(home.ids().await.len(), 8);
 }
+
+/// What was lost before there was a history is known from the history as well.
+#[tokio::test]
+async fn what_was_lost_stays_known_when_the_events_are_lost_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Home::bare(folder.path(), exact()).await;
+    for day in (0..4).rev() {
+        home.push(&[&day.to_string()], NOW - day * DAY).await;
+    }
+    home.need(1).await;
+    let lost = Some(UtcMicros(NOW - 2 * DAY + 1));
+    assert_eq!(home.state().await.lost_before, lost);
+    let home = home.renamed("card_history").await;
+    assert_eq!(home.flush().await, 2);
+    let home = home.without_events().await;
+    let state = home.state().await;
+    assert_eq!((state.lost_before, state.trimmed_before), (lost, lost));
+    home.streams
+        .retain(BTreeMap::from([(STREAM.to_owned(), Retention::Everything)]));
+    assert_eq!(home.streams.restore(STREAM).await.unwrap(), 2);
+    let state = home.state().await;
+    assert_eq!((state.events, state.trimmed_before), (2, lost));
+}
