@@ -106,7 +106,9 @@ fn what_stored_events_are_of_cannot_change() {
             assert_ne!(changed, SQL);
             project.write("sql/streams.sql", changed);
             for command in [&["plan"][..], &["apply", "--yes"]] {
-                project.granary(command).failed(1, &["has events, up to number 1: ", what]);
+                project
+                    .granary(command)
+                    .failed(1, &["has events, up to number 1: ", what]);
             }
         }
         drop(server);
