@@ -31,7 +31,7 @@ use crate::read_log::ReadLogger;
 use crate::status::{IntoStatus, status};
 use crate::wire;
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct FeaturesRpc {
     pub reader: Arc<Reader>,
     pub items: Items,
@@ -44,7 +44,7 @@ type Encoded = Vec<u8>;
 
 impl FeaturesRpc {
     async fn get_features(
-        self,
+        self: Arc<Self>,
         request: Request<pb::GetFeaturesRequest>,
     ) -> Result<Response<Encoded>, Status> {
         let caller = caller(&request)?;
@@ -53,13 +53,13 @@ impl FeaturesRpc {
     }
 
     async fn stream_features(
-        self,
+        self: Arc<Self>,
         request: Request<Streaming<pb::GetFeaturesRequest>>,
     ) -> Result<Response<BoxStream<'static, Result<Encoded, Status>>>, Status> {
         let caller = caller(&request)?;
         let open = self.items.open()?;
         let items = self.items.clone();
-        let answer = move |request| self.clone().answer(request, caller.clone());
+        let answer = move |request| Arc::clone(&self).answer(request, caller.clone());
         let answers = items.answers(request.into_inner(), answer);
         let answers = answers.inspect(move |_| {
             let _held = &open;
@@ -83,7 +83,7 @@ impl FeaturesRpc {
         wire::encode(answer, &form)
     }
 
-    async fn answer(self, request: pb::GetFeaturesRequest, caller: Caller) -> Encoded {
+    async fn answer(self: Arc<Self>, request: pb::GetFeaturesRequest, caller: Caller) -> Encoded {
         match self.items.item(self.read(request, caller)).await {
             Ok(response) => write_item(&response),
             Err(error) => pb::StreamFeaturesResponse {
@@ -97,7 +97,7 @@ impl FeaturesRpc {
 /// The service as tonic's router takes it.
 #[derive(Debug, Clone)]
 pub(crate) struct FeaturesService {
-    pub rpc: FeaturesRpc,
+    pub rpc: Arc<FeaturesRpc>,
     pub request_bytes_max: usize,
 }
 
@@ -115,18 +115,18 @@ impl Service<http::Request<Body>> for FeaturesService {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let rpc = self.rpc.clone();
+        let rpc = Arc::clone(&self.rpc);
         let bytes_max = Some(self.request_bytes_max);
         let grpc = || Grpc::new(ReadCodec).apply_max_message_size_config(bytes_max, None);
         match request.uri().path() {
             "/granary.v1.Features/GetFeatures" => {
                 let mut grpc = grpc();
-                let get = service_fn(move |request| rpc.clone().get_features(request));
+                let get = service_fn(move |request| Arc::clone(&rpc).get_features(request));
                 Box::pin(async move { Ok(grpc.unary(get, request).await) })
             }
             "/granary.v1.Features/StreamFeatures" => {
                 let mut grpc = grpc();
-                let stream = service_fn(move |request| rpc.clone().stream_features(request));
+                let stream = service_fn(move |request| Arc::clone(&rpc).stream_features(request));
                 Box::pin(async move { Ok(grpc.streaming(stream, request).await) })
             }
             _ => Box::pin(ready(Ok(Status::unimplemented("no such rpc").into_http()))),

@@ -235,7 +235,7 @@ fn grpc(
     Ok(transport()
         .layer(edge)
         .add_service(FeaturesService {
-            rpc: features,
+            rpc: Arc::new(features),
             request_bytes_max: settings.request_bytes_max,
         })
         .add_service(CatalogServer::new(catalog))
