@@ -156,9 +156,7 @@ pub struct OnlineRead {
     /// Which fetch of the plan this is.
     pub fetch: usize,
     pub view: Arc<str>,
-    /// Positions in the generation's layout.
-    pub projection: Vec<usize>,
-    /// Of the projection.
+    /// Of the generation's layout, the features that are wanted.
     pub decoder: Arc<RowDecoder>,
     pub kind: ViewKind,
     pub ttl: Option<Interval>,
@@ -169,9 +167,7 @@ pub struct OnlineRead {
 pub struct QueryRead {
     pub fetch: usize,
     pub view: Arc<QueryView>,
-    /// Positions in the view's row layout.
-    pub projection: Vec<usize>,
-    /// Of the projection.
+    /// Of the view's row layout, the features that are wanted.
     pub decoder: Arc<RowDecoder>,
 }
 

@@ -75,7 +75,6 @@ pub(crate) fn compile(
         compiler.select(feature)?;
     }
     compiler.plan.clash = clash(&compiler.plan.columns);
-    compiler.prepare();
     Ok(compiler.plan)
 }
 
@@ -424,7 +423,6 @@ impl<'a> Compiler<'a> {
         group.online.push(OnlineRead {
             fetch: self.plan.fetches,
             view: view.name.as_str().into(),
-            projection: Vec::new(),
             decoder: RowDecoder::new(pin.generation.layout(), Vec::new()),
             kind: view.kind,
             ttl: view.ttl,
@@ -447,7 +445,6 @@ impl<'a> Compiler<'a> {
             fetch: self.plan.fetches,
             decoder: RowDecoder::new(view.layout(), Vec::new()),
             view,
-            projection: Vec::new(),
         });
         self.plan.fetches += 1;
         group.queries.len() - 1
@@ -497,30 +494,30 @@ impl<'a> Compiler<'a> {
             .feature(feature)
             .ok_or_else(|| unknown_feature(&view.name, feature, &view.features))?;
         let group = &mut self.plan.levels[level].groups[group];
-        let (fetch, projection, features) = if view.is_live() {
-            let read = &mut group.live[index];
-            (read.fetch, &mut read.projection, &view.features)
-        } else if view.serve == ServeMode::Online {
-            let read = &mut group.online[index];
-            let layout = group.generations[index].layout();
-            (read.fetch, &mut read.projection, &layout.features)
-        } else {
-            let read = &mut group.queries[index];
-            let layout = read.view.layout();
-            (read.fetch, &mut read.projection, &layout.features)
-        };
-        let stored = features
-            .iter()
-            .position(|c| c.name == defined.name && c.data_type == defined.data_type)
-            .ok_or_else(|| StoreError::LayoutChanged {
+        let stored = |features: &[Column]| {
+            let mut columns = features.iter();
+            let position =
+                columns.position(|c| c.name == defined.name && c.data_type == defined.data_type);
+            position.ok_or_else(|| StoreError::LayoutChanged {
                 view: view.name.clone(),
                 version: view.version,
-            })?;
-        let known = projection.iter().position(|p| *p == stored);
-        let position = known.unwrap_or_else(|| {
-            projection.push(stored);
-            projection.len() - 1
-        });
+            })
+        };
+        let (fetch, position) = if view.is_live() {
+            let read = &mut group.live[index];
+            (
+                read.fetch,
+                position_in(&mut read.projection, stored(&view.features)?),
+            )
+        } else if view.serve == ServeMode::Online {
+            let read = &mut group.online[index];
+            let stored = stored(&group.generations[index].layout().features)?;
+            (read.fetch, Arc::make_mut(&mut read.decoder).project(stored))
+        } else {
+            let read = &mut group.queries[index];
+            let stored = stored(&read.view.layout().features)?;
+            (read.fetch, Arc::make_mut(&mut read.decoder).project(stored))
+        };
         Ok(Projected {
             view: &view.name,
             version: view.version,
@@ -528,23 +525,6 @@ impl<'a> Compiler<'a> {
             fetch,
             position,
         })
-    }
-
-    /// What is wanted of each view is known: works out how its rows are decoded.
-    fn prepare(&mut self) {
-        let groups = self
-            .plan
-            .levels
-            .iter_mut()
-            .flat_map(|level| &mut level.groups);
-        for group in groups {
-            for (read, generation) in group.online.iter_mut().zip(&group.generations) {
-                read.decoder = RowDecoder::new(generation.layout(), read.projection.clone());
-            }
-            for read in &mut group.queries {
-                read.decoder = RowDecoder::new(read.view.layout(), read.projection.clone());
-            }
-        }
     }
 
     /// Adds one column of the answer.
@@ -562,6 +542,15 @@ impl<'a> Compiler<'a> {
         });
         Ok(())
     }
+}
+
+/// The place of a feature in a projection, which has it then.
+fn position_in(projection: &mut Vec<usize>, feature: usize) -> usize {
+    let known = projection.iter().position(|known| *known == feature);
+    known.unwrap_or_else(|| {
+        projection.push(feature);
+        projection.len() - 1
+    })
 }
 
 /// A feature that some fetch decodes, or that is computed.

@@ -23,7 +23,7 @@ use super::shape::{Cell, Scalar, Shape, Slot, damaged};
 use crate::error::StoreError;
 
 /// How rows of a layout become columns, worked out once for many reads.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RowDecoder {
     layout: Arc<RowLayout>,
     shape: Shape,
@@ -46,8 +46,19 @@ impl RowDecoder {
         })
     }
 
-    pub fn layout(&self) -> &Arc<RowLayout> {
-        &self.layout
+    /// Adds a feature of the layout, once however often it is wanted; gives its
+    /// place among the columns. Panics where the layout has no such feature.
+    pub fn project(&mut self, feature: usize) -> usize {
+        let known = self.layout.features.len();
+        assert!(
+            feature < known,
+            "a layout of {known} features has no {feature}"
+        );
+        let place = self.projection.iter().position(|known| *known == feature);
+        place.unwrap_or_else(|| {
+            self.projection.push(feature);
+            self.projection.len() - 1
+        })
     }
 }
 
@@ -150,15 +161,6 @@ impl RowReader {
         }
     }
 
-    pub fn entities(&self) -> usize {
-        self.spans.len()
-    }
-
-    /// What holds for all features of each entity, NULLs apart.
-    pub fn statuses(&self) -> &[FeatureStatus] {
-        &self.statuses
-    }
-
     /// Event time of each entity's row, where the layout has one.
     pub fn event_times(&self) -> Option<&[Option<UtcMicros>]> {
         self.event_times.as_deref()
@@ -217,10 +219,6 @@ pub struct RowColumn<'r> {
 type Decoded = (ArrayRef, usize);
 
 impl<'r> RowColumn<'r> {
-    pub fn data_type(&self) -> &'r FeatureType {
-        self.data_type
-    }
-
     /// The feature as an array, NULL where it is not PRESENT.
     pub fn to_array(&self) -> Result<ArrayRef, StoreError> {
         Ok(self.decode()?.0)
