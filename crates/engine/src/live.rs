@@ -151,7 +151,7 @@ pub struct NeededEvents {
     pub from: Option<UtcMicros>,
     /// Last event time, inclusive.
     pub to: UtcMicros,
-    /// Whether the newest few may do: see [`LiveRead::decided`].
+    /// Whether the newest few may do: see [`LiveRead::undecided`].
     pub newest_first: bool,
 }
 

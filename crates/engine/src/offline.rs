@@ -68,7 +68,7 @@ pub struct RunRecord {
     /// TIMESTAMP features with values later than the row's event time (or T):
     /// a leak in the making.
     pub later_than_event: Vec<String>,
-    /// Streams without HISTORY that were read, and before which time some of
+    /// Streams that were read and lost events, and before which time some of
     /// their events were gone.
     #[serde(default)]
     pub trimmed: BTreeMap<String, UtcMicros>,

@@ -61,7 +61,7 @@ impl Engine {
 }
 
 impl Session {
-    /// Streams without HISTORY that were read so far, and before which time some
+    /// Streams that were read so far and lost events, and before which time some
     /// of their events are gone.
     pub fn trimmed(&self) -> BTreeMap<String, UtcMicros> {
         LostEvents::times_of(self.context.state().config())

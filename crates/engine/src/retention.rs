@@ -105,7 +105,7 @@ impl Retention {
     /// Whether all that is needed for an answer at a time is still there.
     pub fn is_kept(&self, kept: KeptEvents<'_>, time: LiveTime) -> bool {
         let Self::Bounded(bounds) = self else {
-            return kept.from == UtcMicros::MIN;
+            return false;
         };
         let is_late_enough = kept.newest_from.is_none_or(|from| time.last() >= from);
         let mut newest = bounds.newest.iter();

@@ -183,7 +183,7 @@ impl TrainingSet {
 
     /// The rows, in the order of the spine. One execution a training set: the
     /// report counts its rows. Ends with `EngineError::Events` (OUT_OF_RANGE)
-    /// where rows need events that a stream without HISTORY lost.
+    /// where rows need events that a stream lost.
     pub fn execute(&self) -> Result<SendableRecordBatchStream, EngineError> {
         let failed = |e| EngineError::from_query("training set", e);
         let rows = self.plan.execute(0, self.context.clone()).map_err(failed)?;

@@ -39,8 +39,8 @@ names; further columns are passed over, and so is a time.
 
 With --logged the reads are those that a server logged (`granary serve --log-reads 0.01`), of the
 service as it is now. Reads with request events, as of another time, or of a list of features are
-not logged. Values over a stream without HISTORY are left out where events that they were made of
-may be gone.
+not logged. Values over a stream that lost events are left out where they may have been made of
+those.
 
 Examples:
   granary verify risk_admission

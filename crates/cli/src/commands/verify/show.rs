@@ -117,7 +117,7 @@ impl Summary<'_> {
         for feature in self.report.features.iter().filter(|f| f.left_out > 0) {
             let _ = writeln!(
                 text,
-                "left out: {}: in {}: it is over a stream without HISTORY, and events that it was made of may be gone",
+                "left out: {}: in {}: it is over a stream that lost events, and those that it was made of may be among them",
                 feature.name,
                 human::counted(feature.left_out, "row"),
             );
