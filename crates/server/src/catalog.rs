@@ -46,9 +46,13 @@ impl Catalog for CatalogRpc {
         request: Request<pb::DescribeObjectRequest>,
     ) -> Result<Response<pb::DescribeObjectResponse>, Status> {
         let name = request.into_inner().name;
-        let snapshot = self.reader.snapshot();
-        let described = describe(&snapshot.definitions, &name)
-            .ok_or_else(|| unknown(&snapshot.definitions, &name))?;
+        let mut snapshot = self.reader.snapshot();
+        let mut described = describe(&snapshot.definitions, &name);
+        if described.is_none() && self.reader.look_for_missing().await {
+            snapshot = self.reader.snapshot();
+            described = describe(&snapshot.definitions, &name);
+        }
+        let described = described.ok_or_else(|| unknown(&snapshot.definitions, &name))?;
         let runs = self.runs(&snapshot, &name).await;
         Ok(Response::new(encode(&snapshot, described, runs)))
     }

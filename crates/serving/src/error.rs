@@ -52,6 +52,14 @@ pub enum ServingError {
 }
 
 impl ServingError {
+    /// Whether something was not there that may have come since it was looked for.
+    pub(crate) fn is_absence(&self) -> bool {
+        matches!(
+            self.kind(),
+            ErrorKind::NotFound | ErrorKind::FailedPrecondition
+        )
+    }
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoCatalog | Self::NeverMaterialized { .. } => ErrorKind::FailedPrecondition,

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use arrow::array::Array;
 use futures::future::join_all;
@@ -57,6 +58,9 @@ impl Default for ServingSettings {
         }
     }
 }
+
+/// Reads of what is not there have the reader look for news no more often.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// How keys of SERVE QUERY views were answered since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -132,6 +136,8 @@ pub struct Reader {
     state: RwLock<Arc<ReadState>>,
     /// One refresh at a time.
     refreshing: Mutex<()>,
+    /// When a read last had the reader look for news.
+    looked: Mutex<Option<Instant>>,
 }
 
 impl Reader {
@@ -175,6 +181,7 @@ impl Reader {
             settings,
             state: RwLock::new(Arc::new(state)),
             refreshing: Mutex::default(),
+            looked: Mutex::default(),
         })
     }
 
@@ -204,6 +211,23 @@ impl Reader {
         compile_lookups(&self.engine, &state).await;
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
         Ok(true)
+    }
+
+    /// For whoever did not find what was named: looks for news, unless that
+    /// was done just now; true if there are any. What was applied or
+    /// materialised before a request is so not told to be absent.
+    pub async fn look_for_missing(&self) -> bool {
+        let known = self.state();
+        let mut looked = self.looked.lock().await;
+        if !Arc::ptr_eq(&known, &self.state()) {
+            return true;
+        }
+        if looked.is_some_and(|at| at.elapsed() < BETWEEN_LOOKS) {
+            return false;
+        }
+        *looked = Some(Instant::now());
+        // One that fails is for the server's own looks to tell.
+        self.refresh().await.unwrap_or(false)
     }
 
     /// The newest snapshot of the catalog as last seen.
@@ -258,6 +282,9 @@ impl Reader {
             // A stream was opened anew beside this read.
             Err(ServingError::Store(StoreError::StreamReopened { .. })) => {
                 self.refresh().await?;
+                self.answer_once(request, time).await
+            }
+            Err(error) if error.is_absence() && self.look_for_missing().await => {
                 self.answer_once(request, time).await
             }
             answer => answer,

@@ -101,6 +101,28 @@ async fn a_view_that_was_dropped_in_between_has_no_past() {
     assert_eq!(reader.read(asked()).await.unwrap().snapshot, 4);
 }
 
+/// Whoever materialised or applied and then reads need not wait for a refresh.
+#[tokio::test]
+async fn what_came_before_a_read_is_not_told_to_be_absent() {
+    let project = MemoryProject::new();
+    let first = project.commit(definitions(&[account("1")], &[])).await;
+    let unpublished = project.reader(ServingSettings::default()).await.unwrap();
+    let rows = account_rows(&[(1, day(5), Some(1.0))]);
+    let view = &first.definitions.feature_views["account"];
+    project.publish(view, &rows, day(90)).await;
+    let of_account = || from_list(&["account.balance"], customers(&[Some(1)]));
+    assert!(unpublished.read(of_account()).await.is_ok());
+
+    let unapplied = project.reader(ServingSettings::default()).await.unwrap();
+    let views = [account("1"), profile()];
+    let second = project.commit(definitions(&views, &[])).await;
+    let view = &second.definitions.feature_views["profile"];
+    let rows = profile_rows(&[(1, Some("new"), None)]);
+    project.publish(view, &rows, day(90)).await;
+    let of_profile = || from_list(&["profile.segment"], customers(&[Some(1)]));
+    assert_eq!(unapplied.read(of_profile()).await.unwrap().snapshot, 2);
+}
+
 #[tokio::test]
 async fn a_changed_view_goes_live_when_it_is_materialised() {
     let project = MemoryProject::new();
