@@ -1,14 +1,18 @@
-//! The embedded store: one LMDB file a generation, in a folder of this machine.
+//! The embedded store: a folder of this machine, two files a generation.
 //!
 //! Any number of processes may read a folder and write to it; one writer at a
-//! time a version of a view. A generation is appended into a file of its own,
-//! synced, and published by the atomic rename of a small manifest
-//! (`manifest.rs`). Readers map the file; each read is one short transaction a
-//! generation, from the mapped pages straight into the sink. A replaced file is
-//! unlinked at once: who has it mapped, in this process or another, reads on,
-//! and its space is free when the last of them lets go.
+//! time a version of a view. A generation's rows are written into a base of
+//! their own (`base.rs`), synced, and published by the atomic rename of a small
+//! manifest (`manifest.rs`). What is upserted or swept later goes into an LMDB
+//! file beside it (`changes.rs`), whose entries hold before those of the base;
+//! when they are many for its size, base and changes become the base of the next
+//! generation. Readers map the files and read from the mapped pages straight
+//! into the sink; where nothing changed, from the base alone (`lookups.rs`), else
+//! in one short transaction a generation. A replaced file is unlinked at once: who
+//! has it mapped, in this process or another, reads on, and its space is free when
+//! the last of them lets go.
 //!
-//! What a killed process leaves behind: a file without a manifest (removed by
+//! What a killed process leaves behind: files without a manifest (removed by
 //! the next writer), a reader's slot (freed when a file is opened and before it
 //! is written to), a lock (freed by the kernel).
 //!
@@ -37,30 +41,37 @@ use crate::online::{
     Generation, GenerationState, GenerationWriter, OnlineStore, RowSink, WriteMode,
 };
 
-mod file;
+mod base;
+mod changes;
+mod files;
 pub(crate) mod folder;
 mod generation;
+mod lookups;
 mod manifest;
+mod sweep;
 mod writer;
 
-use file::RowFile;
-use folder::{Folder, Glance, VersionFolder};
+use files::Files;
+use folder::{Folder, Glance};
 use generation::EmbeddedGeneration;
-use manifest::{Manifest, Published};
+use manifest::Manifest;
 use writer::EmbeddedWriter;
 
 /// Settings of the embedded store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmbeddedSettings {
-    /// Address space of one generation's file; a bound, nothing is allocated.
+    /// Address space of one generation's changes; a bound, nothing is allocated.
     /// A process has 128 TiB of it, for all the generations that it has open.
     pub map_bytes_max: u64,
-    /// Reads at once of one generation, by all processes.
+    /// Reads at once of one generation's changes, by all processes.
     pub readers_max: u32,
     /// Whether the system reads more than the page asked for when it reads from
     /// disk: right where the files fit into memory, wrong where they do not.
     pub read_ahead: bool,
+    /// Changes of a generation that are never too many: an upsert that leaves
+    /// more, and more than an eighth of the rows, makes them part of the base.
+    pub changes_rows_min: u64,
     /// Rows written, or looked at by a sweep, in one transaction.
     pub transaction_rows_max: usize,
     /// Bytes of keys and rows written in one transaction.
@@ -76,6 +87,7 @@ impl Default for EmbeddedSettings {
             map_bytes_max: 1 << 38,
             readers_max: 2048,
             read_ahead: true,
+            changes_rows_min: 10_000,
             transaction_rows_max: 20_000,
             transaction_bytes_max: 8 << 20,
             blocking_reads_min: 2_000,
@@ -186,16 +198,17 @@ impl Shelf {
                 self.remove(view, version);
                 return Ok(None);
             };
-            if let Some(file) = open_published(&folder, &published, &self.settings)? {
-                let generation = EmbeddedGeneration::new(&folder, &published, file)?;
+            if let Some(files) = Files::open(&folder, &published, &self.settings)? {
+                let generation = EmbeddedGeneration::new(&folder, &published, files)?;
                 return self.put(generation).map(Some);
             }
             // Replaced between the manifest and the file: look again. If it was
             // not, the file is not what was published.
             if before.as_ref() == Some(&published) {
                 return Err(StoreError::Damaged {
-                    path: folder.generation_path(published.number),
-                    reason: "the manifest names it, and it is missing or older than that"
+                    path: folder.base_path(published.number),
+                    reason: "the manifest names it and the changes beside it, and one of them \
+                             is missing or older than that"
                         .to_owned(),
                 });
             }
@@ -216,7 +229,7 @@ impl Shelf {
             }
         }
         for generation in self.all() {
-            changed |= generation.notice_writes()?;
+            changed |= generation.notice_writes();
         }
         outcome?;
         *seen = now;
@@ -256,10 +269,10 @@ impl Shelf {
         if !generation.layout().event_time {
             return Ok(0);
         }
-        let file = generation.file();
-        file.forget_killed_readers()?;
+        let files = generation.files();
+        files.changes().forget_killed_readers()?;
         let order = RowOrder::new(generation.layout());
-        writer::sweep(file, &order, older_than, &self.settings)
+        sweep::sweep(files, &order, older_than, &self.settings)
     }
 
     fn drop_version(&self, view: &str, version: u32) -> Result<(), StoreError> {
@@ -281,32 +294,6 @@ impl Shelf {
     }
 }
 
-/// The file that a manifest speaks of; `None` when it is not there any more or
-/// is not that file.
-fn open_published(
-    folder: &VersionFolder,
-    published: &Published,
-    settings: &EmbeddedSettings,
-) -> Result<Option<Arc<RowFile>>, StoreError> {
-    let path = folder.generation_path(published.number);
-    let bytes = match std::fs::metadata(&path) {
-        Ok(metadata) => metadata.len(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(folder::io_error(&path, "the rows", e)),
-    };
-    // A page that is not in the file is not an error for LMDB but a signal.
-    if bytes < published.file_bytes {
-        return Err(StoreError::Damaged {
-            reason: format!("cut short: {bytes} of {} bytes", published.file_bytes),
-            path,
-        });
-    }
-    let file = RowFile::open(&path, settings)?;
-    // Opening makes a file that was removed at this moment, an empty one.
-    let whole = file.write_counter()? >= published.write_counter;
-    Ok(whole.then_some(file))
-}
-
 /// Work that waits for the disk: the other tasks of this thread go elsewhere,
 /// where the runtime has another thread.
 pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
@@ -317,21 +304,6 @@ pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
         }
         _ => work(),
     }
-}
-
-fn read_all(
-    keys: &EntityKeys,
-    generations: &[Arc<dyn Generation>],
-    sink: &mut dyn RowSink,
-) -> Result<(), StoreError> {
-    for (index, pinned) in generations.iter().enumerate() {
-        let generation = pinned
-            .as_any()
-            .downcast_ref::<EmbeddedGeneration>()
-            .ok_or_else(|| StoreError::foreign(pinned.as_ref()))?;
-        generation.read(index, keys, sink)?;
-    }
-    Ok(())
 }
 
 #[async_trait]
@@ -359,9 +331,9 @@ impl OnlineStore for EmbeddedStore {
         sink: &mut dyn RowSink,
     ) -> Result<(), StoreError> {
         if keys.len() * generations.len() < self.shelf.settings.blocking_reads_min {
-            return read_all(keys, generations, sink);
+            return lookups::read_all(keys, generations, sink);
         }
-        blocking(|| read_all(keys, generations, sink))
+        blocking(|| lookups::read_all(keys, generations, sink))
     }
 
     #[instrument(skip_all, err, fields(view, version))]

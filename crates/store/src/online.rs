@@ -178,7 +178,9 @@ pub trait GenerationWriter: Send {
     async fn write_default(&mut self, row: &[u8]) -> Result<(), StoreError>;
 
     /// Makes the rows durable and visible, in the place of the generation of
-    /// this view and version that was published before.
+    /// this view and version that was published before. An upsert goes on in the
+    /// same generation, or, where the store writes all of its rows anew, ends in
+    /// one of a greater number.
     async fn publish(self: Box<Self>, coverage: Coverage) -> Result<GenerationState, StoreError>;
 }
 

@@ -4,7 +4,8 @@
 //! <folder>/changes                        its length counts publications and drops
 //! <folder>/<view>/v<version>/manifest.json
 //!                            lock         held (flock) by the one writer
-//!                            g<number>.mdb, g<number>.mdb-lock
+//!                            g<number>.rows          what it was made with
+//!                            g<number>.mdb, -lock    what changed since
 //! ```
 //!
 //! This module knows nothing of what the files hold.
@@ -142,8 +143,12 @@ impl VersionFolder {
         self.path.join(MANIFEST)
     }
 
-    pub(super) fn generation_path(&self, number: u64) -> PathBuf {
-        self.path.join(format!("g{number}.mdb"))
+    pub(super) fn base_path(&self, number: u64) -> PathBuf {
+        self.path.join(format!("g{number}{BASE_SUFFIX}"))
+    }
+
+    pub(super) fn changes_path(&self, number: u64) -> PathBuf {
+        self.path.join(format!("g{number}{CHANGES_SUFFIX}"))
     }
 
     pub(super) fn create(&self) -> Result<(), StoreError> {
@@ -174,7 +179,7 @@ impl VersionFolder {
     /// is free when the last of them is done.
     pub(super) fn remove_generations_but(&self, keep: Option<u64>) -> Result<(), StoreError> {
         // The data first: who finds no data does not look for its lock.
-        for suffix in [DATA_SUFFIX, LMDB_LOCK_SUFFIX] {
+        for suffix in [BASE_SUFFIX, CHANGES_SUFFIX, LMDB_LOCK_SUFFIX] {
             for path in entries(&self.path)? {
                 let name = path.file_name().and_then(|name| name.to_str());
                 if let Some(number) = name.and_then(|name| generation_number(name, suffix))
@@ -188,7 +193,12 @@ impl VersionFolder {
     }
 
     pub(super) fn remove_generation(&self, number: u64) -> Result<(), StoreError> {
-        let path = self.generation_path(number);
+        remove(&self.base_path(number))?;
+        self.remove_changes(number)
+    }
+
+    pub(super) fn remove_changes(&self, number: u64) -> Result<(), StoreError> {
+        let path = self.changes_path(number);
         remove(&path)?;
         remove(&lmdb_lock_path(&path))
     }
@@ -229,7 +239,8 @@ fn lmdb_lock_path(data: &Path) -> PathBuf {
     data.with_extension("mdb-lock")
 }
 
-const DATA_SUFFIX: &str = ".mdb";
+const BASE_SUFFIX: &str = ".rows";
+const CHANGES_SUFFIX: &str = ".mdb";
 const LMDB_LOCK_SUFFIX: &str = ".mdb-lock";
 
 fn generation_number(file_name: &str, suffix: &str) -> Option<u64> {

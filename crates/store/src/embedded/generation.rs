@@ -6,7 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use granary_model::UtcMicros;
 
-use super::file::{RowFile, row_of, stored_key};
+use super::base::BaseFile;
+use super::files::Files;
 use super::folder::VersionFolder;
 use super::manifest::{Manifest, Published};
 use crate::codec::RowLayout;
@@ -14,14 +15,14 @@ use crate::error::StoreError;
 use crate::keys::EntityKeys;
 use crate::online::{Coverage, Generation, GenerationId, GenerationState, RowSink};
 
-/// Pins a generation's file: it stays mapped, and readable, while this lives.
+/// Pins a generation's files: they stay mapped, and readable, while this lives.
 #[derive(Debug)]
 pub(super) struct EmbeddedGeneration {
     id: GenerationId,
     layout: Arc<RowLayout>,
     default_row: Option<Arc<[u8]>>,
     folder: VersionFolder,
-    file: Arc<RowFile>,
+    files: Files,
     /// What the manifest said last.
     told: RwLock<Told>,
     /// `told` holds for every transaction up to this one. A later one may be of
@@ -43,9 +44,9 @@ impl EmbeddedGeneration {
     pub(super) fn new(
         folder: &VersionFolder,
         published: &Published,
-        file: Arc<RowFile>,
+        files: Files,
     ) -> Result<Self, StoreError> {
-        let state = file.state()?;
+        let state = files.state()?;
         Ok(Self {
             id: GenerationId {
                 view: folder.view.clone(),
@@ -55,7 +56,7 @@ impl EmbeddedGeneration {
             layout: Arc::new(published.layout.clone()),
             default_row: published.default_row.as_ref().map(|d| Arc::clone(&d.0)),
             folder: folder.clone(),
-            file,
+            files,
             told: RwLock::new(Told {
                 coverage: published.coverage.clone(),
                 reaches: published.reaches(),
@@ -70,8 +71,8 @@ impl EmbeddedGeneration {
         &self.id
     }
 
-    pub(super) fn file(&self) -> &Arc<RowFile> {
-        &self.file
+    pub(super) fn files(&self) -> &Files {
+        &self.files
     }
 
     fn told(&self) -> RwLockReadGuard<'_, Told> {
@@ -83,7 +84,7 @@ impl EmbeddedGeneration {
         // What is committed by now was announced before the manifest is read,
         // and one look at a time keeps an older one from being the last.
         let mut told = self.told.write().unwrap_or_else(PoisonError::into_inner);
-        let counter = self.file.write_counter()?;
+        let counter = self.files.changes().write_counter();
         let manifest = Manifest::read(&self.folder.manifest_path())?;
         if let Some(published) = manifest.and_then(|m| m.published) {
             if published.number == self.id.number {
@@ -99,32 +100,40 @@ impl EmbeddedGeneration {
     }
 
     /// Whether rows changed since the last call.
-    pub(super) fn notice_writes(&self) -> Result<bool, StoreError> {
-        let counter = self.file.write_counter()?;
-        Ok(self.counter_seen.swap(counter, Ordering::AcqRel) != counter)
+    pub(super) fn notice_writes(&self) -> bool {
+        let counter = self.files.changes().write_counter();
+        self.counter_seen.swap(counter, Ordering::AcqRel) != counter
+    }
+
+    /// The base, where it alone answers.
+    #[inline]
+    pub(super) fn unchanged(&self) -> Option<&BaseFile> {
+        self.files.unchanged()
+    }
+
+    #[inline]
+    pub(super) fn default_row(&self) -> Option<&[u8]> {
+        self.default_row.as_deref()
     }
 
     /// Hands the rows of `keys` to the sink as generation `index`, from one
     /// snapshot and without copying.
-    pub(super) fn read(
+    pub(super) fn read_changed(
         &self,
         index: usize,
         keys: &EntityKeys,
         sink: &mut dyn RowSink,
     ) -> Result<(), StoreError> {
-        let txn = self.file.read()?;
+        let txn = self.files.changes().read()?;
         if txn.id() as u64 > self.told_up_to.load(Ordering::Acquire) {
             self.look_again()?;
         }
-        let table = self.file.table();
         let default = self.default_row.as_deref();
         let mut hashed = Vec::new();
         for (entity, key) in keys.iter().enumerate() {
             let Some(key) = key else { continue };
-            let found = table
-                .get(&txn, stored_key(key, &mut hashed))
-                .map_err(|e| self.file.error("a read", e))?;
-            if let Some(row) = found.and_then(|value| row_of(key, value)).or(default) {
+            let found = self.files.get(&txn, key, &mut hashed)?;
+            if let Some(row) = found.or(default) {
                 sink.row(index, entity, row);
             }
         }
@@ -136,7 +145,7 @@ impl Generation for EmbeddedGeneration {
     fn state(&self) -> GenerationState {
         // Only a full table of readers makes this fail; then the last state
         // that was seen is given.
-        let (rows, write_counter) = match self.file.state() {
+        let (rows, write_counter) = match self.files.state() {
             Ok(state) => {
                 self.rows_seen.store(state.rows, Ordering::Release);
                 (state.rows, state.write_counter)

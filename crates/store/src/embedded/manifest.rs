@@ -23,7 +23,9 @@ use crate::codec::RowLayout;
 use crate::error::StoreError;
 use crate::online::Coverage;
 
-pub(super) const MANIFEST_FORMAT: u32 = 1;
+/// 2: rows are in a base and in changes. A version without a base was written
+/// in format 1, and is read as changes of nothing.
+pub(super) const MANIFEST_FORMAT: u32 = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
@@ -37,8 +39,10 @@ pub(super) struct Manifest {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Published {
-    /// Generation `n` is in `g<n>.mdb`.
+    /// Generation `n` is in `g<n>.rows` and `g<n>.mdb`.
     pub(super) number: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) base: Option<PublishedBase>,
     pub(super) coverage: Coverage,
     /// T of an upsert that began after this coverage was published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,9 +54,17 @@ pub(super) struct Published {
     /// When the manifest was written; the file itself knows of later writes.
     pub(super) rows: u64,
     pub(super) write_counter: u64,
-    /// Bytes of the file when the manifest was written. The file never gets
+    /// Bytes of the changes when the manifest was written. The file never gets
     /// smaller, so one that is smaller was cut short.
     pub(super) file_bytes: u64,
+}
+
+/// The file of the rows that a generation was made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PublishedBase {
+    pub(super) bytes: u64,
+    /// The changes' write counter when there were none.
+    pub(super) unchanged_at: u64,
 }
 
 /// A row in the codec's form; base64 in the manifest.

@@ -1,25 +1,27 @@
-//! Filling a generation: appending a new one, upserting into the live one,
-//! sweeping old rows.
+//! Filling a generation: writing a new one, upserting into the live one.
 //!
-//! Transactions are bounded by rows and bytes. Those of a new generation are
-//! not synced: nobody sees the file before it is published, and one sync then
-//! does for all. Those into the live file are durable one by one, and readers
-//! see them one by one; the manifest says before the first of them up to which T
-//! they may be, so that nobody takes them for older ones.
+//! A new generation's rows go straight into its base for as long as their keys
+//! ascend; from the first that does not on, LMDB sorts them, and the base is
+//! written at publication. Nobody sees either before. What is upserted goes into
+//! the live generation's changes: those transactions are durable one by one, and
+//! readers see them one by one; the manifest says before the first of them up to
+//! which T they may be, so that nobody takes them for older ones.
+//!
+//! Transactions are bounded by rows and bytes.
 
 use std::cmp::Ordering;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use granary_model::UtcMicros;
 use heed::{PutFlags, RwTxn};
 use tracing::{instrument, warn};
 
-use super::file::{RowFile, any_row, row_of, stored_key, stored_value};
+use super::base::{BaseFile, BaseWriter};
+use super::changes::{ChangesFile, REMOVED, key_and_row, row_of, stored_key, stored_value};
+use super::files::Files;
 use super::folder::{VersionFolder, WriterLock};
 use super::generation::EmbeddedGeneration;
-use super::manifest::{Manifest, Published, StoredDefault};
+use super::manifest::{Manifest, Published, PublishedBase, StoredDefault};
 use super::{EmbeddedSettings, Shelf, blocking};
 use crate::codec::{RowLayout, RowOrder};
 use crate::error::StoreError;
@@ -29,6 +31,9 @@ use crate::online::{
     check_default,
 };
 use crate::rows::EncodedRows;
+
+/// Changes are too many for a base of less than so many times their number.
+const BASE_PER_CHANGES: u64 = 8;
 
 #[derive(Debug)]
 pub(super) struct EmbeddedWriter {
@@ -42,13 +47,23 @@ pub(super) struct EmbeddedWriter {
     live: Option<Published>,
     default_row: Option<StoredDefault>,
     /// `None` once handed over.
-    file: Option<Arc<RowFile>>,
-    /// Greatest stored key of a new generation: what sorts after it is appended.
+    filling: Option<Filling>,
+    /// Greatest stored key of a new generation.
     greatest: Vec<u8>,
     /// Whether rows of some batch were lost: then there is nothing to publish.
     failed: bool,
     /// Freed after everything else.
     _lock: WriterLock,
+}
+
+/// Where rows go.
+#[derive(Debug)]
+enum Filling {
+    /// A new generation, keys ascending so far.
+    Ascending(BaseWriter),
+    /// A new generation, keys in any order.
+    Sorting(Arc<ChangesFile>),
+    Live(Files),
 }
 
 impl EmbeddedWriter {
@@ -74,12 +89,11 @@ impl EmbeddedWriter {
         let last_number = manifest.as_ref().map_or(0, |m| m.last_number);
         let published = manifest.and_then(|m| m.published);
         folder.remove_generations_but(published.as_ref().map(|p| p.number))?;
-        let (number, file) = match (mode, &published) {
+        let (number, filling) = match (mode, &published) {
             (WriteMode::Create, _) => {
                 let number = last_number + 1;
-                let file = RowFile::open(&folder.generation_path(number), &shelf.settings)?;
-                file.set_durable(false)?;
-                (number, file)
+                let base = BaseWriter::create(&folder.base_path(number))?;
+                (number, Filling::Ascending(base))
             }
             (WriteMode::Upsert { .. }, None) => return Err(not_published()),
             (WriteMode::Upsert { .. }, Some(published)) => {
@@ -89,10 +103,10 @@ impl EmbeddedWriter {
                         version,
                     });
                 }
-                let file = super::open_published(&folder, published, &shelf.settings)?
-                    .ok_or_else(not_published)?;
-                file.forget_killed_readers()?;
-                (published.number, file)
+                let files = Files::open(&folder, published, &shelf.settings)?;
+                let files = files.ok_or_else(not_published)?;
+                files.changes().forget_killed_readers()?;
+                (published.number, Filling::Live(files))
             }
         };
         let live = published.filter(|_| is_upsert);
@@ -105,7 +119,7 @@ impl EmbeddedWriter {
             mode,
             default_row: live.as_ref().and_then(|live| live.default_row.clone()),
             live,
-            file: Some(file),
+            filling: Some(filling),
             greatest: Vec::new(),
             failed: false,
             _lock: lock,
@@ -119,30 +133,51 @@ impl EmbeddedWriter {
     ) -> Result<UpsertSummary, StoreError> {
         check_batch(&self.order, keys, rows)?;
         self.announce()?;
-        let Some(file) = &self.file else {
-            return Ok(UpsertSummary::default());
-        };
+        let written = self.fill(keys, rows);
+        self.failed |= written.is_err();
+        written
+    }
+
+    fn fill(&mut self, keys: &EntityKeys, rows: &EncodedRows) -> Result<UpsertSummary, StoreError> {
         let sorted = key_order(keys);
         let mut batch = Batch {
             keys,
             rows,
+            sorted: &sorted,
             order: &self.order,
-            file,
-            appends: self.mode == WriteMode::Create,
             greatest: &mut self.greatest,
+            summary: UpsertSummary::default(),
             hashed: Vec::new(),
             long: Vec::new(),
         };
-        let mut summary = UpsertSummary::default();
-        let mut from = 0;
-        while from < keys.len() {
-            let written = batch.transaction(&sorted, from, &self.shelf.settings);
-            self.failed |= written.is_err();
-            let (written, next) = written?;
-            summary += written;
-            from = next;
+        let mut next = 0;
+        if let Some(Filling::Ascending(base)) = &mut self.filling {
+            next = batch.append(base)?;
+            if next < sorted.len() {
+                let path = self.folder.changes_path(self.number);
+                let changes = ChangesFile::open(&path, &self.shelf.settings)?;
+                changes.never_sync()?;
+                copy(base, &changes, &self.shelf.settings)?;
+                self.filling = Some(Filling::Sorting(changes));
+            }
         }
-        Ok(summary)
+        let over = match &self.filling {
+            Some(Filling::Live(files)) => Over {
+                changes: files.changes(),
+                base: files.base(),
+                appends: false,
+            },
+            Some(Filling::Sorting(changes)) => Over {
+                changes,
+                base: None,
+                appends: true,
+            },
+            Some(Filling::Ascending(_)) | None => return Ok(batch.summary),
+        };
+        while next < sorted.len() {
+            next = batch.transaction(over, next, &self.shelf.settings)?;
+        }
+        Ok(batch.summary)
     }
 
     /// Says how late the rows of an upsert may be, before any of them is in.
@@ -164,27 +199,36 @@ impl EmbeddedWriter {
     }
 
     fn publish_now(&mut self, coverage: Coverage) -> Result<GenerationState, StoreError> {
-        let Some(file) = self.file.clone() else {
-            return Err(StoreError::Backend("published already".to_owned()));
-        };
         if self.failed {
             return Err(StoreError::Backend(format!(
                 "{} version {} is not published: a write to it failed",
                 self.folder.view, self.folder.version
             )));
         }
-        if self.mode == WriteMode::Create {
-            file.sync()?;
-            file.set_durable(true)?;
-        }
-        let state = file.state()?;
+        let filled = self.filling.take();
+        let filled = filled.ok_or_else(|| StoreError::Backend("published already".to_owned()))?;
+        let before = self.live.take();
+        let (files, base) = match filled {
+            Filling::Live(files) => self.merged(files, before.as_ref().and_then(|b| b.base))?,
+            Filling::Ascending(base) => {
+                let made = Files::create(&self.folder, self.number, base, &self.shelf.settings)?;
+                (made.0, Some(made.1))
+            }
+            Filling::Sorting(changes) => {
+                let base = self.sorted(&changes)?;
+                drop(changes);
+                self.folder.remove_changes(self.number)?;
+                let made = Files::create(&self.folder, self.number, base, &self.shelf.settings)?;
+                (made.0, Some(made.1))
+            }
+        };
+        let state = files.state()?;
         let published = Published {
             number: self.number,
+            base,
             // Rows that an upsert left behind are there until a run that is as
             // late covers them.
-            upserting_to: self
-                .live
-                .take()
+            upserting_to: before
                 .map(|live| live.reaches())
                 .filter(|t| *t > coverage.as_of),
             coverage,
@@ -192,12 +236,11 @@ impl EmbeddedWriter {
             default_row: self.default_row.clone(),
             rows: state.rows,
             write_counter: state.write_counter,
-            file_bytes: file.file_bytes()?,
+            file_bytes: files.changes().file_bytes()?,
         };
         let turn = self.shelf.turn();
         Manifest::new(&self.folder, self.number, Some(published.clone())).write(&self.folder)?;
-        self.file = None;
-        let generation = EmbeddedGeneration::new(&self.folder, &published, file)?;
+        let generation = EmbeddedGeneration::new(&self.folder, &published, files)?;
         let generation = self.shelf.put(generation)?;
         drop(turn);
         if let Err(error) = self.folder.remove_generations_but(Some(self.number)) {
@@ -205,6 +248,50 @@ impl EmbeddedWriter {
         }
         self.shelf.folder.count_change()?;
         Ok(generation.state())
+    }
+
+    /// The rows that LMDB sorted, in a base.
+    fn sorted(&self, changes: &ChangesFile) -> Result<BaseWriter, StoreError> {
+        let mut base = BaseWriter::create(&self.folder.base_path(self.number))?;
+        let txn = changes.read()?;
+        for entry in changes.after(&txn, None)? {
+            let (stored_key, value) = entry?;
+            let entry = key_and_row(stored_key, value);
+            let (key, row) = entry.ok_or_else(|| another_key(changes))?;
+            base.append(key, row)?;
+        }
+        Ok(base)
+    }
+
+    /// The live generation, or where its changes are many for its base a new one
+    /// of the same rows.
+    fn merged(
+        &mut self,
+        files: Files,
+        base: Option<PublishedBase>,
+    ) -> Result<(Files, Option<PublishedBase>), StoreError> {
+        let changes = files.entries(&files.changes().read()?)?;
+        let few = files.base().map_or(0, BaseFile::rows) / BASE_PER_CHANGES;
+        if changes <= few.max(self.shelf.settings.changes_rows_min) {
+            return Ok((files, base));
+        }
+        let next = self.number + 1;
+        let made = BaseWriter::create(&self.folder.base_path(next)).and_then(|mut base| {
+            files.merge_into(&mut base)?;
+            Files::create(&self.folder, next, base, &self.shelf.settings)
+        });
+        match made {
+            Ok((made, base)) => {
+                self.number = next;
+                Ok((made, Some(base)))
+            }
+            // The rows are there as they are.
+            Err(error) => {
+                warn!(%error, view = self.folder.view, "changes stay beside their base");
+                self.folder.remove_generation(next)?;
+                Ok((files, base))
+            }
+        }
     }
 }
 
@@ -236,23 +323,21 @@ impl GenerationWriter for EmbeddedWriter {
 
 impl Drop for EmbeddedWriter {
     fn drop(&mut self) {
-        if self.mode == WriteMode::Create
-            && let Some(file) = self.file.take()
-        {
-            drop(file);
-            // A publication that failed after the rename is one all the same.
-            let published = Manifest::read(&self.folder.manifest_path());
-            let is_this = |m: &Manifest| {
-                m.published
-                    .as_ref()
-                    .is_some_and(|p| p.number == self.number)
-            };
-            if published.ok().flatten().as_ref().is_some_and(is_this) {
-                return;
-            }
-            if let Err(error) = self.folder.remove_generation(self.number) {
-                warn!(%error, "an unpublished generation stays until the next write");
-            }
+        if self.mode != WriteMode::Create {
+            return;
+        }
+        drop(self.filling.take());
+        // A publication that failed after the rename is one all the same.
+        let published = Manifest::read(&self.folder.manifest_path());
+        let is_this = |m: &Manifest| {
+            let published = m.published.as_ref();
+            published.is_some_and(|p| p.number == self.number)
+        };
+        if published.ok().flatten().as_ref().is_some_and(is_this) {
+            return;
+        }
+        if let Err(error) = self.folder.remove_generation(self.number) {
+            warn!(%error, "an unpublished generation stays until the next write");
         }
     }
 }
@@ -267,47 +352,115 @@ fn key_order(keys: &EntityKeys) -> Vec<u32> {
     order
 }
 
-/// One batch on its way into the file.
+/// The rows of a base into an empty file, for LMDB to sort more among them.
+fn copy(
+    base: &mut BaseWriter,
+    changes: &ChangesFile,
+    settings: &EmbeddedSettings,
+) -> Result<(), StoreError> {
+    let failed = |error| changes.error("the rows", error);
+    let written = base.written()?;
+    let mut records = written.records().peekable();
+    let (mut hashed, mut long) = (Vec::new(), Vec::new());
+    while records.peek().is_some() {
+        let mut txn = changes.write()?;
+        let mut bytes = 0;
+        for record in records.by_ref().take(settings.transaction_rows_max.max(1)) {
+            let (key, row) = record?;
+            let stored_key = stored_key(key, &mut hashed);
+            let value = stored_value(key, row, &mut long);
+            { changes.table() }
+                .put_with_flags(&mut txn, PutFlags::APPEND, stored_key, value)
+                .map_err(failed)?;
+            bytes += (stored_key.len() + value.len()) as u64;
+            if bytes >= settings.transaction_bytes_max {
+                break;
+            }
+        }
+        txn.commit().map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// What rows are joined with.
+#[derive(Clone, Copy)]
+struct Over<'a> {
+    changes: &'a ChangesFile,
+    base: Option<&'a BaseFile>,
+    /// Whether nobody else writes the file, so that `greatest` is its last key.
+    appends: bool,
+}
+
+/// One batch on its way.
 struct Batch<'a> {
     keys: &'a EntityKeys,
     rows: &'a EncodedRows,
+    /// Its rows by key.
+    sorted: &'a [u32],
     order: &'a RowOrder,
-    file: &'a RowFile,
-    /// Whether nobody else writes the file, so that `greatest` is its last key.
-    appends: bool,
     greatest: &'a mut Vec<u8>,
+    summary: UpsertSummary,
     hashed: Vec<u8>,
     long: Vec<u8>,
 }
 
-impl Batch<'_> {
+impl<'a> Batch<'a> {
+    /// The rows from `sorted[from]` on that are of one key, and the key.
+    fn of_one_key(&self, from: usize) -> (&'a [u8], &'a [u32]) {
+        let key = self.keys.get(self.sorted[from] as usize);
+        let rows = &self.sorted[from..];
+        let same = rows
+            .iter()
+            .take_while(|row| self.keys.get(**row as usize) == key);
+        (key.unwrap_or_default(), &rows[..same.count()])
+    }
+
+    /// Writes rows whose keys come after all before; gives where others begin.
+    fn append(&mut self, base: &mut BaseWriter) -> Result<usize, StoreError> {
+        let mut next = 0;
+        while next < self.sorted.len() {
+            let (key, rows) = self.of_one_key(next);
+            if stored_key(key, &mut self.hashed) <= self.greatest.as_slice() {
+                break;
+            }
+            if let Some(row) = self.greatest_row(None, rows)? {
+                base.append(key, row)?;
+            }
+            self.greatest.clear();
+            self.greatest
+                .extend_from_slice(stored_key(key, &mut self.hashed));
+            next += rows.len();
+        }
+        Ok(next)
+    }
+
     /// Writes rows from `sorted[from]` on until a bound is reached, and commits;
     /// gives where to go on.
     fn transaction(
         &mut self,
-        sorted: &[u32],
+        over: Over<'_>,
         from: usize,
         settings: &EmbeddedSettings,
-    ) -> Result<(UpsertSummary, usize), StoreError> {
-        let mut txn = self.file.write()?;
-        let mut summary = UpsertSummary::default();
+    ) -> Result<usize, StoreError> {
+        let mut txn = over.changes.write()?;
+        let inserted = self.summary.inserted;
         let mut bytes = 0;
         let mut next = from;
-        while next < sorted.len()
+        while next < self.sorted.len()
             && next - from < settings.transaction_rows_max.max(1)
             && bytes < settings.transaction_bytes_max.max(1)
         {
-            let key = self.keys.get(sorted[next] as usize);
-            let of_key = sorted[next..]
-                .iter()
-                .take_while(|row| self.keys.get(**row as usize) == key)
-                .count();
-            let rows = &sorted[next..next + of_key];
-            bytes += self.join(&mut txn, key.unwrap_or_default(), rows, &mut summary)?;
-            next += of_key;
+            let (key, rows) = self.of_one_key(next);
+            bytes += self.join(&mut txn, over, (key, rows))?;
+            next += rows.len();
         }
-        txn.commit().map_err(|e| self.file.error("the rows", e))?;
-        Ok((summary, next))
+        let inserted = self.summary.inserted - inserted;
+        if inserted > 0 && over.base.is_some() {
+            over.changes.count_rows(&mut txn, inserted as i64)?;
+        }
+        let committed = txn.commit();
+        committed.map_err(|e| over.changes.error("the rows", e))?;
+        Ok(next)
     }
 
     /// Joins all the batch's rows of one key with what is stored; gives the
@@ -315,39 +468,26 @@ impl Batch<'_> {
     fn join(
         &mut self,
         txn: &mut RwTxn<'_>,
-        key: &[u8],
-        rows: &[u32],
-        summary: &mut UpsertSummary,
+        over: Over<'_>,
+        (key, rows): (&[u8], &[u32]),
     ) -> Result<u64, StoreError> {
-        let failed = |error| self.file.error("the rows", error);
-        let table = self.file.table();
-        let stored_key = stored_key(key, &mut self.hashed);
-        let is_last = self.appends && stored_key > self.greatest.as_slice();
-        let stored = match is_last {
+        let failed = |error| over.changes.error("the rows", error);
+        let table = over.changes.table();
+        let mut hashed = std::mem::take(&mut self.hashed);
+        let stored_key = stored_key(key, &mut hashed);
+        let is_last = over.appends && stored_key > self.greatest.as_slice();
+        let changed = match is_last {
             true => None,
             false => table.get(txn, stored_key).map_err(failed)?,
         };
-        let mut greatest = match stored {
-            Some(value) => Some(row_of(key, value).ok_or_else(|| another_key(self.file))?),
-            None => None,
+        let held = match (changed, over.base) {
+            (Some(value), _) => Some(row_of(key, value).ok_or_else(|| another_key(over.changes))?),
+            (None, Some(base)) => base.get(key)?,
+            (None, None) => None,
         };
-        let mut winner = None;
-        for row in rows {
-            let row = self.rows.get(*row as usize);
-            match greatest {
-                None => summary.inserted += 1,
-                Some(held) if self.order.compare(held, row)? == Ordering::Less => {
-                    summary.replaced += 1;
-                }
-                Some(_) => {
-                    summary.kept += 1;
-                    continue;
-                }
-            }
-            greatest = Some(row);
-            winner = Some(row);
-        }
-        let Some(row) = winner else {
+        let held = held.filter(|row| *row != REMOVED);
+        let Some(row) = self.greatest_row(held, rows)? else {
+            self.hashed = hashed;
             return Ok(0);
         };
         let value = stored_value(key, row, &mut self.long);
@@ -362,61 +502,39 @@ impl Batch<'_> {
             self.greatest.clear();
             self.greatest.extend_from_slice(stored_key);
         }
-        Ok((stored_key.len() + value.len()) as u64)
+        let bytes = (stored_key.len() + value.len()) as u64;
+        self.hashed = hashed;
+        Ok(bytes)
+    }
+
+    /// The row that takes the place of the held one, if any does.
+    fn greatest_row(
+        &mut self,
+        held: Option<&[u8]>,
+        rows: &[u32],
+    ) -> Result<Option<&'a [u8]>, StoreError> {
+        let mut winner: Option<&'a [u8]> = None;
+        for row in rows {
+            let row = self.rows.get(*row as usize);
+            match winner.or(held) {
+                None => self.summary.inserted += 1,
+                Some(held) if self.order.compare(held, row)? == Ordering::Less => {
+                    self.summary.replaced += 1;
+                }
+                Some(_) => {
+                    self.summary.kept += 1;
+                    continue;
+                }
+            }
+            winner = Some(row);
+        }
+        Ok(winner)
     }
 }
 
-fn another_key(file: &RowFile) -> StoreError {
+fn another_key(changes: &ChangesFile) -> StoreError {
     StoreError::Damaged {
-        path: file.path().to_owned(),
+        path: changes.path().to_owned(),
         reason: "the row of a long key is that of another key".to_owned(),
-    }
-}
-
-/// Removes rows with an event time before `older_than`, a bounded number in a
-/// transaction. Under the writer's lock.
-pub(super) fn sweep(
-    file: &RowFile,
-    order: &RowOrder,
-    older_than: UtcMicros,
-    settings: &EmbeddedSettings,
-) -> Result<u64, StoreError> {
-    let failed = |error| file.error("a sweep", error);
-    let mut removed = 0;
-    let mut last: Option<Vec<u8>> = None;
-    loop {
-        let mut old = Vec::new();
-        let mut looked_at = 0;
-        let txn = file.read()?;
-        let after = last.take();
-        let from = match &after {
-            Some(key) => Bound::Excluded(key.as_slice()),
-            None => Bound::Unbounded,
-        };
-        let range = (from, Bound::Unbounded);
-        for entry in file.table().range(&txn, &range).map_err(failed)? {
-            let (key, value) = entry.map_err(failed)?;
-            let row = any_row(key, value).ok_or_else(|| another_key(file))?;
-            let time = order.event_time(row)?;
-            if time.is_some_and(|time| time < older_than) {
-                old.push(key.to_vec());
-            }
-            looked_at += 1;
-            if looked_at >= settings.transaction_rows_max.max(1) {
-                last = Some(key.to_vec());
-                break;
-            }
-        }
-        drop(txn);
-        if !old.is_empty() {
-            let mut txn = file.write()?;
-            for key in &old {
-                removed += u64::from(file.table().delete(&mut txn, key).map_err(failed)?);
-            }
-            txn.commit().map_err(failed)?;
-        }
-        if last.is_none() {
-            return Ok(removed);
-        }
     }
 }

@@ -24,6 +24,16 @@ mod embedded {
 
     granary_store::online_store_conformance!(empty(EmbeddedSettings::default()));
 
+    /// Changes hardly ever stay beside their base.
+    mod merging {
+        use super::*;
+
+        granary_store::online_store_conformance!(empty(EmbeddedSettings {
+            changes_rows_min: 0,
+            ..EmbeddedSettings::default()
+        }));
+    }
+
     /// Every batch in several transactions, every read away from the async threads.
     mod small_bounds {
         use super::*;

@@ -7,7 +7,7 @@ use granary_model::ErrorKind;
 use granary_store::{EmbeddedSettings, EmbeddedStore, OnlineStore, StoreError, WriteMode};
 
 use super::facts::{
-    Fact, UPSERT, VIEW, coverage, file, fill, keys, layout, open, pinned, rows, times,
+    Fact, UPSERT, VIEW, base, changes, coverage, fill, keys, layout, open, pinned, rows, times,
     version_folder, writer,
 };
 
@@ -72,12 +72,12 @@ async fn damaged_manifests_are_named() {
 async fn newer_formats_are_refused() {
     let folder = published().await;
     let path = version_folder(folder.path()).join("manifest.json");
-    fs::write(&path, br#"{"format": 2, "tiers": ["of", "the", "future"]}"#).unwrap();
+    fs::write(&path, br#"{"format": 3, "tiers": ["of", "the", "future"]}"#).unwrap();
     let error = refusal(folder.path()).await;
     assert_eq!(
         error.to_string(),
         format!(
-            "{}: written by a newer version of Granary (format 2, this one reads up to 1)",
+            "{}: written by a newer version of Granary (format 3, this one reads up to 2)",
             path.canonicalize().unwrap().display()
         )
     );
@@ -105,7 +105,8 @@ async fn damaged_files_are_named() {
         }),
         ("missing", |path, _| fs::remove_file(path).unwrap()),
     ];
-    for (name, damage) in damages {
+    let files = [base, changes].into_iter();
+    for (file, (name, damage)) in files.flat_map(|file| damages.map(|damage| (file, damage))) {
         let folder = published().await;
         let path = file(folder.path(), 1);
         damage(&path, fs::read(&path).unwrap());
@@ -114,7 +115,7 @@ async fn damaged_files_are_named() {
             matches!(error, StoreError::Damaged { .. }),
             "{name}: {error}"
         );
-        assert!(error.to_string().contains("g1.mdb"), "{name}: {error}");
+        assert!(error.to_string().contains("g1."), "{name}: {error}");
         // Writing the generation anew mends it.
         let store = open(folder.path());
         fill(&store, WriteMode::Create, &facts(10), 10, 2)
@@ -136,14 +137,16 @@ async fn a_full_store_loses_nothing() {
     fill(&store, WriteMode::Create, &facts(2_000), 500, 1)
         .await
         .unwrap();
-    for mode in [WriteMode::Create, UPSERT] {
-        let many: Vec<Fact> = (0..200_000).map(|id| (id * 2, 9_999)).collect();
+    // A new generation needs LMDB only for keys that do not ascend.
+    for (mode, step) in [(WriteMode::Create, -2), (UPSERT, 2)] {
+        let many: Vec<Fact> = (0..200_000).map(|id| (id * step, 9_999)).collect();
         let error = fill(&store, mode, &many, 5_000, 2).await.unwrap_err();
         assert!(matches!(error, StoreError::Full { .. }), "{error}");
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
         // What lost rows is not published, though its writer goes on.
         let mut lossy = writer(&store, mode).await.unwrap();
         let (ids, at): (Vec<i64>, Vec<i64>) = many.iter().copied().unzip();
+        lossy.write(&keys(&[1 << 40]), &rows(&[1])).await.unwrap();
         lossy.write(&keys(&ids), &rows(&at)).await.unwrap_err();
         lossy
             .write(&keys(&[5]), &rows(&[5]))
@@ -171,14 +174,14 @@ async fn maps_that_do_not_fit_into_the_process_are_told() {
         ..EmbeddedSettings::default()
     };
     let store = EmbeddedStore::open(folder.path(), vast).unwrap();
-    let mut held = Vec::new();
+    let mut version = 0;
     let refused = loop {
-        let version = held.len() as u32 + 1;
+        version += 1;
         assert!(version < 10, "there is room for everything");
-        let opened = store.writer(VIEW, version, layout(), WriteMode::Create);
-        match opened.await {
-            Ok(writer) => held.push(writer),
-            Err(error) => break error,
+        let writer = store.writer(VIEW, version, layout(), WriteMode::Create);
+        // The store keeps what is published open.
+        if let Err(error) = writer.await.unwrap().publish(coverage(1)).await {
+            break error;
         }
     };
     assert_eq!(refused.kind(), ErrorKind::ResourceExhausted);

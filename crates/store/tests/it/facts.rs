@@ -59,8 +59,13 @@ pub fn open(folder: &Path) -> EmbeddedStore {
     EmbeddedStore::open(folder, EmbeddedSettings::default()).unwrap()
 }
 
-/// Where a generation's file is: the tests look at its size, and damage it.
-pub fn file(folder: &Path, number: u64) -> PathBuf {
+/// Where the rows of a generation are.
+pub fn base(folder: &Path, number: u64) -> PathBuf {
+    version_folder(folder).join(format!("g{number}.rows"))
+}
+
+/// Where what changed in a generation is.
+pub fn changes(folder: &Path, number: u64) -> PathBuf {
     version_folder(folder).join(format!("g{number}.mdb"))
 }
 

@@ -12,6 +12,7 @@ mod damage;
 mod events;
 #[cfg(test)]
 mod facts;
+mod merges;
 #[cfg(test)]
 mod mutants;
 #[cfg(test)]

@@ -1,11 +1,13 @@
-//! One LMDB file: one generation's rows.
+//! What changed in a generation since it was made: one LMDB file over its base.
 //!
 //! Key: the encoded key, or for a key of more than [`PLAIN_KEY_BYTES_MAX`] bytes
 //! its first 469 bytes and the SHA-256 of the whole (501 bytes, so that it never
-//! equals a plain key). Value: the row; under a hashed key first the length of
-//! the key (4 bytes, little endian) and the key itself, which is compared on
-//! read. Keys that share their first 469 bytes are not in key order; nothing
-//! relies on that.
+//! equals a plain key): the *stored key*. Value: the row, or nothing in the place
+//! of a row of the base that was removed; under a hashed key a row comes behind
+//! the length of the key (4 bytes, little endian) and the key itself, which is
+//! compared on read. Keys that share their first 469 bytes are not in key order;
+//! nothing relies on that. Under [`ROWS_KEY`] stands by how many rows the
+//! generation differs from its base.
 //!
 //! Why not a writable map: it is faster, but a full disk is then a signal that
 //! kills the process instead of an error.
@@ -13,6 +15,7 @@
 //! This module knows nothing of manifests or of who may write.
 
 use std::collections::HashMap;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -35,26 +38,26 @@ const HASHED_KEY_BYTES: usize = HASHED_PREFIX_BYTES + 32;
 
 /// An open file; closed when the last of its readers lets go of it.
 #[derive(Debug)]
-pub(super) struct RowFile {
+pub(super) struct ChangesFile {
     path: PathBuf,
     env: Env<WithoutTls>,
     rows: Database<Bytes, Bytes>,
 }
 
+/// A snapshot to read.
+pub(super) type AnyTxn<'f> = RoTxn<'f, WithoutTls>;
+
+/// No entity's key is so short.
+const ROWS_KEY: &[u8] = &[0];
+
+/// Stands where a row of the base was removed; no row is so short.
+pub(super) const REMOVED: &[u8] = &[];
+
 /// The files that this process has open. LMDB allows one mapping of a file in a
 /// process (its locks are the process's), so two stores on one folder share it.
-static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<RowFile>>>> = LazyLock::new(Mutex::default);
+static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<ChangesFile>>>> = LazyLock::new(Mutex::default);
 
-/// What a file says of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FileState {
-    pub(super) rows: u64,
-    /// LMDB's transaction number: raised by every commit that changed
-    /// something, in whatever process, and seen together with the rows.
-    pub(super) write_counter: u64,
-}
-
-impl RowFile {
+impl ChangesFile {
     /// The file at a canonical path: made when it is not there.
     pub(super) fn open(path: &Path, settings: &EmbeddedSettings) -> Result<Arc<Self>, StoreError> {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,16 +129,10 @@ impl RowFile {
         lmdb_error(&self.path, what, error)
     }
 
-    pub(super) fn state(&self) -> Result<FileState, StoreError> {
-        let txn = self.read()?;
-        Ok(FileState {
-            rows: self.rows.len(&txn).map_err(|e| self.error("a read", e))?,
-            write_counter: txn.id() as u64,
-        })
-    }
-
-    pub(super) fn write_counter(&self) -> Result<u64, StoreError> {
-        Ok(self.read()?.id() as u64)
+    /// LMDB's transaction number: raised by every commit that changed
+    /// something, in whatever process, and seen together with the rows.
+    pub(super) fn write_counter(&self) -> u64 {
+        self.env.info().last_txn_id as u64
     }
 
     /// Length of the file, in bytes.
@@ -146,7 +143,7 @@ impl RowFile {
     }
 
     /// A snapshot. Short: pages that it sees are not used again before it ends.
-    pub(super) fn read(&self) -> Result<RoTxn<'_, WithoutTls>, StoreError> {
+    pub(super) fn read(&self) -> Result<AnyTxn<'_>, StoreError> {
         self.env.read_txn().map_err(|e| self.error("a read", e))
     }
 
@@ -158,6 +155,37 @@ impl RowFile {
         self.rows
     }
 
+    /// By how many rows the generation differs from its base; `None` before
+    /// any were counted.
+    pub(super) fn rows_changed(&self, txn: &AnyTxn<'_>) -> Result<Option<i64>, StoreError> {
+        let counted = self.rows.get(txn, ROWS_KEY);
+        let counted = counted.map_err(|e| self.error("a read", e))?;
+        let number = counted.and_then(|bytes| bytes.first_chunk());
+        Ok(number.map(|bytes| i64::from_le_bytes(*bytes)))
+    }
+
+    pub(super) fn count_rows(&self, txn: &mut RwTxn<'_>, more: i64) -> Result<(), StoreError> {
+        let rows = self.rows_changed(txn)?.unwrap_or_default() + more;
+        self.rows
+            .put(txn, ROWS_KEY, &rows.to_le_bytes())
+            .map_err(|e| self.error("the rows", e))
+    }
+
+    /// Stored keys and values after one, in order.
+    pub(super) fn after<'t>(
+        &self,
+        txn: &'t AnyTxn<'_>,
+        stored_key: Option<&[u8]>,
+    ) -> Result<
+        impl Iterator<Item = Result<(&'t [u8], &'t [u8]), StoreError>> + use<'t, '_>,
+        StoreError,
+    > {
+        let from = Bound::Excluded(stored_key.unwrap_or(ROWS_KEY));
+        let entries = self.rows.range(txn, &(from, Bound::Unbounded));
+        let entries = entries.map_err(|e| self.error("a read", e))?;
+        Ok(entries.map(|entry| entry.map_err(|e| self.error("a read", e))))
+    }
+
     /// Frees the slots of readers that were killed, so that the space which
     /// they held is used again.
     pub(super) fn forget_killed_readers(&self) -> Result<(), StoreError> {
@@ -167,22 +195,16 @@ impl RowFile {
             .map_err(|e| self.error("its readers", e))
     }
 
-    /// Whether commits wait for the disk. Off only for a file that nobody can
-    /// see yet; [`sync`](Self::sync) it before it is seen.
-    pub(super) fn set_durable(&self, durable: bool) -> Result<(), StoreError> {
-        let mode = if durable {
-            heed::FlagSetMode::Disable
-        } else {
-            heed::FlagSetMode::Enable
-        };
+    /// Commits wait for the disk no more: for a file that only this process
+    /// needs.
+    pub(super) fn never_sync(&self) -> Result<(), StoreError> {
         #[allow(unsafe_code, reason = "LMDB wants one caller at a time")]
         // SAFETY: called by the one writer of the file only, under its lock.
-        let set = unsafe { self.env.set_flags(EnvFlags::NO_SYNC, mode) };
+        let set = unsafe {
+            self.env
+                .set_flags(EnvFlags::NO_SYNC, heed::FlagSetMode::Enable)
+        };
         set.map_err(|e| self.error("its flags", e))
-    }
-
-    pub(super) fn sync(&self) -> Result<(), StoreError> {
-        self.env.force_sync().map_err(|e| self.error("the rows", e))
     }
 }
 
@@ -212,19 +234,23 @@ pub(super) fn stored_value<'v>(key: &[u8], row: &'v [u8], long: &'v mut Vec<u8>)
 /// The row of `key` in the value found under its stored key; `None` when the
 /// value belongs to another key of the same hash.
 pub(super) fn row_of<'v>(key: &[u8], value: &'v [u8]) -> Option<&'v [u8]> {
-    if key.len() <= PLAIN_KEY_BYTES_MAX {
+    if key.len() <= PLAIN_KEY_BYTES_MAX || value == REMOVED {
         return Some(value);
     }
     let (found, row) = split_long(value)?;
     (found == key).then_some(row)
 }
 
-/// The row in a value, whosever it is.
-pub(super) fn any_row<'v>(stored_key: &[u8], value: &'v [u8]) -> Option<&'v [u8]> {
-    if stored_key.len() < HASHED_KEY_BYTES {
-        return Some(value);
+/// The key and the row of an entry; `None` where it is not whole. A row that
+/// was removed is [`REMOVED`], and its key may be a hashed one.
+pub(super) fn key_and_row<'v>(
+    stored_key: &'v [u8],
+    value: &'v [u8],
+) -> Option<(&'v [u8], &'v [u8])> {
+    if stored_key.len() < HASHED_KEY_BYTES || value == REMOVED {
+        return Some((stored_key, value));
     }
-    split_long(value).map(|(_, row)| row)
+    split_long(value)
 }
 
 fn split_long(value: &[u8]) -> Option<(&[u8], &[u8])> {
