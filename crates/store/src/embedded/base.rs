@@ -3,14 +3,16 @@
 //!
 //! | part | bytes |
 //! |---|---|
-//! | header | 64: magic, format, rows, where the records end, buckets, slots |
+//! | header | 64: magic, format, rows, where the records end, homes, lines |
 //! | records | in order of their stored keys (`changes.rs`): length of the key (4), of the row (4), key, row |
-//! | table | from the next multiple of 8: slots of 8, a key's [`TAG_BITS`] hash bits and its record's place, 0 for none |
+//! | table | from the next multiple of 64: lines of eight slots, each 16 bits of a key's hash and 48 of its record's place, or 0 |
 //!
-//! Numbers are little endian. A key's hash (XXH3) names the bucket from which
-//! on slots are looked at, up to an empty one or the end; two slots in three are
-//! taken. So a row costs two visits to memory, which
-//! the reads of many keys have under way at the same time: see [`lookups`].
+//! Numbers are little endian. A key's hash (XXH3) names its home, the line from
+//! which on lines are looked at up to one that has an empty slot; two slots in
+//! three are taken, each as near to its key's home as there was room. A line is
+//! one of the cache, and is looked at as a whole, without a branch a slot. So a
+//! row costs two visits to memory, which the reads of many keys have under way at
+//! the same time: see [`lookups`].
 //!
 //! Why not a B-tree: a search of one visits memory once a level, each visit
 //! waiting for the one before it.
@@ -18,7 +20,7 @@
 //! [`lookups`]: super::lookups
 
 use std::fs::File;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use memmap2::{Advice, Mmap};
@@ -34,12 +36,17 @@ const FORMAT: u64 = 1;
 const HEADER_BYTES: usize = 64;
 const RECORD_HEADER_BYTES: usize = 8;
 const SLOT_BYTES: usize = 8;
-const TAG_BITS: u32 = 16;
-const PLACE_BITS: u32 = 64 - TAG_BITS;
+const LINE_SLOTS: usize = 8;
+const LINE_BYTES: usize = LINE_SLOTS * SLOT_BYTES;
+const PLACE_BITS: u32 = 48;
 const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
-/// Slots of the table that are made at a time: 64 MiB.
-const WINDOW_SLOTS: u64 = 8 << 20;
-const WRITE_BYTES: usize = 1 << 20;
+/// Lines of the table that are made at a time: 64 MiB.
+const WINDOW_LINES: u64 = 1 << 20;
+/// Lines of a record that are on their way before it is looked at, at most.
+const RECORD_LINES_MAX: usize = 8;
+/// Writes end at multiples of it: so a system with large pages has the file in
+/// such, where a visit to memory has the shorter way.
+const CHUNK_BYTES: usize = 4 << 20;
 
 /// An open file.
 #[derive(Debug)]
@@ -47,29 +54,27 @@ pub(super) struct BaseFile {
     path: PathBuf,
     map: Mmap,
     header: Header,
+    /// Lines of the cache that a record mostly takes.
+    record_lines: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Header {
     rows: u64,
     records_end: u64,
-    buckets: u64,
-    slots: u64,
+    /// Lines that are somebody's home.
+    homes: u64,
+    /// These, and behind them those for which there was no room.
+    lines: u64,
 }
 
 impl Header {
     fn table_at(&self) -> u64 {
-        self.records_end.next_multiple_of(SLOT_BYTES as u64)
+        self.records_end.next_multiple_of(LINE_BYTES as u64)
     }
 
     fn to_bytes(self) -> [u8; HEADER_BYTES] {
-        let numbers = [
-            FORMAT,
-            self.rows,
-            self.records_end,
-            self.buckets,
-            self.slots,
-        ];
+        let numbers = [FORMAT, self.rows, self.records_end, self.homes, self.lines];
         let mut bytes = [0; HEADER_BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
         for (to, number) in bytes[8..].chunks_exact_mut(8).zip(numbers) {
@@ -87,22 +92,22 @@ impl Header {
         let header = Self {
             rows: number(2)?,
             records_end: number(3)?,
-            buckets: number(4)?,
-            slots: number(5)?,
+            homes: number(4)?,
+            lines: number(5)?,
         };
-        let table = header.slots.checked_mul(SLOT_BYTES as u64)?;
+        let table = header.lines.checked_mul(LINE_BYTES as u64)?;
         let end = header.table_at().checked_add(table)?;
         let whole = header.records_end >= HEADER_BYTES as u64
-            && header.buckets == buckets_of(header.rows)
-            && header.slots >= header.buckets
+            && header.homes == homes_of(header.rows)
+            && header.lines >= header.homes
             && end == bytes.len() as u64;
         whole.then_some(header)
     }
 }
 
-/// Two slots in three are taken.
-fn buckets_of(rows: u64) -> u64 {
-    rows.saturating_add(rows / 2).saturating_add(1)
+fn homes_of(rows: u64) -> u64 {
+    let slots = rows.saturating_add(rows / 2);
+    slots / LINE_SLOTS as u64 + 1
 }
 
 #[inline]
@@ -122,21 +127,23 @@ impl KeyHash {
     }
 
     #[inline]
-    fn bucket(self, buckets: u64) -> u64 {
-        ((u128::from(self.0) * u128::from(buckets)) >> 64) as u64
+    fn home(self, homes: u64) -> u64 {
+        ((u128::from(self.0) * u128::from(homes)) >> 64) as u64
     }
 
-    /// Bits that the bucket hardly depends on, where a slot has them.
+    /// Bits that the home hardly depends on, where a slot has them. Never 0, as
+    /// an empty slot is.
     #[inline]
     fn tag(self) -> u64 {
-        self.0 << PLACE_BITS
+        (self.0 | 1) << PLACE_BITS
     }
 }
 
 /// A record that may be a key's.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate {
-    slot: u64,
+    line: u64,
+    slot: u32,
     place: usize,
 }
 
@@ -163,12 +170,20 @@ impl BaseFile {
             return Err(damaged(format!("cut short: {found} of {bytes} bytes")));
         }
         let map = map(&file).map_err(failed)?;
-        if !settings.read_ahead {
-            map.advise(Advice::Random).map_err(failed)?;
+        match settings.read_ahead {
+            // A system without large pages refuses.
+            #[cfg(target_os = "linux")]
+            true => map.advise(Advice::HugePage).unwrap_or_default(),
+            #[cfg(not(target_os = "linux"))]
+            true => {}
+            false => map.advise(Advice::Random).map_err(failed)?,
         }
         let header = Header::from_bytes(&map);
+        let header = header.ok_or_else(|| damaged("not a file of rows".to_owned()))?;
+        let record_bytes = header.records_end / header.rows.max(1);
         Ok(Some(Self {
-            header: header.ok_or_else(|| damaged("not a file of rows".to_owned()))?,
+            header,
+            record_lines: (record_bytes as usize / LINE_BYTES + 1).min(RECORD_LINES_MAX),
             path: path.to_owned(),
             map,
         }))
@@ -178,19 +193,20 @@ impl BaseFile {
         self.header.rows
     }
 
-    /// Has the key's first slot on its way from memory.
+    /// Has the key's home on its way from memory.
     #[inline]
     pub(super) fn prefetch(&self, hash: KeyHash) {
-        let bucket = hash.bucket(self.header.buckets);
-        prefetch(&self.map, self.slot_at(bucket));
+        let home = hash.home(self.header.homes);
+        prefetch(&self.map, self.line_at(home));
     }
 
     /// The first record that may be the key's, on its way from memory.
     #[inline]
     pub(super) fn candidate(&self, hash: KeyHash) -> Option<Candidate> {
-        let found = self.candidate_from(hash, hash.bucket(self.header.buckets))?;
-        prefetch(&self.map, found.place);
-        prefetch(&self.map, found.place + CACHE_LINE_BYTES);
+        let found = self.candidate_from(hash, hash.home(self.header.homes), 0)?;
+        for line in 0..=self.record_lines {
+            prefetch(&self.map, found.place + line * LINE_BYTES);
+        }
         Some(found)
     }
 
@@ -207,7 +223,7 @@ impl BaseFile {
             if found == key {
                 return Ok(Some(row));
             }
-            match self.candidate_from(hash, candidate.slot + 1) {
+            match self.candidate_from(hash, candidate.line, candidate.slot + 1) {
                 Some(next) => candidate = next,
                 None => return Ok(None),
             }
@@ -232,22 +248,38 @@ impl BaseFile {
     }
 
     #[inline]
-    fn slot_at(&self, slot: u64) -> usize {
-        (self.header.table_at() + slot * SLOT_BYTES as u64) as usize
+    fn line_at(&self, line: u64) -> usize {
+        (self.header.table_at() + line * LINE_BYTES as u64) as usize
     }
 
+    /// From a slot of a line on.
     #[inline]
-    fn candidate_from(&self, hash: KeyHash, from: u64) -> Option<Candidate> {
+    fn candidate_from(&self, hash: KeyHash, from: u64, slot: u32) -> Option<Candidate> {
         let tag = hash.tag();
-        for slot in from..self.header.slots {
-            let taken = read_u64(&self.map, self.slot_at(slot))?;
-            if taken == 0 {
+        let mut looked_at = (1 << slot) - 1;
+        for line in from..self.header.lines {
+            let slots = self.map.get(self.line_at(line)..)?;
+            let slots: &[u8; LINE_BYTES] = slots.first_chunk()?;
+            let (mut found, mut is_full) = (0_u32, true);
+            for (at, slot) in slots.as_chunks().0.iter().enumerate() {
+                let slot = u64::from_le_bytes(*slot);
+                found |= u32::from((slot ^ tag) & !PLACE_MASK == 0) << at;
+                is_full &= slot != 0;
+            }
+            found &= !looked_at;
+            if found != 0 {
+                let slot = found.trailing_zeros();
+                let place = read_u64(slots, slot as usize * SLOT_BYTES)? & PLACE_MASK;
+                return Some(Candidate {
+                    line,
+                    slot,
+                    place: place as usize,
+                });
+            }
+            if !is_full {
                 return None;
             }
-            if taken & !PLACE_MASK == tag {
-                let place = (taken & PLACE_MASK) as usize;
-                return Some(Candidate { slot, place });
-            }
+            looked_at = 0;
         }
         None
     }
@@ -282,8 +314,6 @@ fn map(file: &File) -> std::io::Result<Mmap> {
     // changed once they are whole, and are removed, never made smaller.
     unsafe { Mmap::map(file) }
 }
-
-const CACHE_LINE_BYTES: usize = 64;
 
 #[cfg(target_arch = "x86_64")]
 #[inline]
@@ -333,27 +363,30 @@ impl<'f> Iterator for Records<'f> {
 #[derive(Debug)]
 pub(super) struct BaseWriter {
     path: PathBuf,
-    file: BufWriter<File>,
+    file: File,
+    /// What is not written yet: less than a chunk.
+    waiting: Vec<u8>,
+    written: usize,
     rows: u64,
+    /// Where the next record goes.
     at: u64,
-    window_slots: u64,
+    window_lines: u64,
 }
 
 impl BaseWriter {
     pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
         let mut options = File::options();
         let opened = options.read(true).write(true).create(true).truncate(true);
-        let file = opened.open(path).and_then(|file| {
-            let mut file = BufWriter::with_capacity(WRITE_BYTES, file);
-            file.write_all(&[0; HEADER_BYTES])?;
-            Ok(file)
-        });
         Ok(Self {
-            file: file.map_err(|e| io_error(path, "the rows", e))?,
+            file: opened
+                .open(path)
+                .map_err(|e| io_error(path, "the rows", e))?,
+            waiting: vec![0; HEADER_BYTES],
+            written: 0,
             path: path.to_owned(),
             rows: 0,
             at: HEADER_BYTES as u64,
-            window_slots: WINDOW_SLOTS,
+            window_lines: WINDOW_LINES,
         })
     }
 
@@ -371,19 +404,19 @@ impl BaseWriter {
             row,
         ];
         for part in parts {
-            self.file.write_all(part).map_err(|e| self.failed(e))?;
+            self.waiting.extend_from_slice(part);
             self.at += part.len() as u64;
         }
         self.rows += 1;
-        Ok(())
+        self.write_chunks()
     }
 
     /// The rows appended so far.
     pub(super) fn written(&mut self) -> Result<WrittenRows, StoreError> {
-        self.file.flush().map_err(|e| self.failed(e))?;
+        self.write_waiting()?;
         Ok(WrittenRows {
             path: self.path.clone(),
-            map: map(self.file.get_ref()).map_err(|e| self.failed(e))?,
+            map: map(&self.file).map_err(|e| self.failed(e))?,
         })
     }
 
@@ -392,39 +425,36 @@ impl BaseWriter {
         let mut header = Header {
             rows: self.rows,
             records_end: self.at,
-            buckets: buckets_of(self.rows),
-            slots: 0,
+            homes: homes_of(self.rows),
+            lines: 0,
         };
         let records = self.written()?;
         let padding = (header.table_at() - self.at) as usize;
-        self.put(&[0; SLOT_BYTES][..padding])?;
-        header.slots = self.write_table(&records, header.buckets)?;
-        self.file
-            .seek(SeekFrom::Start(0))
-            .map_err(|e| self.failed(e))?;
-        self.put(&header.to_bytes())?;
-        self.file.flush().map_err(|e| self.failed(e))?;
-        let file = self.file.get_ref();
-        file.sync_all().map_err(|e| self.failed(e))?;
-        Ok(header.table_at() + header.slots * SLOT_BYTES as u64)
+        self.waiting.resize(self.waiting.len() + padding, 0);
+        header.lines = self.write_table(&records, header.homes)?;
+        self.write_waiting()?;
+        let headed = { self.file.seek(SeekFrom::Start(0)) }
+            .and_then(|_| self.file.write_all(&header.to_bytes()))
+            .and_then(|()| self.file.sync_all());
+        headed.map_err(|e| self.failed(e))?;
+        Ok(header.table_at() + header.lines * LINE_BYTES as u64)
     }
 
-    /// A window of slots after another, each filled in one pass over the
-    /// records, so that the memory that this takes is bounded.
-    fn write_table(&mut self, records: &WrittenRows, buckets: u64) -> Result<u64, StoreError> {
-        let mut slots = 0;
-        // Those that found no room in the windows before.
+    /// A window of lines after another, each filled in one pass over the
+    /// records, so that the memory that this takes is bounded. Gives the number
+    /// of lines.
+    fn write_table(&mut self, records: &WrittenRows, homes: u64) -> Result<u64, StoreError> {
+        let mut lines = 0;
+        // Slots that found no room in the windows before.
         let mut carried: Vec<u64> = Vec::new();
-        while slots < buckets {
-            let end = (slots + self.window_slots).min(buckets);
-            let mut window = vec![0; (end - slots) as usize];
-            let mut place_at = HEADER_BYTES as u64;
+        while lines < homes {
+            let end = (lines + self.window_lines).min(homes);
+            let mut window = vec![0; (end - lines) as usize * LINE_SLOTS];
+            let mut place = HEADER_BYTES as u64;
             let mut left: Vec<u64> = Vec::new();
-            let mut put = |slot: u64, from: u64| {
-                let free = window[from as usize..]
-                    .iter_mut()
-                    .find(|taken| **taken == 0);
-                match free {
+            let mut put = |slot: u64, line: u64| {
+                let mut room = window[line as usize * LINE_SLOTS..].iter_mut();
+                match room.find(|taken| **taken == 0) {
                     Some(free) => *free = slot,
                     None => left.push(slot),
                 }
@@ -433,28 +463,49 @@ impl BaseWriter {
             for record in records.records() {
                 let (key, row) = record?;
                 let hash = KeyHash::of(key);
-                let bucket = hash.bucket(buckets);
-                if (slots..end).contains(&bucket) {
-                    put(hash.tag() | place_at, bucket - slots);
+                let home = hash.home(homes);
+                if (lines..end).contains(&home) {
+                    put(hash.tag() | place, home - lines);
                 }
-                place_at += (RECORD_HEADER_BYTES + key.len() + row.len()) as u64;
+                place += (RECORD_HEADER_BYTES + key.len() + row.len()) as u64;
             }
             self.put_slots(&window)?;
             carried = left;
-            slots = end;
+            lines = end;
         }
+        // The last line has an empty slot.
+        carried.resize((carried.len() + 1).next_multiple_of(LINE_SLOTS), 0);
         self.put_slots(&carried)?;
-        Ok(slots + carried.len() as u64)
+        Ok(lines + (carried.len() / LINE_SLOTS) as u64)
     }
 
     fn put_slots(&mut self, slots: &[u64]) -> Result<(), StoreError> {
-        slots
-            .iter()
-            .try_for_each(|slot| self.put(&slot.to_le_bytes()))
+        for slots in slots.chunks(CHUNK_BYTES / SLOT_BYTES) {
+            let bytes = slots.iter().flat_map(|slot| slot.to_le_bytes());
+            self.waiting.extend(bytes);
+            self.write_chunks()?;
+        }
+        Ok(())
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.file.write_all(bytes).map_err(|e| self.failed(e))
+    fn write_chunks(&mut self) -> Result<(), StoreError> {
+        loop {
+            let room = CHUNK_BYTES - self.written % CHUNK_BYTES;
+            if self.waiting.len() < room {
+                return Ok(());
+            }
+            let chunk = self.file.write_all(&self.waiting[..room]);
+            chunk.map_err(|e| self.failed(e))?;
+            self.waiting.drain(..room);
+            self.written += room;
+        }
+    }
+
+    fn write_waiting(&mut self) -> Result<(), StoreError> {
+        let written = self.file.write_all(&self.waiting);
+        self.written += self.waiting.len();
+        self.waiting.clear();
+        written.map_err(|e| self.failed(e))
     }
 
     fn failed(&self, error: std::io::Error) -> StoreError {

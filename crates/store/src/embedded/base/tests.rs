@@ -6,9 +6,9 @@ use super::*;
 
 type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 
-fn write(path: &Path, rows: &Content, window_slots: u64) -> u64 {
+fn write(path: &Path, rows: &Content, window_lines: u64) -> u64 {
     let mut writer = BaseWriter::create(path).unwrap();
-    writer.window_slots = window_slots;
+    writer.window_lines = window_lines;
     for (key, row) in rows {
         writer.append(key, row).unwrap();
     }
@@ -29,11 +29,11 @@ proptest! {
             0..200,
         ),
         others in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..12), 50),
-        window_slots in 1_u64..50,
+        window_lines in 1_u64..20,
     ) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("g1.rows");
-        let bytes = write(&path, &rows, window_slots);
+        let bytes = write(&path, &rows, window_lines);
         let file = open(&path, bytes).unwrap().unwrap();
         prop_assert_eq!(file.rows(), rows.len() as u64);
         for key in rows.keys().chain(&others) {
@@ -47,7 +47,7 @@ proptest! {
     }
 }
 
-/// Keys whose hashes have the same tag and neighbouring buckets are told apart.
+/// Keys whose hashes have the same tag and neighbouring homes are told apart.
 #[test]
 fn keys_of_one_tag_are_compared() {
     let tag = |n: u64| KeyHash::of(&n.to_be_bytes()).tag();
@@ -58,7 +58,7 @@ fn keys_of_one_tag_are_compared() {
         .collect();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("g1.rows");
-    let bytes = write(&path, &rows, WINDOW_SLOTS);
+    let bytes = write(&path, &rows, WINDOW_LINES);
     let file = open(&path, bytes).unwrap().unwrap();
     for (key, row) in &rows {
         assert_eq!(file.get(key).unwrap(), Some(row.as_slice()));
@@ -70,7 +70,7 @@ fn what_is_not_whole_is_damaged() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("g1.rows");
     let rows: Content = (0..100_u8).map(|n| (vec![n, n], vec![n; 9])).collect();
-    let bytes = write(&path, &rows, WINDOW_SLOTS);
+    let bytes = write(&path, &rows, WINDOW_LINES);
     let whole = std::fs::read(&path).unwrap();
     let refused = |bytes: &[u8]| {
         std::fs::write(&path, bytes).unwrap();
