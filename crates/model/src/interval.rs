@@ -57,8 +57,10 @@ impl Interval {
     fn shift(&self, t: UtcMicros, sign: i64) -> UtcMicros {
         let months = i64::from(self.months) * sign;
         let rest = i128::from(self.days) * i128::from(MICROS_PER_DAY) + i128::from(self.micros);
-        let base = match DateTime::from_timestamp_micros(t.0) {
-            Some(at) if months != 0 => {
+        // Reads of every view ask for days, and the calendar is slow.
+        let date = (months != 0).then(|| DateTime::from_timestamp_micros(t.0));
+        let base = match date.flatten() {
+            Some(at) => {
                 let count = u32::try_from(months.unsigned_abs()).unwrap_or(u32::MAX);
                 let moved = if months < 0 {
                     at.checked_sub_months(Months::new(count))
@@ -69,7 +71,7 @@ impl Interval {
                 moved.map_or(end, |moved| moved.timestamp_micros())
             }
             // Outside of the calendar, where no data is: months do not count.
-            _ => t.0,
+            None => t.0,
         };
         let exact = i128::from(base) + rest * i128::from(sign);
         let bounded = exact.clamp(i128::from(i64::MIN), i128::from(i64::MAX));

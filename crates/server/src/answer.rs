@@ -5,13 +5,14 @@
 //! What prost would write of the same answer is the same, byte for byte but for
 //! empty fields; a test holds that.
 
-use granary_model::{FeatureType, UtcMicros};
+use arrow::array::{Array, ArrayRef};
+use granary_model::{FeatureStatus, FeatureType, UtcMicros};
 use granary_proto as pb;
 use granary_proto::{ColumnError, columns};
 use granary_serving::{Answer, AnswerColumn, ColumnValues};
 use granary_store::codec::Fixed;
 use granary_store::{RowColumn, StoreError};
-use prost::Message;
+use prost::Message as _;
 use prost::encoding::encoded_len_varint;
 
 use crate::wire::{self, Form};
@@ -107,19 +108,14 @@ pub(crate) fn write(answer: &Answer, form: &Form) -> Result<Vec<u8>, Unwritten> 
         true => &headings.full,
         false => &headings.short,
     };
-    let about: usize = headings.iter().map(|heading| heading.len() + 16).sum();
-    let mut out = Vec::with_capacity(64 + about + answer.width() * answer.entities * 10);
-    put_number(&mut out, field::SNAPSHOT, answer.snapshot());
+    let mut out = Message::with_capacity(answer, headings);
+    put_number(&mut out.bytes, field::SNAPSHOT, answer.snapshot());
     let entities = u32::try_from(answer.entities).unwrap_or(u32::MAX);
-    put_number(&mut out, field::ENTITIES, u64::from(entities));
-    let mut part = Part::default();
+    put_number(&mut out.bytes, field::ENTITIES, u64::from(entities));
     for (column, heading) in answer.columns().zip(headings) {
-        part.fill(&column, form)?;
-        put_key(&mut out, field::FEATURES, BYTES);
-        put_varint(&mut out, (heading.len() + part.len()) as u64);
-        out.extend_from_slice(heading);
-        part.append_to(&mut out);
+        out.put_column(&column, heading, form)?;
     }
+    let mut out = out.bytes;
     if let Some(keys) = &form.keys {
         for key in columns::encode_columns(keys)? {
             put_message(&mut out, field::KEYS, &key);
@@ -171,16 +167,8 @@ fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn put_message(out: &mut Vec<u8>, field: u32, message: &impl Message) {
+fn put_message(out: &mut Vec<u8>, field: u32, message: &impl prost::Message) {
     put_bytes(out, field, &message.encode_to_vec());
-}
-
-fn put_times(out: &mut Vec<u8>, field: u32, times: impl ExactSizeIterator<Item = i64>) {
-    if times.len() > 0 {
-        put_key(out, field, BYTES);
-        put_varint(out, times.len() as u64 * 8);
-        times.for_each(|t| out.extend_from_slice(&t.to_le_bytes()));
-    }
 }
 
 #[inline]
@@ -188,130 +176,218 @@ fn zigzag(value: i64) -> u64 {
     (value << 1 ^ value >> 63).cast_unsigned()
 }
 
-/// What of a column depends on the entities; its memory is used again for the
-/// next column.
+/// A message that is being written, and memory that one column after the other uses.
 #[derive(Debug, Default)]
-struct Part {
-    /// The values, as the repeated field of their message.
-    data: Vec<u8>,
+struct Message {
+    bytes: Vec<u8>,
     validity: Vec<u8>,
-    /// The message `Values`.
-    values: Vec<u8>,
     statuses: Vec<u8>,
-    /// Event times and as-ofs.
-    times: Vec<u8>,
 }
 
-impl Part {
-    fn fill(&mut self, column: &AnswerColumn<'_>, form: &Form) -> Result<(), Unwritten> {
-        self.data.clear();
+/// A field of a length that is known when it is written.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    /// Where its content begins, behind as many bytes as its length may take.
+    at: usize,
+    length_bytes: usize,
+}
+
+impl Message {
+    fn with_capacity(answer: &Answer, headings: &[Vec<u8>]) -> Self {
+        let headings: usize = headings.iter().map(|heading| heading.len() + 24).sum();
+        let values = answer.width() * answer.entities * 10;
+        Self {
+            bytes: Vec::with_capacity(64 + headings + values),
+            ..Self::default()
+        }
+    }
+
+    /// Begins a field of about so many bytes. A guess that is wrong costs a move.
+    #[inline]
+    fn open(&mut self, field: u32, about: usize) -> Open {
+        put_key(&mut self.bytes, field, BYTES);
+        let length_bytes = encoded_len_varint(about as u64);
+        let at = self.bytes.len() + length_bytes;
+        self.bytes.resize(at, 0);
+        Open { at, length_bytes }
+    }
+
+    #[inline]
+    fn close(&mut self, open: Open) {
+        let length = self.bytes.len() - open.at;
+        let due = encoded_len_varint(length as u64);
+        let begin = open.at - open.length_bytes;
+        if due != open.length_bytes {
+            let end = self.bytes.len();
+            // The longer of both fits while it moves.
+            self.bytes.resize(end.max(begin + due + length), 0);
+            self.bytes.copy_within(open.at..end, begin + due);
+            self.bytes.truncate(begin + due + length);
+        }
+        let mut rest = length as u64;
+        for byte in &mut self.bytes[begin..begin + due] {
+            *byte = rest as u8 | 0x80;
+            rest >>= 7;
+        }
+        self.bytes[begin + due - 1] &= 0x7F;
+    }
+
+    fn put_column(
+        &mut self,
+        column: &AnswerColumn<'_>,
+        heading: &[u8],
+        form: &Form,
+    ) -> Result<(), Unwritten> {
         self.validity.clear();
-        self.values.clear();
         self.statuses.clear();
-        self.times.clear();
         let data_type = &column.planned.data_type;
+        let about = match column.values {
+            ColumnValues::Rows(rows) => rows.statuses().len() * usual_bytes(data_type),
+            ColumnValues::Array { values, .. } => values.len() * usual_bytes(data_type),
+        };
+        let whole = self.open(field::FEATURES, heading.len() + about + FIELDS_BYTES);
+        self.bytes.extend_from_slice(heading);
+        let values = self.open(field::VALUES, about + FIELDS_BYTES);
         match column.values {
-            ColumnValues::Rows(rows) => self.fill_rows(rows, data_type)?,
+            ColumnValues::Rows(rows) => self.put_rows(rows, data_type, about)?,
             ColumnValues::Array { values, statuses } => {
-                self.statuses
-                    .extend(statuses.iter().map(|status| *status as u8));
-                columns::encode_values(values, data_type)?
-                    .encode(&mut self.values)
-                    .map_err(|error| ColumnError(error.to_string()))?;
+                self.put_array(values, data_type)?;
+                let statuses = statuses.iter().map(|status| *status as u8);
+                self.statuses.extend(statuses);
             }
         }
-        if !form.statuses {
-            self.statuses.clear();
-        } else if let Some((first, rest)) = self.statuses.split_first()
-            && rest.iter().all(|status| status == first)
-        {
-            self.statuses.truncate(1);
+        if !self.validity.is_empty() {
+            put_bytes(&mut self.bytes, field::VALIDITY, &self.validity);
         }
-        if let (true, Some(times)) = (form.event_times, column.event_times) {
+        self.close(values);
+        if form.statuses
+            && let Some((first, rest)) = self.statuses.split_first()
+        {
+            let statuses = match rest.iter().all(|status| status == first) {
+                true => &self.statuses[..1],
+                false => &self.statuses,
+            };
+            put_bytes(&mut self.bytes, field::STATUSES, statuses);
+        }
+        if form.event_times
+            && let Some(times) = column.event_times()
+        {
             let times = times.iter().map(|t| t.unwrap_or(UtcMicros::MIN).0);
-            put_times(&mut self.times, field::EVENT_TIMES, times);
+            put_times(&mut self.bytes, field::EVENT_TIMES, times);
         }
         if form.as_of {
             let times = wire::as_ofs(column.as_of);
-            put_times(&mut self.times, field::COLUMN_AS_OF, times.into_iter());
+            put_times(&mut self.bytes, field::COLUMN_AS_OF, times.into_iter());
         }
+        self.close(whole);
         Ok(())
     }
 
-    fn fill_rows(&mut self, rows: RowColumn<'_>, data_type: &FeatureType) -> Result<(), Unwritten> {
-        let (kind, is_packed) = match data_type {
-            FeatureType::Boolean => {
-                self.put_all(rows, |out, value: u8| out.push(u8::from(value != 0)));
-                (field::BOOLS, true)
-            }
-            FeatureType::SmallInt => {
-                self.put_all(rows, |out, n: i16| put_varint(out, zigzag(n.into())));
-                (field::INT32S, true)
-            }
-            FeatureType::Int | FeatureType::Date => {
-                self.put_all(rows, |out, n: i32| put_varint(out, zigzag(n.into())));
-                (field::INT32S, true)
-            }
-            FeatureType::BigInt => {
-                self.put_all(rows, |out, n: i64| put_varint(out, zigzag(n)));
-                (field::INT64S, true)
-            }
-            FeatureType::Real => {
-                self.put_all(rows, |out, n: f32| out.extend_from_slice(&n.to_le_bytes()));
-                (field::FLOATS, true)
-            }
-            FeatureType::Double => {
-                self.put_all(rows, |out, n: f64| out.extend_from_slice(&n.to_le_bytes()));
-                (field::DOUBLES, true)
-            }
-            FeatureType::Decimal { .. } => {
-                self.put_all(rows, |out, n: i128| out.extend_from_slice(&n.to_le_bytes()));
-                (field::DECIMALS, true)
-            }
-            FeatureType::Timestamp => {
-                self.put_all(rows, |out, n: i64| out.extend_from_slice(&n.to_le_bytes()));
-                (field::TIMESTAMPS, true)
-            }
-            FeatureType::Varchar => {
-                self.put_bytes_of(rows, |bytes| std::str::from_utf8(bytes).is_ok())?;
-                (field::STRINGS, false)
-            }
-            FeatureType::Varbinary => {
-                self.put_bytes_of(rows, |_| true)?;
-                (field::BINARIES, false)
-            }
-            FeatureType::List(_) => {
-                let array = rows.to_array()?;
-                self.statuses
-                    .extend(rows.statuses().map(|status| status as u8));
-                return columns::encode_values(&array, data_type)?
-                    .encode(&mut self.values)
-                    .map_err(|error| ColumnError(error.to_string()).into());
-            }
-        };
-        self.put_values(kind, is_packed);
-        Ok(())
+    fn put_array(&mut self, array: &ArrayRef, data_type: &FeatureType) -> Result<(), Unwritten> {
+        let values = columns::encode_values(array, data_type)?;
+        let encoded = values.encode(&mut self.bytes);
+        Ok(encoded.map_err(|error| ColumnError(error.to_string()))?)
     }
 
-    /// Values of a fixed width and their statuses; zero where there is none.
-    #[inline]
-    fn put_all<T: Fixed>(&mut self, rows: RowColumn<'_>, put: impl Fn(&mut Vec<u8>, T)) {
-        let mut valid = Bits::default();
-        for (status, value) in rows.values::<T>() {
-            self.statuses.push(status as u8);
-            valid.push(value.is_some(), &mut self.validity);
-            put(&mut self.data, value.unwrap_or_default());
-        }
-        valid.finish(&mut self.validity);
-    }
-
-    fn put_bytes_of(
+    /// The values, but for their validity.
+    fn put_rows(
         &mut self,
         rows: RowColumn<'_>,
+        data_type: &FeatureType,
+        about: usize,
+    ) -> Result<(), Unwritten> {
+        let column = Packed { rows, about };
+        match data_type {
+            FeatureType::Boolean => {
+                let put = |out: &mut Vec<u8>, value: u8| out.push(u8::from(value != 0));
+                self.put_packed(field::BOOLS, column, put);
+            }
+            FeatureType::SmallInt => {
+                let put = |out: &mut Vec<u8>, n: i16| put_varint(out, zigzag(n.into()));
+                self.put_packed(field::INT32S, column, put);
+            }
+            FeatureType::Int | FeatureType::Date => {
+                let put = |out: &mut Vec<u8>, n: i32| put_varint(out, zigzag(n.into()));
+                self.put_packed(field::INT32S, column, put);
+            }
+            FeatureType::BigInt => {
+                let put = |out: &mut Vec<u8>, n: i64| put_varint(out, zigzag(n));
+                self.put_packed(field::INT64S, column, put);
+            }
+            FeatureType::Real => {
+                let put = |out: &mut Vec<u8>, n: f32| out.extend_from_slice(&n.to_le_bytes());
+                self.put_packed(field::FLOATS, column, put);
+            }
+            FeatureType::Double => {
+                let put = |out: &mut Vec<u8>, n: f64| out.extend_from_slice(&n.to_le_bytes());
+                self.put_packed(field::DOUBLES, column, put);
+            }
+            FeatureType::Decimal { .. } => {
+                let put = |out: &mut Vec<u8>, n: i128| out.extend_from_slice(&n.to_le_bytes());
+                self.put_packed(field::DECIMALS, column, put);
+            }
+            FeatureType::Timestamp => {
+                let put = |out: &mut Vec<u8>, n: i64| out.extend_from_slice(&n.to_le_bytes());
+                self.put_packed(field::TIMESTAMPS, column, put);
+            }
+            FeatureType::Varchar => {
+                let is_text = |bytes: &[u8]| std::str::from_utf8(bytes).is_ok();
+                self.put_items(field::STRINGS, column, is_text)?;
+            }
+            FeatureType::Varbinary => self.put_items(field::BINARIES, column, |_| true)?,
+            FeatureType::List(_) => {
+                self.put_array(&rows.to_array()?, data_type)?;
+                self.statuses
+                    .extend(rows.statuses().map(|status| status as u8));
+            }
+        }
+        Ok(())
+    }
+
+    /// Values of a fixed width, packed into one entry of their field; zero where
+    /// there is none.
+    #[inline]
+    fn put_packed<T: Fixed>(
+        &mut self,
+        field: u32,
+        column: Packed<'_>,
+        put: impl Fn(&mut Vec<u8>, T),
+    ) {
+        let Packed { rows, about } = column;
+        let entities = rows.statuses().len();
+        let message = self.open(field, about + 2);
+        if entities == 0 {
+            return self.close(message);
+        }
+        let packed = self.open(field::ITEMS, about);
+        if let Some(values) = rows.all_values::<T>() {
+            self.statuses.push(FeatureStatus::Present as u8);
+            for value in values {
+                put(&mut self.bytes, value);
+            }
+        } else {
+            let mut valid = Bits::default();
+            for (status, value) in rows.values::<T>() {
+                self.statuses.push(status as u8);
+                valid.push(value.is_some(), &mut self.validity);
+                put(&mut self.bytes, value.unwrap_or_default());
+            }
+            valid.finish(&mut self.validity);
+        }
+        self.close(packed);
+        self.close(message);
+    }
+
+    /// Values of variable length, an entry each.
+    fn put_items(
+        &mut self,
+        field: u32,
+        column: Packed<'_>,
         is_right: impl Fn(&[u8]) -> bool,
     ) -> Result<(), Unwritten> {
+        let message = self.open(field, column.about);
         let mut valid = Bits::default();
-        for (status, value) in rows.bytes_values() {
+        for (status, value) in column.rows.bytes_values() {
             let value = value?;
             self.statuses.push(status as u8);
             valid.push(value.is_some(), &mut self.validity);
@@ -320,45 +396,43 @@ impl Part {
                 let reason = "a VARCHAR that is not UTF-8".to_owned();
                 return Err(StoreError::DamagedRow(reason).into());
             }
-            put_bytes(&mut self.data, field::ITEMS, value);
+            put_bytes(&mut self.bytes, field::ITEMS, value);
         }
         valid.finish(&mut self.validity);
+        self.close(message);
         Ok(())
     }
+}
 
-    /// `Values` of what was put. Packed numbers are one entry of their field.
-    fn put_values(&mut self, kind: u32, is_packed: bool) {
-        let length = self.data.len() as u64;
-        put_key(&mut self.values, kind, BYTES);
-        if is_packed && length > 0 {
-            let head = 1 + encoded_len_varint(length) as u64;
-            put_varint(&mut self.values, head + length);
-            put_bytes(&mut self.values, field::ITEMS, &self.data);
-        } else {
-            put_varint(&mut self.values, length);
-            self.values.extend_from_slice(&self.data);
-        }
-        if !self.validity.is_empty() {
-            put_bytes(&mut self.values, field::VALIDITY, &self.validity);
-        }
+/// A column, and about how many bytes its values take.
+#[derive(Clone, Copy)]
+struct Packed<'a> {
+    rows: RowColumn<'a>,
+    about: usize,
+}
+
+/// What keys and lengths of a column's fields take, about.
+const FIELDS_BYTES: usize = 8;
+
+/// Bytes of most values on the wire.
+fn usual_bytes(data_type: &FeatureType) -> usize {
+    match data_type {
+        FeatureType::Boolean => 1,
+        FeatureType::SmallInt => 2,
+        FeatureType::Int | FeatureType::Date => 3,
+        FeatureType::BigInt | FeatureType::Real => 4,
+        FeatureType::Double | FeatureType::Timestamp => 8,
+        FeatureType::Varchar | FeatureType::Varbinary => 10,
+        FeatureType::Decimal { .. } => 16,
+        FeatureType::List(_) => 32,
     }
+}
 
-    /// Bytes of [`Self::append_to`].
-    fn len(&self) -> usize {
-        let bytes_field = |bytes: usize| 1 + encoded_len_varint(bytes as u64) + bytes;
-        let statuses = match self.statuses.is_empty() {
-            true => 0,
-            false => bytes_field(self.statuses.len()),
-        };
-        bytes_field(self.values.len()) + statuses + self.times.len()
-    }
-
-    fn append_to(&self, out: &mut Vec<u8>) {
-        put_bytes(out, field::VALUES, &self.values);
-        if !self.statuses.is_empty() {
-            put_bytes(out, field::STATUSES, &self.statuses);
-        }
-        out.extend_from_slice(&self.times);
+fn put_times(out: &mut Vec<u8>, field: u32, times: impl ExactSizeIterator<Item = i64>) {
+    if times.len() > 0 {
+        put_key(out, field, BYTES);
+        put_varint(out, times.len() as u64 * 8);
+        times.for_each(|t| out.extend_from_slice(&t.to_le_bytes()));
     }
 }
 

@@ -5,6 +5,7 @@
 //! has arrays ([`Answer::into_response`]).
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
@@ -33,9 +34,18 @@ pub struct Answer {
 pub struct AnswerColumn<'a> {
     pub planned: &'a PlannedColumn,
     pub values: ColumnValues<'a>,
-    /// Of timestamped views.
-    pub event_times: Option<&'a [Option<UtcMicros>]>,
     pub as_of: &'a AsOf,
+    columns: &'a Columns,
+}
+
+impl<'a> AnswerColumn<'a> {
+    /// Of each entity's row, of timestamped views.
+    pub fn event_times(&self) -> Option<Cow<'a, [Option<UtcMicros>]>> {
+        match self.columns {
+            Columns::Rows(rows) => rows.event_times().map(Cow::Owned),
+            Columns::Arrays(arrays) => arrays.event_times.as_deref().map(Cow::Borrowed),
+        }
+    }
 }
 
 /// The values of a column and their statuses.
@@ -64,21 +74,18 @@ impl Answer {
         self.plan.columns.iter().map(|planned| {
             let Fetched { columns, as_of } = &self.fetched[planned.fetch];
             let at = planned.position;
-            let (values, event_times) = match columns {
-                Columns::Rows(rows) => (ColumnValues::Rows(rows.column(at)), rows.event_times()),
-                Columns::Arrays(arrays) => {
-                    let values = ColumnValues::Array {
-                        values: &arrays.values[at],
-                        statuses: &arrays.statuses[at],
-                    };
-                    (values, arrays.event_times.as_deref())
-                }
+            let values = match columns {
+                Columns::Rows(rows) => ColumnValues::Rows(rows.column(at)),
+                Columns::Arrays(arrays) => ColumnValues::Array {
+                    values: &arrays.values[at],
+                    statuses: &arrays.statuses[at],
+                },
             };
             AnswerColumn {
                 planned,
                 values,
-                event_times,
                 as_of,
+                columns,
             }
         })
     }

@@ -69,13 +69,30 @@ impl RowDecoder {
 pub struct RowReader {
     decoder: Arc<RowDecoder>,
     fresh_since: Option<i64>,
-    /// The rows that will be decoded.
+    /// The rows, one after another.
     arena: Vec<u8>,
-    /// Of each entity where its row is in the arena; empty for no row.
-    spans: Vec<(usize, usize)>,
-    /// Of each entity what holds for all its features, NULLs apart.
-    statuses: Vec<FeatureStatus>,
-    event_times: Option<Vec<Option<UtcMicros>>>,
+    entities: Vec<Entity>,
+    /// How many are PRESENT.
+    present: usize,
+    /// Of the layout's first 64 features those that are valid in every row.
+    valid_everywhere: u64,
+}
+
+/// Where the row of an entity is in the arena, and what holds for all its
+/// features, NULLs apart. A row that is not PRESENT has nothing but its time.
+#[derive(Debug, Clone, Copy)]
+struct Entity {
+    start: u32,
+    bytes: u32,
+    status: FeatureStatus,
+}
+
+impl Entity {
+    const NOT_FOUND: Self = Self {
+        start: 0,
+        bytes: 0,
+        status: FeatureStatus::NotFound,
+    };
 }
 
 /// What a read found of one view.
@@ -94,11 +111,12 @@ impl RowReader {
     /// (values NULL, event time given). Without an event time in the layout it
     /// has no effect.
     pub fn new(decoder: &Arc<RowDecoder>, entities: usize, fresh_since: Option<UtcMicros>) -> Self {
+        let fresh_since = fresh_since.filter(|_| decoder.layout.event_time);
         Self {
-            arena: Vec::with_capacity(entities * decoder.shape.fixed_bytes),
-            spans: vec![(0, 0); entities],
-            statuses: vec![FeatureStatus::NotFound; entities],
-            event_times: decoder.layout.event_time.then(|| vec![None; entities]),
+            arena: Vec::with_capacity(entities * decoder.shape.usual_bytes),
+            entities: vec![Entity::NOT_FOUND; entities],
+            present: 0,
+            valid_everywhere: u64::MAX,
             decoder: Arc::clone(decoder),
             fresh_since: fresh_since.map(|t| t.0),
         }
@@ -111,10 +129,8 @@ impl RowReader {
 
     /// One more row behind those before; of a damaged one nothing is kept.
     pub fn push_next(&mut self, row: &[u8]) -> Result<(), StoreError> {
-        self.decoder.shape.check(row)?;
-        let start = self.arena.len();
-        self.arena.extend_from_slice(row);
-        self.spans.push((start, self.arena.len()));
+        let entity = self.keep(row)?;
+        self.entities.push(entity);
         Ok(())
     }
 
@@ -130,56 +146,78 @@ impl RowReader {
     /// The row of an entity. A damaged row is an error, and the entity stays
     /// NOT_FOUND.
     pub fn push(&mut self, entity: usize, row: &[u8]) -> Result<(), StoreError> {
+        self.entities[entity] = self.keep(row)?;
+        Ok(())
+    }
+
+    fn keep(&mut self, row: &[u8]) -> Result<Entity, StoreError> {
         let shape = &self.decoder.shape;
         shape.check(row)?;
-        let event_time = shape.event_time(row);
-        if let (Some(times), Some(time)) = (&mut self.event_times, event_time) {
-            times[entity] = Some(UtcMicros(time));
-        }
-        if event_time
-            .zip(self.fresh_since)
-            .is_some_and(|(time, since)| time < since)
-        {
-            self.statuses[entity] = FeatureStatus::OutsideMaxAge;
-            return Ok(());
-        }
         let start = self.arena.len();
+        let (Ok(start), Ok(bytes)) = (u32::try_from(start), u32::try_from(row.len())) else {
+            return Err(too_much());
+        };
         self.arena.extend_from_slice(row);
-        self.spans[entity] = (start, self.arena.len());
-        self.statuses[entity] = FeatureStatus::Present;
-        Ok(())
+        let is_old = self.fresh_since.is_some_and(|since| {
+            let time = shape.event_time(row);
+            time.is_some_and(|time| time < since)
+        });
+        let status = match is_old {
+            true => FeatureStatus::OutsideMaxAge,
+            false => {
+                self.present += 1;
+                self.valid_everywhere &= shape.valid_bits(row);
+                FeatureStatus::Present
+            }
+        };
+        Ok(Entity {
+            start,
+            bytes,
+            status,
+        })
     }
 
     /// Makes every row that is there outside its age; what is not there stays
     /// NOT_FOUND.
     pub fn expire(&mut self) {
-        self.spans.fill((0, 0));
-        for status in &mut self.statuses {
-            if *status != FeatureStatus::NotFound {
-                *status = FeatureStatus::OutsideMaxAge;
+        self.present = 0;
+        for entity in &mut self.entities {
+            if entity.status != FeatureStatus::NotFound {
+                entity.status = FeatureStatus::OutsideMaxAge;
             }
         }
     }
 
     /// Event time of each entity's row, where the layout has one.
-    pub fn event_times(&self) -> Option<&[Option<UtcMicros>]> {
-        self.event_times.as_deref()
+    pub fn event_times(&self) -> Option<Vec<Option<UtcMicros>>> {
+        let times = self.entities.iter().map(|entity| {
+            let row = self.bytes(entity)?;
+            self.decoder.shape.event_time(row).map(UtcMicros)
+        });
+        self.decoder.layout.event_time.then(|| times.collect())
+    }
+
+    /// Of each entity what holds for all its features, NULLs apart.
+    pub fn statuses(&self) -> impl ExactSizeIterator<Item = FeatureStatus> {
+        self.entities.iter().map(|entity| entity.status)
     }
 
     /// One of the projected features, by its place among them.
     pub fn column(&self, position: usize) -> RowColumn<'_> {
         let index = self.decoder.projection[position];
+        let everywhere = self.valid_everywhere.checked_shr(index as u32).unwrap_or(0) & 1 != 0;
         RowColumn {
             reader: self,
             slot: &self.decoder.shape.slots[index],
             data_type: &self.decoder.layout.features[index].data_type,
+            everywhere: everywhere && self.present == self.entities.len(),
         }
     }
 
     /// The columns of all entities. A value that is not what its type says
     /// (text that is not UTF-8) is an error.
     pub fn finish(self) -> Result<DecodedRows, StoreError> {
-        let shared = Arc::new(self.statuses.clone());
+        let shared = Arc::new(self.statuses().collect::<Vec<_>>());
         let columns = self.decoder.projection.len();
         let mut values = Vec::with_capacity(columns);
         let mut statuses = Vec::with_capacity(columns);
@@ -195,15 +233,24 @@ impl RowReader {
         Ok(DecodedRows {
             values,
             statuses,
-            event_times: self.event_times,
+            event_times: self.event_times(),
         })
     }
 
     /// `None` where an entity has no row to decode.
     #[inline]
     fn row(&self, entity: usize) -> Option<&[u8]> {
-        let (start, end) = self.spans[entity];
-        (start < end).then(|| &self.arena[start..end])
+        let entity = &self.entities[entity];
+        let is_present = entity.status == FeatureStatus::Present;
+        is_present.then(|| self.bytes(entity)).flatten()
+    }
+
+    /// `None` where there is no row.
+    #[inline]
+    fn bytes(&self, entity: &Entity) -> Option<&[u8]> {
+        let start = entity.start as usize;
+        let row = self.arena.get(start..start + entity.bytes as usize)?;
+        (!row.is_empty()).then_some(row)
     }
 }
 
@@ -213,6 +260,8 @@ pub struct RowColumn<'r> {
     reader: &'r RowReader,
     slot: &'r Slot,
     data_type: &'r FeatureType,
+    /// Whether every entity has a value.
+    everywhere: bool,
 }
 
 /// An array, and how many rows were there with the feature NULL.
@@ -224,19 +273,25 @@ impl<'r> RowColumn<'r> {
         Ok(self.decode()?.0)
     }
 
-    /// Of each entity its status, and the value where that is PRESENT. `T` is
-    /// what the type is stored as: see the table of [`crate::codec`]; a
-    /// BOOLEAN is a byte.
+    /// The value of each entity, where every one has one. `T` is what the type
+    /// is stored as: see the table of [`crate::codec`]; a BOOLEAN is a byte.
+    #[inline]
+    pub fn all_values<T: Fixed>(&self) -> Option<impl ExactSizeIterator<Item = T> + use<'r, T>> {
+        let (reader, at) = (self.reader, self.slot.at);
+        self.everywhere.then(move || {
+            reader.entities.iter().map(move |entity| {
+                let value = reader.arena.get(entity.start as usize + at..);
+                value.and_then(T::read).unwrap_or_default()
+            })
+        })
+    }
+
+    /// Of each entity its status, and the value where that is PRESENT.
     #[inline]
     pub fn values<T: Fixed>(&self) -> impl ExactSizeIterator<Item = (FeatureStatus, Option<T>)> {
         let column = *self;
-        (0..self.reader.spans.len()).map(move |entity| match column.reader.row(entity) {
-            Some(row) if column.slot.is_valid(row) => {
-                (FeatureStatus::Present, T::read(&row[column.slot.at..]))
-            }
-            Some(_) => (FeatureStatus::NullValue, None),
-            None => (column.reader.statuses[entity], None),
-        })
+        self.rows()
+            .map(move |(status, row)| (status, row.and_then(|row| T::read(&row[column.slot.at..]))))
     }
 
     /// The same of VARCHAR and VARBINARY, whose bytes are not looked into.
@@ -244,22 +299,25 @@ impl<'r> RowColumn<'r> {
         &self,
     ) -> impl ExactSizeIterator<Item = (FeatureStatus, Result<Option<&'r [u8]>, StoreError>)> {
         let column = *self;
-        (0..self.reader.spans.len()).map(move |entity| match column.reader.row(entity) {
-            Some(row) if column.slot.is_valid(row) => {
-                let bytes = column.reader.decoder.shape.var(row, column.slot);
-                (FeatureStatus::Present, bytes.map(Some))
-            }
-            Some(_) => (FeatureStatus::NullValue, Ok(None)),
-            None => (column.reader.statuses[entity], Ok(None)),
+        self.rows().map(move |(status, row)| {
+            let value = row.map(|row| column.reader.decoder.shape.var(row, column.slot));
+            (status, value.transpose())
         })
     }
 
     /// Of each entity.
     pub fn statuses(&self) -> impl ExactSizeIterator<Item = FeatureStatus> {
+        self.rows().map(|(status, _)| status)
+    }
+
+    /// Of each entity its status, and the row where that is PRESENT.
+    #[inline]
+    fn rows(&self) -> impl ExactSizeIterator<Item = (FeatureStatus, Option<&'r [u8]>)> + use<'r> {
         let column = *self;
-        (0..self.reader.spans.len()).map(move |entity| match column.reader.row(entity) {
-            Some(row) if !column.slot.is_valid(row) => FeatureStatus::NullValue,
-            _ => column.reader.statuses[entity],
+        (0..self.reader.entities.len()).map(move |entity| match column.reader.row(entity) {
+            Some(row) if column.slot.is_valid(row) => (FeatureStatus::Present, Some(row)),
+            Some(_) => (FeatureStatus::NullValue, None),
+            None => (column.reader.entities[entity].status, None),
         })
     }
 
@@ -314,7 +372,7 @@ impl<'r> RowColumn<'r> {
 
     /// Values, validity, and the number of rows whose value is NULL.
     fn fixed<T: Fixed>(&self) -> (Vec<T>, Option<NullBuffer>, usize) {
-        let entities = self.reader.spans.len();
+        let entities = self.reader.entities.len();
         let mut values = Vec::with_capacity(entities);
         let mut valid = Vec::with_capacity(entities);
         let mut absent = 0;
@@ -340,7 +398,7 @@ impl<'r> RowColumn<'r> {
         &self,
         mut each: impl FnMut(Option<&[u8]>) -> Result<(), StoreError>,
     ) -> Result<(Option<NullBuffer>, usize), StoreError> {
-        let entities = self.reader.spans.len();
+        let entities = self.reader.entities.len();
         let mut valid = Vec::with_capacity(entities);
         let mut absent = 0;
         for entity in 0..entities {
@@ -376,7 +434,7 @@ impl<'r> RowColumn<'r> {
             return Err(damaged(format_args!("a list of {item} is not stored")));
         };
         let mut lists = Vec::new();
-        let mut lengths = Vec::with_capacity(self.reader.spans.len());
+        let mut lengths = Vec::with_capacity(self.reader.entities.len());
         // Lists borrow from the arena, so they are found again by entity.
         let (nulls, absent) = self.each_var(|value| {
             lengths.push(match value {
@@ -385,7 +443,7 @@ impl<'r> RowColumn<'r> {
             });
             Ok(())
         })?;
-        for entity in 0..self.reader.spans.len() {
+        for entity in 0..self.reader.entities.len() {
             if let Some(row) = self.reader.row(entity)
                 && self.slot.is_valid(row)
             {

@@ -81,6 +81,9 @@ fn scalar_of(data_type: &FeatureType) -> Option<Scalar> {
 /// Width of a slot that says where a value of variable length ends.
 const END_WIDTH: usize = 4;
 
+/// A guess of what a value of variable length takes.
+const USUAL_VAR_BYTES: usize = 16;
+
 /// One feature's place in a row.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slot {
@@ -113,6 +116,9 @@ pub(super) struct Shape {
     pub(super) created_time_at: Option<usize>,
     /// Header, bitmap and slots: what every row has.
     pub(super) fixed_bytes: usize,
+    /// Room for most rows.
+    pub(super) usual_bytes: usize,
+    bitmap_at: usize,
     pub(super) slots: Vec<Slot>,
     last_var: Option<usize>,
 }
@@ -145,10 +151,13 @@ impl Shape {
             }
             at += cell.slot_width();
         }
+        let vars = slots.iter().filter(|slot: &&Slot| slot.cell.is_var());
         Self {
             event_time_at,
             created_time_at,
             fixed_bytes: at,
+            usual_bytes: at + vars.count() * USUAL_VAR_BYTES,
+            bitmap_at,
             slots,
             last_var,
         }
@@ -181,6 +190,20 @@ impl Shape {
             )));
         }
         Ok(())
+    }
+
+    /// Of a checked row which of its first 64 features are valid.
+    #[inline]
+    pub(super) fn valid_bits(&self, row: &[u8]) -> u64 {
+        let bitmap = &row[self.bitmap_at..];
+        match bitmap.first_chunk() {
+            // Bits beyond the bitmap belong to no feature.
+            Some(bits) => u64::from_le_bytes(*bits),
+            None => bitmap
+                .iter()
+                .rev()
+                .fold(0, |all, byte| all << 8 | u64::from(*byte)),
+        }
     }
 
     /// Of a checked row.
