@@ -6,6 +6,8 @@
 //! ([`status`]). It constructs no component and reads no environment: see
 //! [`serve()`] for what it is given.
 
+#[cfg(test)]
+mod allocations;
 mod answer;
 mod background;
 mod catalog;

@@ -176,7 +176,7 @@ pub fn definitions(views: &[FeatureView], services: &[FeatureService]) -> Defini
 pub struct MemoryProject {
     pub clock: Arc<ManualClock>,
     pub catalog: Catalog,
-    pub store: MemoryStore,
+    pub store: Arc<dyn OnlineStore>,
     pub engine: Engine,
 }
 
@@ -189,6 +189,11 @@ impl Default for MemoryProject {
 impl MemoryProject {
     /// Empty; it is day 100.
     pub fn new() -> Self {
+        Self::over(Arc::new(MemoryStore::default()))
+    }
+
+    /// The same with another online store.
+    pub fn over(store: Arc<dyn OnlineStore>) -> Self {
         let clock = Arc::new(ManualClock::new(day(100)));
         let objects = Arc::new(InMemory::new());
         let stores = {
@@ -198,7 +203,7 @@ impl MemoryProject {
         let root: Url = "memory:///root/".parse().unwrap();
         Self {
             catalog: Catalog::new(objects, "root".into(), clock.clone()),
-            store: MemoryStore::default(),
+            store,
             engine: Engine::new(
                 EngineSettings::default(),
                 root,
@@ -218,7 +223,7 @@ impl MemoryProject {
     }
 
     pub async fn reader(&self, settings: ServingSettings) -> Result<Reader, ServingError> {
-        let store: Arc<dyn OnlineStore> = Arc::new(self.store.clone());
+        let store = Arc::clone(&self.store);
         let (engine, catalog) = (self.engine.clone(), self.catalog.clone());
         let store = (store, Arc::default());
         Reader::new(engine, catalog, store, self.clock.clone(), settings).await
