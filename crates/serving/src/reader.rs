@@ -1,9 +1,10 @@
 //! The reader: current plans, swapped whole when the catalog or the store moves.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use arrow::array::Array;
 use futures::future::join_all;
 use granary_catalog::{Catalog, Snapshot};
@@ -133,7 +134,7 @@ pub struct Reader {
     tiles: TileKeeper,
     streams: Arc<OpenStreams>,
     cache: QueryCache,
-    state: RwLock<Arc<ReadState>>,
+    state: ArcSwap<ReadState>,
     /// One refresh at a time.
     refreshing: Mutex<()>,
     /// When a read last had the reader look for news.
@@ -179,7 +180,7 @@ impl Reader {
                 settings.query_concurrency_max,
             ),
             settings,
-            state: RwLock::new(Arc::new(state)),
+            state: ArcSwap::from_pointee(state),
             refreshing: Mutex::default(),
             looked: Mutex::default(),
         })
@@ -209,7 +210,7 @@ impl Reader {
         let pins = pin(self.store.as_ref(), &published, before).await?;
         let state = ReadState::build(newest, published, (pins, open), self.planner()).await;
         compile_lookups(&self.engine, &state).await;
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
+        self.state.store(Arc::new(state));
         Ok(true)
     }
 
@@ -373,7 +374,7 @@ impl Reader {
     }
 
     fn state(&self) -> Arc<ReadState> {
-        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+        self.state.load_full()
     }
 }
 

@@ -38,20 +38,25 @@ use crate::error::StoreError;
 /// that rows sorted by their key columns can be appended in key order.
 #[derive(Debug, Clone)]
 pub struct EntityKeys {
+    len: usize,
     bytes: Vec<u8>,
-    /// One more than keys.
-    offsets: Vec<usize>,
-    /// NULL in any key column.
+    offsets: Offsets,
+    /// Whether a key column is NULL; empty where none is.
     nulls: Vec<bool>,
+}
+
+/// Where each key begins and ends.
+#[derive(Debug, Clone)]
+enum Offsets {
+    /// All of this many bytes.
+    Fixed(usize),
+    /// One more than keys.
+    Each(Vec<usize>),
 }
 
 impl Default for EntityKeys {
     fn default() -> Self {
-        Self {
-            bytes: Vec::new(),
-            offsets: vec![0],
-            nulls: Vec::new(),
-        }
+        Self::with_capacity(0)
     }
 }
 
@@ -78,7 +83,9 @@ impl EntityKeys {
             .zip(arrays)
             .map(|(column, array)| plain_array(column, array))
             .collect::<Result<Vec<_>, _>>()?;
-        let nulls = null_flags(&plain, entities);
+        let nulls = plain.iter().fold(None, |all, array| {
+            NullBuffer::union(all.as_ref(), array.logical_nulls().as_ref())
+        });
         if let [only] = plain.as_slice()
             && let Some(values) = only.as_primitive_opt::<Int64Type>()
         {
@@ -88,46 +95,74 @@ impl EntityKeys {
             .iter()
             .map(KeyPart::of)
             .collect::<Result<Vec<_>, _>>()?;
-        let mut keys = Self {
-            bytes: Vec::with_capacity(entities * 16),
-            offsets: Vec::with_capacity(entities + 1),
-            nulls,
-        };
-        keys.offsets.push(0);
+        let mut keys = Self::with_capacity(entities);
         for row in 0..entities {
-            if !keys.nulls[row] {
+            let is_null = nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
+            if !is_null {
                 for part in &parts {
                     part.append(row, &mut keys.bytes);
                 }
             }
-            keys.offsets.push(keys.bytes.len());
+            keys.end(is_null);
         }
         Ok(keys)
     }
 
-    fn from_bigints(values: &[i64], nulls: Vec<bool>) -> Self {
+    fn with_capacity(entities: usize) -> Self {
+        let mut offsets = Vec::with_capacity(entities + 1);
+        offsets.push(0);
+        Self {
+            len: 0,
+            bytes: Vec::with_capacity(entities * 16),
+            offsets: Offsets::Each(offsets),
+            nulls: Vec::new(),
+        }
+    }
+
+    /// Ends the key whose bytes were appended.
+    fn end(&mut self, is_null: bool) {
+        if let Offsets::Each(offsets) = &mut self.offsets {
+            offsets.push(self.bytes.len());
+        }
+        if is_null || !self.nulls.is_empty() {
+            self.nulls.resize(self.len, false);
+            self.nulls.push(is_null);
+        }
+        self.len += 1;
+    }
+
+    fn from_bigints(values: &[i64], nulls: Option<NullBuffer>) -> Self {
         let mut bytes = vec![0; values.len() * 8];
         for (slot, value) in bytes.chunks_exact_mut(8).zip(values) {
             slot.copy_from_slice(&flip_i64(*value));
         }
+        let nulls = nulls.map(|nulls| nulls.iter().map(|valid| !valid).collect());
         Self {
+            len: values.len(),
             bytes,
-            offsets: (0..=values.len()).map(|row| row * 8).collect(),
-            nulls,
+            offsets: Offsets::Fixed(8),
+            nulls: nulls.unwrap_or_default(),
         }
     }
 
     pub fn len(&self) -> usize {
-        self.nulls.len()
+        self.len
     }
 
     pub fn is_empty(&self) -> bool {
-        self.nulls.is_empty()
+        self.len == 0
     }
 
-    /// `None` for a NULL key.
+    /// `None` for a NULL key. Panics when there is no such row.
+    #[inline]
     pub fn get(&self, row: usize) -> Option<&[u8]> {
-        (!self.nulls[row]).then(|| &self.bytes[self.offsets[row]..self.offsets[row + 1]])
+        if !self.nulls.is_empty() && self.nulls[row] {
+            return None;
+        }
+        Some(match &self.offsets {
+            Offsets::Fixed(bytes) => &self.bytes[row * bytes..(row + 1) * bytes],
+            Offsets::Each(offsets) => &self.bytes[offsets[row]..offsets[row + 1]],
+        })
     }
 
     /// `None` for each NULL key.
@@ -152,8 +187,7 @@ impl<'a> FromIterator<Option<&'a [u8]>> for EntityKeys {
         let mut keys = Self::default();
         for key in encoded {
             keys.bytes.extend_from_slice(key.unwrap_or_default());
-            keys.offsets.push(keys.bytes.len());
-            keys.nulls.push(key.is_none());
+            keys.end(key.is_none());
         }
         keys
     }
@@ -235,16 +269,6 @@ fn plain_array(column: &Column, array: &ArrayRef) -> Result<ArrayRef, StoreError
         ..CastOptions::default()
     };
     cast_with_options(array, &wanted, &strict).map_err(|error| mismatch(error.to_string()))
-}
-
-fn null_flags(arrays: &[ArrayRef], entities: usize) -> Vec<bool> {
-    let union = arrays.iter().fold(None, |all, array| {
-        NullBuffer::union(all.as_ref(), array.logical_nulls().as_ref())
-    });
-    match union {
-        None => vec![false; entities],
-        Some(nulls) => nulls.iter().map(|valid| !valid).collect(),
-    }
 }
 
 #[cfg(test)]

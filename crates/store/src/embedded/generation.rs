@@ -1,8 +1,8 @@
 //! A published generation of the embedded store, and how its rows are read.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use granary_model::UtcMicros;
 
@@ -24,20 +24,16 @@ pub(super) struct EmbeddedGeneration {
     folder: VersionFolder,
     files: Files,
     /// What the manifest said last.
-    told: RwLock<Told>,
-    /// `told` holds for every transaction up to this one. A later one may be of
+    coverage: Mutex<Coverage>,
+    /// The same of [`Generation::reaches`], which every read asks.
+    reaches: AtomicI64,
+    /// These two hold for every transaction up to this one. A later one may be of
     /// an upsert, which says so in the manifest before its first.
     told_up_to: AtomicU64,
     /// The write counter that the last look for changes saw.
     counter_seen: AtomicU64,
     /// The last state that could be read.
     rows_seen: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Told {
-    coverage: Coverage,
-    reaches: UtcMicros,
 }
 
 impl EmbeddedGeneration {
@@ -57,10 +53,8 @@ impl EmbeddedGeneration {
             default_row: published.default_row.as_ref().map(|d| Arc::clone(&d.0)),
             folder: folder.clone(),
             files,
-            told: RwLock::new(Told {
-                coverage: published.coverage.clone(),
-                reaches: published.reaches(),
-            }),
+            coverage: Mutex::new(published.coverage.clone()),
+            reaches: AtomicI64::new(published.reaches().0),
             told_up_to: AtomicU64::new(published.write_counter),
             counter_seen: AtomicU64::new(state.write_counter),
             rows_seen: AtomicU64::new(state.rows),
@@ -75,24 +69,25 @@ impl EmbeddedGeneration {
         &self.files
     }
 
-    fn told(&self) -> RwLockReadGuard<'_, Told> {
-        self.told.read().unwrap_or_else(PoisonError::into_inner)
+    fn coverage(&self) -> MutexGuard<'_, Coverage> {
+        { self.coverage.lock() }.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes what the manifest says now.
     pub(super) fn look_again(&self) -> Result<(), StoreError> {
         // What is committed by now was announced before the manifest is read,
         // and one look at a time keeps an older one from being the last.
-        let mut told = self.told.write().unwrap_or_else(PoisonError::into_inner);
+        let mut coverage = self.coverage();
         let counter = self.files.changes().write_counter();
         let manifest = Manifest::read(&self.folder.manifest_path())?;
         if let Some(published) = manifest.and_then(|m| m.published) {
+            let reaches = published.reaches().0;
             if published.number == self.id.number {
-                told.coverage = published.coverage.clone();
-                told.reaches = published.reaches();
+                *coverage = published.coverage;
+                self.reaches.store(reaches, Ordering::Release);
             } else {
                 // Replaced: it holds nothing later than what took its place.
-                told.reaches = told.reaches.max(published.reaches());
+                self.reaches.fetch_max(reaches, Ordering::AcqRel);
             }
         }
         self.told_up_to.fetch_max(counter, Ordering::AcqRel);
@@ -157,7 +152,7 @@ impl Generation for EmbeddedGeneration {
         };
         GenerationState {
             id: self.id.clone(),
-            coverage: self.told().coverage.clone(),
+            coverage: self.coverage().clone(),
             rows,
             write_counter,
         }
@@ -168,7 +163,7 @@ impl Generation for EmbeddedGeneration {
     }
 
     fn reaches(&self) -> UtcMicros {
-        self.told().reaches
+        UtcMicros(self.reaches.load(Ordering::Acquire))
     }
 
     fn as_any(&self) -> &dyn Any {
