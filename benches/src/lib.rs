@@ -5,7 +5,8 @@
 //!
 //! - `materialize`: a view of 10 M rows, against reading, sorting and writing
 //!   the same Parquet;
-//! - `read`: online reads over gRPC, against a bare tonic service;
+//! - `read`: online reads over gRPC, against a bare tonic service and one over
+//!   Redis, and under load, change, overload and restarts; also a bench, small;
 //! - `training`: training sets, against DuckDB and Polars;
 //! - `restart`: time until ready with 5 M entities, and the first cold reads.
 
@@ -22,7 +23,6 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 pub mod data;
-pub mod load;
 pub mod process;
-pub mod raw;
 pub mod training;
+pub mod wire;

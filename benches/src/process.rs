@@ -1,6 +1,7 @@
 //! Child processes and what the operating system says of them.
 
 use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -97,7 +98,8 @@ fn duration(time: libc::timeval) -> Duration {
     Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
 }
 
-fn status_bytes(pid: u32, field: &str) -> Option<u64> {
+/// A field of `/proc/PID/status` that is in kB, as bytes.
+pub fn status_bytes(pid: u32, field: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with(field))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
@@ -135,16 +137,60 @@ pub fn own_cpu_time() -> io::Result<Duration> {
     }
 }
 
+/// Asks the kernel to drop the pages of every file under the folder.
+#[allow(
+    unsafe_code,
+    reason = "posix_fadvise is how a process gives up pages; std has no such call"
+)]
+pub fn evict(folder: &Path) -> io::Result<u64> {
+    use std::os::fd::AsRawFd;
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            bytes += evict(&path)?;
+        } else {
+            let file = std::fs::File::open(&path)?;
+            file.sync_all()?;
+            // SAFETY: the descriptor is open for the length of the call.
+            unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+            bytes += file.metadata()?.len();
+        }
+    }
+    Ok(bytes)
+}
+
 /// Has this process, its threads to come among it, run on one core only.
-#[allow(unsafe_code, reason = "std has no such call")]
 pub fn pin_to_core(core: usize) -> io::Result<()> {
+    run_on(core..core + 1)
+}
+
+/// Undoes [`pin_to_core`], also that of the process that started this one.
+pub fn unpin() -> io::Result<()> {
+    run_on(0..libc::CPU_SETSIZE as usize)
+}
+
+#[allow(unsafe_code, reason = "std has no such call")]
+fn run_on(allowed: std::ops::Range<usize>) -> io::Result<()> {
     // SAFETY: cpu_set_t is plain data, for which zeroes are a valid value.
     let mut cores: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the set is a live value, and CPU_SET checks the core against its size.
-    unsafe { libc::CPU_SET(core, &mut cores) };
+    for core in allowed {
+        // SAFETY: the set is a live value, and CPU_SET checks the core against its size.
+        unsafe { libc::CPU_SET(core, &mut cores) };
+    }
     // SAFETY: the pointer is to a live set of the size that is given.
     let done = unsafe { libc::sched_setaffinity(0, size_of_val(&cores), &raw const cores) };
     match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Puts this process, its threads to come among it, behind all others on its cores.
+#[allow(unsafe_code, reason = "std has no such call")]
+pub fn give_way() -> io::Result<()> {
+    // SAFETY: the call takes no pointers.
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -156,12 +202,15 @@ pub struct Server {
     child: Child,
     /// `host:port`.
     pub address: String,
+    /// `host:port` of HTTP, where it has any.
+    pub http: Option<String>,
     /// From the start of the process to the line with its address.
     pub ready_after: Duration,
 }
 
 impl Server {
-    /// Starts a command that prints `ready <host:port>` once it answers.
+    /// Starts a command that prints `ready <host:port>` once it answers, and behind
+    /// that the address of HTTP if it has one.
     pub fn start(command: &mut Command) -> io::Result<Self> {
         let started = Instant::now();
         let mut child = command.stdout(Stdio::piped()).spawn()?;
@@ -170,11 +219,13 @@ impl Server {
             .take()
             .ok_or_else(|| io::Error::other("no stdout"))?;
         for line in BufReader::new(stdout).lines() {
-            if let Some(address) = line?.strip_prefix("ready ") {
+            if let Some(addresses) = line?.strip_prefix("ready ") {
                 let ready_after = started.elapsed();
+                let mut addresses = addresses.split_whitespace().map(str::to_owned);
                 return Ok(Self {
                     child,
-                    address: address.to_owned(),
+                    address: addresses.next().unwrap_or_default(),
+                    http: addresses.next(),
                     ready_after,
                 });
             }

@@ -81,7 +81,7 @@ async fn rounds(arguments: &Arguments) -> Result<(), BoxError> {
         data::FEATURES
     );
     for round in 1..=arguments.rounds {
-        let evicted = evict(folder.path())?;
+        let evicted = process::evict(folder.path())?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--entities", &arguments.entities.to_string()]);
         command
@@ -94,29 +94,6 @@ async fn rounds(arguments: &Arguments) -> Result<(), BoxError> {
         process::run(&mut command)?;
     }
     Ok(())
-}
-
-/// Asks the kernel to drop the pages of every file under the folder.
-#[allow(
-    unsafe_code,
-    reason = "posix_fadvise is how a process gives up pages; std has no such call"
-)]
-fn evict(folder: &Path) -> Result<u64, BoxError> {
-    use std::os::fd::AsRawFd;
-    let mut bytes = 0;
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            bytes += evict(&path)?;
-        } else {
-            let file = std::fs::File::open(&path)?;
-            file.sync_all()?;
-            // SAFETY: the descriptor is open for the length of the call.
-            unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
-            bytes += file.metadata()?.len();
-        }
-    }
-    Ok(bytes)
 }
 
 async fn open(folder: &Path, arguments: &Arguments) -> Result<(), BoxError> {

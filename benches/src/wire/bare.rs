@@ -1,38 +1,16 @@
-//! gRPC with bytes that are encoded already: the load generator's client and
-//! the bare service that Granary's reads are measured against.
+//! The bare service that reads are measured against: what tonic alone takes to
+//! decode the same request and to send an answer of the same length.
 
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{BufMut, Bytes};
 use granary_proto::GetFeaturesRequest;
 use prost::Message;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Request, Response, Status};
-
-/// The path of the rpc that both sides speak.
-pub const PATH: &str = "/granary.v1.Features/GetFeatures";
-
-/// Bytes up, bytes down, neither decoded.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct BytesCodec;
-
-impl Codec for BytesCodec {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = BytesEncoder;
-    type Decoder = BytesDecoder;
-
-    fn encoder(&mut self) -> BytesEncoder {
-        BytesEncoder
-    }
-
-    fn decoder(&mut self) -> BytesDecoder {
-        BytesDecoder
-    }
-}
 
 #[derive(Debug)]
 pub struct BytesEncoder;
@@ -44,18 +22,6 @@ impl Encoder for BytesEncoder {
     fn encode(&mut self, item: Bytes, target: &mut EncodeBuf<'_>) -> Result<(), Status> {
         target.put(item);
         Ok(())
-    }
-}
-
-#[derive(Debug)]
-pub struct BytesDecoder;
-
-impl Decoder for BytesDecoder {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(source.copy_to_bytes(source.remaining())))
     }
 }
 
