@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::BufMut;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use granary_model::{Caller, ErrorKind};
 use granary_proto as pb;
 use granary_proto::stream_features_response::Answer;
 use granary_serving::Reader;
 use prost::Message;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http;
@@ -25,8 +26,10 @@ use tonic::server::{Grpc, NamedService};
 use tonic::{Request, Response, Status, Streaming};
 use tower::{Service, service_fn};
 
+use crate::admission::{CallerId, Class};
 use crate::answer::write_item;
-use crate::items::Items;
+use crate::edge::panicked;
+use crate::items::{Items, stream_error};
 use crate::read_log::ReadLogger;
 use crate::status::{IntoStatus, status};
 use crate::wire;
@@ -59,7 +62,14 @@ impl FeaturesRpc {
         let caller = caller(&request)?;
         let open = self.items.open()?;
         let items = self.items.clone();
-        let answer = move |request| Arc::clone(&self).answer(request, caller.clone());
+        let by = items.admission.caller(&caller.name);
+        // A task each: one whose turn has come holds a slot, and must not wait
+        // for whoever reads the answers of the stream.
+        let answer = move |request| {
+            let answer = Arc::clone(&self).answer(request, caller.clone(), by);
+            let answer = AbortOnDropHandle::new(tokio::spawn(answer));
+            answer.map(|answer| answer.unwrap_or_else(|_| failed(stream_error(&panicked()))))
+        };
         let answers = items.answers(request.into_inner(), answer);
         let answers = answers.inspect(move |_| {
             let _held = &open;
@@ -83,15 +93,26 @@ impl FeaturesRpc {
         wire::encode(answer, &form)
     }
 
-    async fn answer(self: Arc<Self>, request: pb::GetFeaturesRequest, caller: Caller) -> Encoded {
-        match self.items.item(self.read(request, caller)).await {
+    async fn answer(
+        self: Arc<Self>,
+        request: pb::GetFeaturesRequest,
+        caller: Caller,
+        by: CallerId,
+    ) -> Encoded {
+        let asked = (Class::StreamedRead, by);
+        match self.items.item(asked, self.read(request, caller)).await {
             Ok(response) => write_item(&response),
-            Err(error) => pb::StreamFeaturesResponse {
-                answer: Some(Answer::Error(error)),
-            }
-            .encode_to_vec(),
+            Err(error) => failed(error),
         }
     }
+}
+
+/// The answer of a request in a stream that failed.
+fn failed(error: pb::StreamError) -> Encoded {
+    pb::StreamFeaturesResponse {
+        answer: Some(Answer::Error(error)),
+    }
+    .encode_to_vec()
 }
 
 /// The service as tonic's router takes it.

@@ -71,6 +71,7 @@ async fn a_read_ends_at_its_deadline_the_caller_s_or_the_server_s() {
 async fn load_is_shed_and_health_answers_all_the_same() {
     let mut settings = quick();
     settings.concurrent_requests_max = 2;
+    settings.caller_share_max = 1.0;
     let (server, store) = gated(settings).await;
     let client = server.client().await;
     let slow: Vec<_> = (0..2)
@@ -82,6 +83,7 @@ async fn load_is_shed_and_health_answers_all_the_same() {
     store.wait_for_reads(2).await;
     let error = client.get_features(&asked()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+    assert!(error.to_string().contains("queue of requests"), "{error}");
     let mut health = HealthClient::new(server.channel().await);
     let check = HealthCheckRequest {
         service: "granary.v1.Features".into(),
