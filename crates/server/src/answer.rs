@@ -14,6 +14,7 @@ use granary_store::{RowColumn, StoreError};
 use prost::Message;
 use prost::encoding::encoded_len_varint;
 
+use crate::metrics::StatusCounts;
 use crate::wire::{self, Form};
 
 /// Numbers of fields: of `StreamFeaturesResponse`, `GetFeaturesResponse`,
@@ -93,8 +94,12 @@ pub(crate) enum Unwritten {
     Column(#[from] ColumnError),
 }
 
-/// The answer's message, with columns.
-pub(crate) fn write(answer: &Answer, form: &Form) -> Result<Vec<u8>, Unwritten> {
+/// The answer's message, with columns; counts the statuses of its values.
+pub(crate) fn write(
+    answer: &Answer,
+    form: &Form,
+    counts: &mut StatusCounts,
+) -> Result<Vec<u8>, Unwritten> {
     let made;
     let headings = match answer.kept(|| Headings::of(answer)) {
         Some(kept) => kept,
@@ -114,7 +119,9 @@ pub(crate) fn write(answer: &Answer, form: &Form) -> Result<Vec<u8>, Unwritten> 
     put_number(&mut out, field::ENTITIES, u64::from(entities));
     let mut part = Part::default();
     for (column, heading) in answer.columns().zip(headings) {
-        part.fill(&column, form)?;
+        part.fill(&column)?;
+        counts.add(&part.statuses);
+        part.finish(&column, form);
         put_key(&mut out, field::FEATURES, BYTES);
         put_varint(&mut out, (heading.len() + part.len()) as u64);
         out.extend_from_slice(heading);
@@ -203,7 +210,8 @@ struct Part {
 }
 
 impl Part {
-    fn fill(&mut self, column: &AnswerColumn<'_>, form: &Form) -> Result<(), Unwritten> {
+    /// Values and their statuses.
+    fn fill(&mut self, column: &AnswerColumn<'_>) -> Result<(), Unwritten> {
         self.data.clear();
         self.validity.clear();
         self.values.clear();
@@ -220,6 +228,11 @@ impl Part {
                     .map_err(|error| ColumnError(error.to_string()))?;
             }
         }
+        Ok(())
+    }
+
+    /// What of the statuses is sent, and times.
+    fn finish(&mut self, column: &AnswerColumn<'_>, form: &Form) {
         if !form.statuses {
             self.statuses.clear();
         } else if let Some((first, rest)) = self.statuses.split_first()
@@ -235,7 +248,6 @@ impl Part {
             let times = wire::as_ofs(column.as_of);
             put_times(&mut self.times, field::COLUMN_AS_OF, times.into_iter());
         }
-        Ok(())
     }
 
     fn fill_rows(&mut self, rows: RowColumn<'_>, data_type: &FeatureType) -> Result<(), Unwritten> {

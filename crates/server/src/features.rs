@@ -15,6 +15,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use granary_model::{Caller, ErrorKind};
 use granary_proto as pb;
+use granary_proto::get_features_request::Target;
 use granary_proto::stream_features_response::Answer;
 use granary_serving::Reader;
 use prost::Message;
@@ -30,6 +31,7 @@ use crate::admission::{CallerId, Class};
 use crate::answer::write_item;
 use crate::edge::panicked;
 use crate::items::{Items, stream_error};
+use crate::metrics::{ServiceRead, StatusCounts};
 use crate::read_log::ReadLogger;
 use crate::status::{IntoStatus, status};
 use crate::wire;
@@ -82,15 +84,35 @@ impl FeaturesRpc {
         request: pb::GetFeaturesRequest,
         caller: Caller,
     ) -> Result<Encoded, Status> {
+        let service = match &request.target {
+            Some(Target::Features(_)) => None,
+            Some(Target::Service(name)) => Some(name.as_str()),
+            None => Some(""),
+        };
+        let mut counted = self.items.metrics.services.read(service, &self.reader);
+        let mut statuses = StatusCounts::default();
+        let outcome = self.encoded(request, caller, (&mut counted, &mut statuses));
+        let outcome = outcome.await;
+        counted.ended(&outcome, statuses);
+        outcome
+    }
+
+    async fn encoded(
+        &self,
+        request: pb::GetFeaturesRequest,
+        caller: Caller,
+        (counted, statuses): (&mut ServiceRead<'_>, &mut StatusCounts),
+    ) -> Result<Encoded, Status> {
         let (read, form) = wire::decode(request, caller)?;
         let logged = { self.log.as_ref() }.and_then(|log| Some((log, log.keep(&read)?)));
         let answer = self.reader.answer(&read).await;
         let answer = answer.map_err(IntoStatus::into_status)?;
         self.items.metrics.read(&answer);
+        counted.found(&answer);
         if let Some((log, read)) = logged {
             log.offer(read, &answer);
         }
-        wire::encode(answer, &form)
+        wire::encode(answer, &form, statuses)
     }
 
     async fn answer(

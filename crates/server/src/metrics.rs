@@ -1,7 +1,9 @@
 //! What a server counts, for Prometheus.
 //!
-//! Names are `granary_<noun>_<unit>`, labels are closed sets: the rpcs and the
-//! gRPC codes; consumers have those of the configuration. Everything is registered once and counted without a look-up.
+//! Names are `granary_<noun>_<unit>`, labels are closed sets: the rpcs, the gRPC
+//! codes and the catalog's services; consumers have those of the configuration.
+//! Everything is registered once and counted without a look-up, but for a read's
+//! service, which is looked up once.
 
 use std::time::Duration;
 
@@ -18,9 +20,11 @@ use crate::admission::Class;
 
 mod admission;
 mod consumers;
+mod services;
 
 pub(crate) use admission::AdmissionMetrics;
 use consumers::ConsumerMetrics;
+pub(crate) use services::{ServiceMetrics, ServiceRead, StatusCounts};
 
 /// Every rpc that is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +114,7 @@ pub(crate) struct Metrics {
     pub in_flight: IntGauge,
     pub open_streams: IntGauge,
     pub admission: AdmissionMetrics,
+    pub services: ServiceMetrics,
     entities: IntCounter,
     values: IntCounter,
     pub refresh_failures: IntCounter,
@@ -272,6 +277,7 @@ impl Metrics {
             )?,
             open_streams: gauge(r, "granary_streams_open", "streams that are open")?,
             admission: AdmissionMetrics::new(r)?,
+            services: ServiceMetrics::new(r)?,
             entities: counter(r, "granary_entities_total", "entities that were read")?,
             values: counter(r, "granary_values_total", "feature values that were read")?,
             refresh_failures: counter(
@@ -348,6 +354,7 @@ impl Metrics {
     pub fn render(&self, reader: &Reader) -> Result<Vec<u8>, prometheus::Error> {
         self.reader.copy(reader);
         self.consumers.copy();
+        self.services.know(reader);
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

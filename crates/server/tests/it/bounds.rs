@@ -144,6 +144,61 @@ async fn http_answers_beside_grpc() {
 }
 
 #[tokio::test]
+async fn reads_are_counted_by_service_and_callers_make_no_labels() {
+    let server = small_server().await;
+    let client = server.client().await;
+    let read = async |target: Target, ids: &[Option<i64>]| {
+        client
+            .get_features(&GetFeatures::new(target, customers(ids)))
+            .await
+    };
+    let service = |name: &str| Target::Service(name.into());
+    let (_, metrics) = server.get("/metrics").await;
+    let unread = "granary_service_entities_total{service=\"admission\"} 0";
+    assert!(metrics.lines().any(|l| l == unread), "{metrics}");
+
+    read(service("admission"), &[Some(1), Some(2), None])
+        .await
+        .unwrap();
+    let streamed = [GetFeatures::new(
+        service("admission"),
+        customers(&[Some(1)]),
+    )];
+    let streamed = client.stream_features(futures::stream::iter(streamed));
+    streamed.await.unwrap().next().await.unwrap().unwrap();
+    let mut bad = GetFeatures::new(service("admission"), customers(&[Some(1)]));
+    bad.as_of = Some(granary_model::UtcMicros(0));
+    let error = client.get_features(&bad).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfRange);
+    let list = Target::Features(vec!["account.balance".into()]);
+    read(list, &[Some(1)]).await.unwrap();
+    for name in ["mine", "mine too"] {
+        let error = read(service(name), &[Some(1)]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+
+    let (_, metrics) = server.get("/metrics").await;
+    for line in [
+        "granary_service_reads_total{code=\"Ok\",service=\"admission\"} 2",
+        "granary_service_reads_total{code=\"OutOfRange\",service=\"admission\"} 1",
+        "granary_service_reads_total{code=\"Ok\",service=\"(features)\"} 1",
+        "granary_service_reads_total{code=\"NotFound\",service=\"(unknown)\"} 2",
+        "granary_service_read_seconds_count{service=\"admission\"} 3",
+        "granary_service_entities_total{service=\"admission\"} 4",
+        "granary_service_values_total{service=\"admission\",status=\"PRESENT\"} 4",
+        "granary_service_values_total{service=\"admission\",status=\"NOT_FOUND\"} 4",
+        "granary_service_values_total{service=\"admission\",status=\"OUTSIDE_MAX_AGE\"} 0",
+        "granary_service_values_total{service=\"(features)\",status=\"PRESENT\"} 1",
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line} in {metrics}");
+    }
+    let age = "granary_service_data_age_seconds{service=\"admission\"} ";
+    let age = metrics.lines().find_map(|line| line.strip_prefix(age));
+    assert!(age.unwrap().parse::<f64>().unwrap() >= 0.0);
+    assert!(!metrics.contains("mine"), "{metrics}");
+}
+
+#[tokio::test]
 async fn reflection_tells_of_every_service() {
     let server = small_server().await;
     let mut reflection = ServerReflectionClient::new(server.channel().await);
