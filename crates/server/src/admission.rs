@@ -1,23 +1,24 @@
 //! Admission: which request is worked on next, and which is refused.
 //!
-//! Two things bound the work. A *slot* is held by a request that uses a core,
-//! and there is one more than worker threads; it goes on to the next request as
-//! soon as its holder waits for something else (a disk, a look-up, the rest of
-//! the request) or ends. A *place* is held from beginning to end, and there are
-//! many. So requests that wait for something slow leave the cores to others, and
-//! what is not admitted is ordered here, not in the scheduler's queue, which is
-//! FIFO and knows neither callers nor deadlines.
+//! Two things bound the work. A *slot* is held by a request that uses a core, and
+//! there is one more than worker threads; it goes on to the next request as soon
+//! as its holder waits for something else (a disk, a look-up, the rest of the
+//! request) or ends. A *place* is held from beginning to end, and there are many.
+//! So requests that wait for something slow leave the cores to others, and what
+//! is not admitted is ordered here, not in the scheduler's queue, which is FIFO
+//! and knows neither callers nor deadlines.
 //!
 //! Who finds both free goes ahead: one lock, no allocation. All others wait, in
-//! the order of their coming within a caller, and callers take turns. A request
-//! that has waited for its caller's deadline is dropped without work. A read by
-//! itself is moreover refused rather than answered late, and at once if so many
-//! wait already that its turn would come too late, by how long reads have held
-//! slots of late. Whoever has nothing waiting may still wait then, and where the
-//! queue is full, who has fewer waiting takes the place of the newest request of
-//! who has most: it has lost the least time, and the oldest is about to begin.
-//! Turns are counted in requests, not in work, which is not known before a
-//! request was read.
+//! the order of their coming within a caller, and callers take turns. They are
+//! counted in requests, not in work, which is not known before a request was
+//! read. A request that has waited past its deadline is dropped without work.
+//!
+//! A read by itself is moreover refused rather than answered late, and at once if
+//! so many wait already that its turn would come too late, by how long reads have
+//! held slots of late. A caller that has nothing waiting may wait all the same.
+//! Where the queue is full, a caller with at least two fewer waiting than the one
+//! with most takes the place of that one's newest request: it has lost the least
+//! time, and the oldest is about to begin.
 //!
 //! Reads and pushes within streams wait as long as they may and are never
 //! refused for want of room: there are no more of them than streams take ahead.
