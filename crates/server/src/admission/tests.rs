@@ -1,3 +1,5 @@
+//! Turns, bounds, deadlines, and that nothing leaks; stepped through by hand.
+
 use std::future::pending;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
