@@ -18,6 +18,7 @@ use granary_testing::memory::{
 };
 use prost::Message;
 
+use crate::metrics::StatusCounts;
 use crate::wire;
 
 /// The system's allocator, which counts for each thread.
@@ -157,7 +158,7 @@ fn read(reader: &Reader, request: &[u8], caller: Caller) -> Vec<u8> {
     let (read, form) = wire::decode(request, caller).unwrap();
     // Rows of the embedded store are there at once.
     let answer = reader.answer(&read).now_or_never().unwrap().unwrap();
-    wire::encode(answer, &form).unwrap()
+    wire::encode(answer, &form, &mut StatusCounts::default()).unwrap()
 }
 
 /// The numbers are what they were when the test was last changed; a lower one is

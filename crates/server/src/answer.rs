@@ -15,6 +15,7 @@ use granary_store::{RowColumn, StoreError};
 use prost::Message as _;
 use prost::encoding::encoded_len_varint;
 
+use crate::metrics::StatusCounts;
 use crate::wire::{self, Form};
 
 /// Numbers of fields: of `StreamFeaturesResponse`, `GetFeaturesResponse`,
@@ -94,8 +95,12 @@ pub(crate) enum Unwritten {
     Column(#[from] ColumnError),
 }
 
-/// The answer's message, with columns.
-pub(crate) fn write(answer: &Answer, form: &Form) -> Result<Vec<u8>, Unwritten> {
+/// The answer's message, with columns; counts the statuses of its values.
+pub(crate) fn write(
+    answer: &Answer,
+    form: &Form,
+    counts: &mut StatusCounts,
+) -> Result<Vec<u8>, Unwritten> {
     let made;
     let headings = match answer.kept(|| Headings::of(answer)) {
         Some(kept) => kept,
@@ -113,7 +118,7 @@ pub(crate) fn write(answer: &Answer, form: &Form) -> Result<Vec<u8>, Unwritten> 
     let entities = u32::try_from(answer.entities).unwrap_or(u32::MAX);
     put_number(&mut out.bytes, field::ENTITIES, u64::from(entities));
     for (column, heading) in answer.columns().zip(headings) {
-        out.put_column(&column, heading, form)?;
+        out.put_column(&column, heading, (form, counts))?;
     }
     let mut out = out.bytes;
     if let Some(keys) = &form.keys {
@@ -181,6 +186,7 @@ fn zigzag(value: i64) -> u64 {
 struct Message {
     bytes: Vec<u8>,
     validity: Vec<u8>,
+    /// One an entity, or one where it is known that all are alike.
     statuses: Vec<u8>,
 }
 
@@ -236,15 +242,16 @@ impl Message {
         &mut self,
         column: &AnswerColumn<'_>,
         heading: &[u8],
-        form: &Form,
+        (form, counts): (&Form, &mut StatusCounts),
     ) -> Result<(), Unwritten> {
         self.validity.clear();
         self.statuses.clear();
         let data_type = &column.planned.data_type;
-        let about = match column.values {
-            ColumnValues::Rows(rows) => rows.statuses().len() * usual_bytes(data_type),
-            ColumnValues::Array { values, .. } => values.len() * usual_bytes(data_type),
+        let entities = match column.values {
+            ColumnValues::Rows(rows) => rows.len(),
+            ColumnValues::Array { values, .. } => values.len(),
         };
+        let about = entities * usual_bytes(data_type);
         let whole = self.open(field::FEATURES, heading.len() + about + FIELDS_BYTES);
         self.bytes.extend_from_slice(heading);
         let values = self.open(field::VALUES, about + FIELDS_BYTES);
@@ -260,6 +267,10 @@ impl Message {
             put_bytes(&mut self.bytes, field::VALIDITY, &self.validity);
         }
         self.close(values);
+        match self.statuses.as_slice() {
+            [alike] => counts.add_alike(*alike, entities),
+            each => counts.add(each),
+        }
         if form.statuses
             && let Some((first, rest)) = self.statuses.split_first()
         {
@@ -354,9 +365,8 @@ impl Message {
         put: impl Fn(&mut Vec<u8>, T),
     ) {
         let Packed { rows, about } = column;
-        let entities = rows.statuses().len();
         let message = self.open(field, about + 2);
-        if entities == 0 {
+        if rows.is_empty() {
             return self.close(message);
         }
         let packed = self.open(field::ITEMS, about);

@@ -1,6 +1,6 @@
-//! The edge: one tower layer that makes the caller, keeps the bounds of
-//! requests and counts them. Health and reflection pass untouched, so that
-//! they answer under any load.
+//! The edge: one tower layer that makes the caller, asks for admission, keeps
+//! the deadline of requests and counts them. Health and reflection pass
+//! untouched, so that they answer under any load.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use granary_model::{Caller, ErrorKind};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, Request, Response};
@@ -19,6 +18,7 @@ use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
+use crate::admission::{Admission, Admitted, Asked, Refusal, Turn};
 use crate::metrics::{Metrics, Rpc};
 use crate::settings::ServerSettings;
 use crate::status::status;
@@ -36,20 +36,19 @@ pub(crate) struct EdgeLayer(Arc<Shared>);
 struct Shared {
     settings: Arc<ServerSettings>,
     metrics: Arc<Metrics>,
-    permits: Arc<Semaphore>,
+    admission: Arc<Admission>,
 }
 
 impl EdgeLayer {
-    /// `permits`: one a request that may be worked on at a time.
     pub fn new(
         settings: Arc<ServerSettings>,
         metrics: Arc<Metrics>,
-        permits: Arc<Semaphore>,
+        admission: Arc<Admission>,
     ) -> Self {
         Self(Arc::new(Shared {
             settings,
             metrics,
-            permits,
+            admission,
         }))
     }
 }
@@ -89,25 +88,46 @@ where
         let Some(rpc) = Rpc::of(request.uri().path()) else {
             return Box::pin(self.inner.call(request));
         };
-        let shared = Arc::clone(&self.shared);
+        let shared = &self.shared;
         let allowed = shared.settings.request_time_max();
         let allowed = asked_timeout(request.headers()).map_or(allowed, |t| t.min(allowed));
         // Taken before anything is awaited, so that it ends no later than the
         // transport's own timer, which would call it CANCELLED.
         let started = Instant::now();
-        let mut underway = Underway::new(&shared.metrics, rpc, started, started + allowed);
-        let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned() else {
-            let bound = shared.settings.concurrent_requests_max;
-            let message = format!("{bound} requests are being answered already; try again");
-            let refused = status(ErrorKind::ResourceExhausted, message);
-            underway.code = Some(refused.code());
-            return Box::pin(async move { Ok(refused.into_http()) });
-        };
+        let underway = Underway::new(&shared.metrics, rpc, started, started + allowed);
         let caller = caller(&request, &shared.settings);
+        let asked = Asked {
+            class: rpc.class(),
+            caller: shared.admission.caller(&caller.name),
+            since: started,
+            deadline: underway.deadline,
+        };
         request.extensions_mut().insert(caller);
-        let answer = self.inner.call(request);
-        Box::pin(finish(answer, underway, permit))
+        match shared.admission.ask(asked) {
+            Ok(Turn::Now(admitted)) => {
+                let answer = self.inner.call(request);
+                Box::pin(finish(answer, underway, admitted))
+            }
+            Ok(Turn::Later(ticket)) => {
+                // The one that said it was ready; the next call asks its clone.
+                let next = self.inner.clone();
+                let mut inner = std::mem::replace(&mut self.inner, next);
+                Box::pin(async move {
+                    match ticket.wait().await {
+                        Ok(admitted) => finish(inner.call(request), underway, admitted).await,
+                        Err(refusal) => Ok(refuse(refusal, underway)),
+                    }
+                })
+            }
+            Err(refusal) => Box::pin(async move { Ok(refuse(refusal, underway)) }),
+        }
     }
+}
+
+fn refuse(refusal: Refusal, mut underway: Underway) -> Response<Body> {
+    let refused = refusal.status();
+    underway.code = Some(refused.code());
+    refused.into_http()
 }
 
 /// Awaits the answer up to the deadline. A panic is a bug of one request and
@@ -115,9 +135,9 @@ where
 async fn finish<E>(
     answer: impl Future<Output = Result<Response<Body>, E>>,
     mut underway: Underway,
-    _permit: OwnedSemaphorePermit,
+    admitted: Admitted,
 ) -> Result<Response<Body>, E> {
-    let answer = AssertUnwindSafe(answer).catch_unwind();
+    let answer = AssertUnwindSafe(admitted.run(answer)).catch_unwind();
     let response = match tokio::time::timeout_at(underway.deadline, answer).await {
         Ok(Ok(answered)) => answered?,
         Ok(Err(_)) => panicked().into_http(),

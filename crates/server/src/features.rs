@@ -11,13 +11,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::BufMut;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use granary_model::{Caller, ErrorKind};
 use granary_proto as pb;
+use granary_proto::get_features_request::Target;
 use granary_proto::stream_features_response::Answer;
 use granary_serving::Reader;
 use prost::Message;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http;
@@ -25,8 +27,11 @@ use tonic::server::{Grpc, NamedService};
 use tonic::{Request, Response, Status, Streaming};
 use tower::{Service, service_fn};
 
+use crate::admission::{CallerId, Class};
 use crate::answer::write_item;
-use crate::items::Items;
+use crate::edge::panicked;
+use crate::items::{Items, stream_error};
+use crate::metrics::{ServiceRead, StatusCounts};
 use crate::read_log::ReadLogger;
 use crate::status::{IntoStatus, status};
 use crate::wire;
@@ -59,7 +64,14 @@ impl FeaturesRpc {
         let caller = caller(&request)?;
         let open = self.items.open()?;
         let items = self.items.clone();
-        let answer = move |request| Arc::clone(&self).answer(request, caller.clone());
+        let by = items.admission.caller(&caller.name);
+        // A task each: one whose turn has come holds a slot, and must not wait
+        // for whoever reads the answers of the stream.
+        let answer = move |request| {
+            let answer = Arc::clone(&self).answer(request, caller.clone(), by);
+            let answer = AbortOnDropHandle::new(tokio::spawn(answer));
+            answer.map(|answer| answer.unwrap_or_else(|_| failed(stream_error(&panicked()))))
+        };
         let answers = items.answers(request.into_inner(), answer);
         let answers = answers.inspect(move |_| {
             let _held = &open;
@@ -72,26 +84,57 @@ impl FeaturesRpc {
         request: pb::GetFeaturesRequest,
         caller: Caller,
     ) -> Result<Encoded, Status> {
+        let service = match &request.target {
+            Some(Target::Features(_)) => None,
+            Some(Target::Service(name)) => Some(name.as_str()),
+            None => Some(""),
+        };
+        let mut counted = self.items.metrics.services.read(service, &self.reader);
+        let mut statuses = StatusCounts::default();
+        let outcome = self.encoded(request, caller, (&mut counted, &mut statuses));
+        let outcome = outcome.await;
+        counted.ended(&outcome, statuses);
+        outcome
+    }
+
+    async fn encoded(
+        &self,
+        request: pb::GetFeaturesRequest,
+        caller: Caller,
+        (counted, statuses): (&mut ServiceRead<'_>, &mut StatusCounts),
+    ) -> Result<Encoded, Status> {
         let (read, form) = wire::decode(request, caller)?;
         let logged = { self.log.as_ref() }.and_then(|log| Some((log, log.keep(&read)?)));
         let answer = self.reader.answer(&read).await;
         let answer = answer.map_err(IntoStatus::into_status)?;
         self.items.metrics.read(&answer);
+        counted.found(&answer);
         if let Some((log, read)) = logged {
             log.offer(read, &answer);
         }
-        wire::encode(answer, &form)
+        wire::encode(answer, &form, statuses)
     }
 
-    async fn answer(self: Arc<Self>, request: pb::GetFeaturesRequest, caller: Caller) -> Encoded {
-        match self.items.item(self.read(request, caller)).await {
+    async fn answer(
+        self: Arc<Self>,
+        request: pb::GetFeaturesRequest,
+        caller: Caller,
+        by: CallerId,
+    ) -> Encoded {
+        let asked = (Class::StreamedRead, by);
+        match self.items.item(asked, self.read(request, caller)).await {
             Ok(response) => write_item(&response),
-            Err(error) => pb::StreamFeaturesResponse {
-                answer: Some(Answer::Error(error)),
-            }
-            .encode_to_vec(),
+            Err(error) => failed(error),
         }
     }
+}
+
+/// The answer of a request in a stream that failed.
+fn failed(error: pb::StreamError) -> Encoded {
+    pb::StreamFeaturesResponse {
+        answer: Some(Answer::Error(error)),
+    }
+    .encode_to_vec()
 }
 
 /// The service as tonic's router takes it.

@@ -1,5 +1,6 @@
 //! What the streaming rpcs share: a place among the open streams, answers in
-//! the order of the requests, and the bounds of one request within a stream.
+//! the order of the requests, and admission and the bounds of one request within
+//! a stream.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -10,9 +11,11 @@ use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use granary_model::ErrorKind;
 use granary_proto as pb;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
+use crate::admission::{Admission, Asked, CallerId, Class, Refusal};
 use crate::edge::panicked;
 use crate::metrics::Metrics;
 use crate::settings::ServerSettings;
@@ -23,8 +26,8 @@ use crate::status::status;
 pub(crate) struct Items {
     pub metrics: Arc<Metrics>,
     pub settings: Arc<ServerSettings>,
-    /// One a request that may be worked on at a time, in streams or alone.
-    pub permits: Arc<Semaphore>,
+    /// Of requests in streams and alone.
+    pub admission: Arc<Admission>,
     /// One an open stream.
     pub streams: Arc<Semaphore>,
     /// Told when the server shuts down: streams take no more requests.
@@ -88,28 +91,42 @@ impl Items {
     /// by itself, and counted.
     pub async fn item<A>(
         &self,
+        (class, caller): (Class, CallerId),
         work: impl Future<Output = Result<A, Status>>,
     ) -> Result<A, pb::StreamError> {
         let allowed = self.settings.request_time_max();
+        let since = Instant::now();
+        let asked = Asked {
+            class,
+            caller,
+            since,
+            deadline: since + allowed,
+        };
         let working = async {
-            let _permit = self.permits.acquire().await;
-            let working = AssertUnwindSafe(work);
+            let turn = self.admission.turn(asked).await;
+            let admitted = turn.map_err(Refusal::status)?;
+            let working = AssertUnwindSafe(admitted.run(work));
             working
                 .catch_unwind()
                 .await
                 .unwrap_or_else(|_| Err(panicked()))
         };
-        let outcome = tokio::time::timeout(allowed, working).await;
+        let outcome = tokio::time::timeout_at(asked.deadline, working).await;
         let outcome = outcome.unwrap_or_else(|_| {
             let message = format!("no answer within {allowed:?}");
             Err(status(ErrorKind::DeadlineExceeded, message))
         });
         let code = outcome.as_ref().err().map_or(Code::Ok, Status::code);
         self.metrics.stream_item(code);
-        outcome.map_err(|error| pb::StreamError {
-            code: error.code().into(),
-            message: error.message().to_owned(),
-        })
+        outcome.map_err(|error| stream_error(&error))
+    }
+}
+
+/// An error of one request within a stream.
+pub(crate) fn stream_error(error: &Status) -> pb::StreamError {
+    pb::StreamError {
+        code: error.code().into(),
+        message: error.message().to_owned(),
     }
 }
 

@@ -6,6 +6,7 @@
 //! ([`status`]). It constructs no component and reads no environment: see
 //! [`serve()`] for what it is given.
 
+mod admission;
 #[cfg(test)]
 mod allocations;
 mod answer;

@@ -1,7 +1,9 @@
 //! What a server counts, for Prometheus.
 //!
-//! Names are `granary_<noun>_<unit>`, labels are closed sets: the rpcs and the
-//! gRPC codes; consumers have those of the configuration. Everything is registered once and counted without a look-up.
+//! Names are `granary_<noun>_<unit>`, labels are closed sets: the rpcs, the gRPC
+//! codes and the catalog's services; consumers have those of the configuration.
+//! Everything is registered once and counted without a look-up, but for a read's
+//! service, which is looked up once.
 
 use std::time::Duration;
 
@@ -14,9 +16,15 @@ use prometheus::{
 };
 use tonic::Code;
 
-mod consumers;
+use crate::admission::Class;
 
+mod admission;
+mod consumers;
+mod services;
+
+pub(crate) use admission::AdmissionMetrics;
 use consumers::ConsumerMetrics;
+pub(crate) use services::{ServiceMetrics, ServiceRead, StatusCounts};
 
 /// Every rpc that is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +62,14 @@ impl Rpc {
     /// `None` for what is not Granary's own: health, reflection, unknown paths.
     pub fn of(path: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|rpc| rpc.path() == path)
+    }
+
+    /// What the queue of requests takes it for.
+    pub fn class(self) -> Class {
+        match self {
+            Self::GetFeatures => Class::Read,
+            _ => Class::Call,
+        }
     }
 
     fn path(self) -> &'static str {
@@ -97,6 +113,8 @@ pub(crate) struct Metrics {
     stream_items: Vec<IntCounter>,
     pub in_flight: IntGauge,
     pub open_streams: IntGauge,
+    pub admission: AdmissionMetrics,
+    pub services: ServiceMetrics,
     entities: IntCounter,
     values: IntCounter,
     pub refresh_failures: IntCounter,
@@ -205,6 +223,31 @@ fn codes() -> impl Iterator<Item = String> {
     (0..CODES as i32).map(|code| format!("{:?}", Code::from_i32(code)))
 }
 
+/// Of each rpc, in the order of [`Rpc::ALL`].
+fn rpcs(r: &Registry) -> Result<Vec<RpcMetrics>, prometheus::Error> {
+    let requests = IntCounterVec::new(
+        Opts::new(
+            "granary_requests_total",
+            "requests that ended, by rpc and gRPC code",
+        ),
+        &["rpc", "code"],
+    )?;
+    r.register(Box::new(requests.clone()))?;
+    let seconds = HistogramVec::new(
+        HistogramOpts::new("granary_request_seconds", "time until the answer, by rpc")
+            .buckets(prometheus::exponential_buckets(50e-6, 2.0, 20)?),
+        &["rpc"],
+    )?;
+    r.register(Box::new(seconds.clone()))?;
+    let rpcs = Rpc::ALL.map(|rpc| RpcMetrics {
+        by_code: codes()
+            .map(|code| requests.with_label_values(&[rpc.name(), code.as_str()]))
+            .collect(),
+        seconds: seconds.with_label_values(&[rpc.name()]),
+    });
+    Ok(rpcs.into())
+}
+
 /// A counter a code.
 fn stream_items(r: &Registry) -> Result<Vec<IntCounter>, prometheus::Error> {
     let items = IntCounterVec::new(
@@ -224,31 +267,17 @@ impl Metrics {
     pub fn new(consumers: &[Consumer]) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let r = &registry;
-        let requests = IntCounterVec::new(
-            Opts::new(
-                "granary_requests_total",
-                "requests that ended, by rpc and gRPC code",
-            ),
-            &["rpc", "code"],
-        )?;
-        r.register(Box::new(requests.clone()))?;
-        let seconds = HistogramVec::new(
-            HistogramOpts::new("granary_request_seconds", "time until the answer, by rpc")
-                .buckets(prometheus::exponential_buckets(50e-6, 2.0, 20)?),
-            &["rpc"],
-        )?;
-        r.register(Box::new(seconds.clone()))?;
-        let rpcs = Rpc::ALL.map(|rpc| RpcMetrics {
-            by_code: codes()
-                .map(|code| requests.with_label_values(&[rpc.name(), code.as_str()]))
-                .collect(),
-            seconds: seconds.with_label_values(&[rpc.name()]),
-        });
         Ok(Self {
-            rpcs: rpcs.into(),
+            rpcs: rpcs(r)?,
             stream_items: stream_items(r)?,
-            in_flight: gauge(r, "granary_requests_in_flight", "requests being answered")?,
+            in_flight: gauge(
+                r,
+                "granary_requests_in_flight",
+                "requests being answered or waiting to be",
+            )?,
             open_streams: gauge(r, "granary_streams_open", "streams that are open")?,
+            admission: AdmissionMetrics::new(r)?,
+            services: ServiceMetrics::new(r)?,
             entities: counter(r, "granary_entities_total", "entities that were read")?,
             values: counter(r, "granary_values_total", "feature values that were read")?,
             refresh_failures: counter(
@@ -325,6 +354,7 @@ impl Metrics {
     pub fn render(&self, reader: &Reader) -> Result<Vec<u8>, prometheus::Error> {
         self.reader.copy(reader);
         self.consumers.copy();
+        self.services.know(reader);
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

@@ -16,9 +16,10 @@ use granary_proto::streams_server::StreamsServer;
 use granary_serving::Reader;
 use granary_store::OnlineStore;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::ServingStatus;
@@ -27,6 +28,7 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use tower::layer::util::{Identity, Stack};
 use tracing::info;
 
+use crate::admission::Admission;
 use crate::background::Background;
 use crate::catalog::CatalogRpc;
 use crate::edge::EdgeLayer;
@@ -121,7 +123,14 @@ pub async fn serve(
     report(&health, false).await;
 
     let log = read_log(&components, &settings, &metrics, (&tasks, &closing));
-    let router = grpc((&components, log), &settings, &metrics, &health, &closing)?;
+    let (admission, _looking) = admission(&settings, &metrics);
+    let router = grpc(
+        (&components, log),
+        &settings,
+        &metrics,
+        &admission,
+        (&health, &closing),
+    )?;
     let incoming = TcpIncoming::from(listeners.grpc).with_nodelay(Some(true));
     let grpc = router.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned());
     let http = http(
@@ -148,13 +157,7 @@ pub async fn serve(
     };
     background.start(&tasks, ready_sender).await;
     background.consume(&tasks, components.consumers);
-    let readiness = health.clone();
-    let closed = closing.clone();
-    tasks.spawn(async move {
-        closed
-            .run_until_cancelled(watch_ready(readiness, ready))
-            .await
-    });
+    tasks.spawn(watch_ready(health.clone(), ready, closing.clone()));
 
     let bound = Duration::from_secs(settings.shutdown_seconds_max);
     let close = async {
@@ -182,20 +185,30 @@ pub async fn serve(
     served
 }
 
+/// The queue of requests, and the task that has the sockets looked at for it.
+fn admission(
+    settings: &ServerSettings,
+    metrics: &Arc<Metrics>,
+) -> (Arc<Admission>, AbortOnDropHandle<()>) {
+    let workers = Handle::current().metrics().num_workers();
+    let admission = Admission::new(settings, workers, Arc::clone(metrics));
+    let looking = tokio::spawn(Arc::clone(&admission).look_around());
+    (admission, AbortOnDropHandle::new(looking))
+}
+
 /// The gRPC services behind the edge.
 fn grpc(
     (components, log): (&Components, Option<ReadLogger>),
     settings: &Arc<ServerSettings>,
     metrics: &Arc<Metrics>,
-    health: &HealthReporter,
-    closing: &CancellationToken,
+    admission: &Arc<Admission>,
+    (health, closing): (&HealthReporter, &CancellationToken),
 ) -> Result<Router<Stack<EdgeLayer, Identity>>, ServerError> {
-    let permits = Arc::new(Semaphore::new(settings.concurrent_requests_max.max(1)));
     let streams = Arc::new(Semaphore::new(settings.concurrent_streams_max.max(1)));
     let items = Items {
         metrics: Arc::clone(metrics),
         settings: Arc::clone(settings),
-        permits: Arc::clone(&permits),
+        admission: Arc::clone(admission),
         streams: Arc::clone(&streams),
         closing: closing.clone(),
     };
@@ -231,7 +244,11 @@ fn grpc(
     };
     let reflection = reflection()?;
     let health = tonic_health::server::HealthService::from_health_reporter(health.clone());
-    let edge = EdgeLayer::new(Arc::clone(settings), Arc::clone(metrics), permits);
+    let edge = EdgeLayer::new(
+        Arc::clone(settings),
+        Arc::clone(metrics),
+        Arc::clone(admission),
+    );
     Ok(transport()
         .layer(edge)
         .add_service(FeaturesService {
@@ -316,10 +333,17 @@ async fn report(health: &HealthReporter, serving: bool) {
     }
 }
 
-/// Reports SERVING when reads can be answered.
-async fn watch_ready(health: HealthReporter, mut ready: watch::Receiver<bool>) {
-    if ready.wait_for(|ready| *ready).await.is_ok() {
-        report(&health, true).await;
-        info!("ready");
-    }
+/// Reports SERVING when reads can be answered, unless the server closes before.
+async fn watch_ready(
+    health: HealthReporter,
+    mut ready: watch::Receiver<bool>,
+    closing: CancellationToken,
+) {
+    let reporting = async {
+        if ready.wait_for(|ready| *ready).await.is_ok() {
+            report(&health, true).await;
+            info!("ready");
+        }
+    };
+    closing.run_until_cancelled(reporting).await;
 }

@@ -8,8 +8,21 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerSettings {
-    /// Requests at a time; one more is turned away with RESOURCE_EXHAUSTED.
+    /// Requests under way at a time, those among them that wait for a disk or a
+    /// look-up; one more waits to begin.
     pub concurrent_requests_max: usize,
+    /// Requests at a time that use a core; 0: one more than there are worker threads.
+    pub running_requests_max: usize,
+    /// Requests that wait to begin; one more is turned away with RESOURCE_EXHAUSTED.
+    pub waiting_requests_max: usize,
+    /// The longest that a read waits to begin before it is turned away with
+    /// RESOURCE_EXHAUSTED, or three times what reads have taken of late; reads within streams, and whatever is no read, wait up
+    /// to their deadline.
+    pub read_wait_millis_max: u32,
+    /// The share, 0 to 1, that one caller may have of the requests under way and
+    /// of those that wait.
+    #[serde(deserialize_with = "share")]
+    pub caller_share_max: f64,
     /// Open streams at a time; one more is turned away with RESOURCE_EXHAUSTED.
     pub concurrent_streams_max: usize,
     /// Requests of one stream that are worked on at a time.
@@ -56,6 +69,10 @@ impl Default for ServerSettings {
     fn default() -> Self {
         Self {
             concurrent_requests_max: 1_024,
+            running_requests_max: 0,
+            waiting_requests_max: 1_024,
+            read_wait_millis_max: 4,
+            caller_share_max: 0.5,
             concurrent_streams_max: 256,
             stream_requests_ahead: 8,
             request_seconds_max: 30,
@@ -89,7 +106,7 @@ fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Er
     match (0.0..=1.0).contains(&share) {
         true => Ok(share),
         false => Err(serde::de::Error::custom(format!(
-            "log_reads is {share}: a share is 0 to 1"
+            "{share} is no share: a share is 0 to 1"
         ))),
     }
 }

@@ -27,7 +27,9 @@ use granary_proto::streams_server;
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::admission::{CallerId, Class};
 use crate::edge::panicked;
+use crate::features::caller;
 use crate::items::Items;
 use crate::status::{IntoStatus, status};
 
@@ -58,9 +60,10 @@ impl streams_server::Streams for StreamsRpc {
         &self,
         request: Request<Streaming<pb::PushRequest>>,
     ) -> Result<Response<Self::PushStreamStream>, Status> {
+        let caller = self.items.admission.caller(&caller(&request)?.name);
         let open = self.items.open()?;
         let rpc = self.clone();
-        let answer = move |request| rpc.clone().answer(request);
+        let answer = move |request| rpc.clone().answer(request, caller);
         let answers = self.items.clone().answers(request.into_inner(), answer);
         let answers = answers.inspect(move |_| {
             let _held = &open;
@@ -127,8 +130,9 @@ impl StreamsRpc {
         Ok(answer)
     }
 
-    async fn answer(self, request: pb::PushRequest) -> pb::PushStreamResponse {
-        let answer = match self.items.item(self.append(request)).await {
+    async fn answer(self, request: pb::PushRequest, by: CallerId) -> pb::PushStreamResponse {
+        let asked = (Class::StreamedPush, by);
+        let answer = match self.items.item(asked, self.append(request)).await {
             Ok(response) => Answer::Response(response),
             Err(error) => Answer::Error(error),
         };

@@ -16,6 +16,7 @@ use granary_serving::{Answer, AsOf, ReadRequest, ReadResponse, ReadTarget, ViewA
 use prost::Message;
 use tonic::Status;
 
+use crate::metrics::StatusCounts;
 use crate::status::{IntoStatus, status};
 
 /// How an answer is to be written.
@@ -92,13 +93,21 @@ fn decode_keys(packed: Vec<pb::Column>, ipc: &Bytes) -> Result<RecordBatch, Stat
     columns::decode_ipc(ipc).map_err(|error| invalid(&format!("keys_arrow_ipc: {error}")))
 }
 
-/// The message of an answer.
-pub(crate) fn encode(answer: Answer, form: &Form) -> Result<Vec<u8>, Status> {
+/// The message of an answer, whose statuses are counted on the way.
+pub(crate) fn encode(
+    answer: Answer,
+    form: &Form,
+    counts: &mut StatusCounts,
+) -> Result<Vec<u8>, Status> {
     let unwritten = |error: String| status(ErrorKind::Internal, error);
     if !form.arrow_ipc {
-        return crate::answer::write(&answer, form).map_err(|e| unwritten(e.to_string()));
+        return crate::answer::write(&answer, form, counts).map_err(|e| unwritten(e.to_string()));
     }
     let response = answer.into_response().map_err(IntoStatus::into_status)?;
+    for feature in &response.features {
+        let statuses: Vec<u8> = feature.statuses.iter().map(|s| *s as u8).collect();
+        counts.add(&statuses);
+    }
     let ipc = batch(&response, form).and_then(|batch| columns::encode_ipc(&batch));
     let message = pb::GetFeaturesResponse {
         snapshot: response.snapshot,

@@ -71,6 +71,7 @@ async fn a_read_ends_at_its_deadline_the_caller_s_or_the_server_s() {
 async fn load_is_shed_and_health_answers_all_the_same() {
     let mut settings = quick();
     settings.concurrent_requests_max = 2;
+    settings.caller_share_max = 1.0;
     let (server, store) = gated(settings).await;
     let client = server.client().await;
     let slow: Vec<_> = (0..2)
@@ -82,6 +83,7 @@ async fn load_is_shed_and_health_answers_all_the_same() {
     store.wait_for_reads(2).await;
     let error = client.get_features(&asked()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+    assert!(error.to_string().contains("queue of requests"), "{error}");
     let mut health = HealthClient::new(server.channel().await);
     let check = HealthCheckRequest {
         service: "granary.v1.Features".into(),
@@ -139,6 +141,61 @@ async fn http_answers_beside_grpc() {
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line} in {metrics}");
     }
+}
+
+#[tokio::test]
+async fn reads_are_counted_by_service_and_callers_make_no_labels() {
+    let server = small_server().await;
+    let client = server.client().await;
+    let read = async |target: Target, ids: &[Option<i64>]| {
+        client
+            .get_features(&GetFeatures::new(target, customers(ids)))
+            .await
+    };
+    let service = |name: &str| Target::Service(name.into());
+    let (_, metrics) = server.get("/metrics").await;
+    let unread = "granary_service_entities_total{service=\"admission\"} 0";
+    assert!(metrics.lines().any(|l| l == unread), "{metrics}");
+
+    read(service("admission"), &[Some(1), Some(2), None])
+        .await
+        .unwrap();
+    let streamed = [GetFeatures::new(
+        service("admission"),
+        customers(&[Some(1)]),
+    )];
+    let streamed = client.stream_features(futures::stream::iter(streamed));
+    streamed.await.unwrap().next().await.unwrap().unwrap();
+    let mut bad = GetFeatures::new(service("admission"), customers(&[Some(1)]));
+    bad.as_of = Some(granary_model::UtcMicros(0));
+    let error = client.get_features(&bad).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfRange);
+    let list = Target::Features(vec!["account.balance".into()]);
+    read(list, &[Some(1)]).await.unwrap();
+    for name in ["mine", "mine too"] {
+        let error = read(service(name), &[Some(1)]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+
+    let (_, metrics) = server.get("/metrics").await;
+    for line in [
+        "granary_service_reads_total{code=\"Ok\",service=\"admission\"} 2",
+        "granary_service_reads_total{code=\"OutOfRange\",service=\"admission\"} 1",
+        "granary_service_reads_total{code=\"Ok\",service=\"(features)\"} 1",
+        "granary_service_reads_total{code=\"NotFound\",service=\"(unknown)\"} 2",
+        "granary_service_read_seconds_count{service=\"admission\"} 3",
+        "granary_service_entities_total{service=\"admission\"} 4",
+        "granary_service_values_total{service=\"admission\",status=\"PRESENT\"} 4",
+        "granary_service_values_total{service=\"admission\",status=\"NOT_FOUND\"} 4",
+        "granary_service_values_total{service=\"admission\",status=\"OUTSIDE_MAX_AGE\"} 0",
+        "granary_service_values_total{service=\"(features)\",status=\"PRESENT\"} 1",
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line} in {metrics}");
+    }
+    let age = "granary_service_data_age_seconds{service=\"admission\"} ";
+    let age = metrics.lines().find_map(|line| line.strip_prefix(age));
+    assert!(age.unwrap().parse::<f64>().unwrap() >= 0.0);
+    assert!(!metrics.contains("mine"), "{metrics}");
 }
 
 #[tokio::test]

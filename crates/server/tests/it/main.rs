@@ -6,6 +6,7 @@
     reason = "what these tests stand on"
 )]
 
+mod admission;
 mod background;
 mod bindings;
 mod bounds;

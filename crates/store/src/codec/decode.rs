@@ -268,6 +268,15 @@ pub struct RowColumn<'r> {
 type Decoded = (ArrayRef, usize);
 
 impl<'r> RowColumn<'r> {
+    /// How many entities there are.
+    pub fn len(&self) -> usize {
+        self.reader.entities.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The feature as an array, NULL where it is not PRESENT.
     pub fn to_array(&self) -> Result<ArrayRef, StoreError> {
         Ok(self.decode()?.0)

@@ -1,0 +1,369 @@
+//! Admission: which request is worked on next, and which is refused.
+//!
+//! Two things bound the work. A *slot* is held by a request that uses a core, and
+//! there is one more than worker threads; it goes on to the next request as soon
+//! as its holder waits for something else (a disk, a look-up, the rest of the
+//! request) or ends. A *place* is held from beginning to end, and there are many.
+//! So requests that wait for something slow leave the cores to others, and what
+//! is not admitted is ordered here, not in the scheduler's queue, which is FIFO
+//! and knows neither callers nor deadlines.
+//!
+//! Who finds both free goes ahead: one lock, no allocation. All others wait, in
+//! the order of their coming within a caller, and callers take turns. They are
+//! counted in requests, not in work, which is not known before a request was
+//! read. A request that has waited past its deadline is dropped without work.
+//!
+//! A read by itself is moreover refused rather than answered late, and at once if
+//! so many wait already that its turn would come too late, by how long reads have
+//! held slots of late. A caller that has nothing waiting may wait all the same.
+//! Where the queue is full, a caller with at least two fewer waiting than the one
+//! with most takes the place of that one's newest request: it has lost the least
+//! time, and the oldest is about to begin.
+//!
+//! Reads and pushes within streams wait as long as they may and are never
+//! refused for want of room: there are no more of them than streams take ahead.
+//!
+//! The transport hands requests over one by one as the scheduler comes to them.
+//! If each began then and there, one behind the other, they would wait in the
+//! scheduler after all. So after half a millisecond of work slots are not passed
+//! on before all workers' queues and the sockets were looked at
+//! ([`Admission::look_around`]): by then whatever has come stands in this queue.
+
+use std::future::{Future, poll_fn};
+use std::hash::{BuildHasher, RandomState};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use granary_model::ErrorKind;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout_at};
+use tonic::Status;
+
+use crate::metrics::{AdmissionMetrics, Metrics};
+use crate::settings::ServerSettings;
+use crate::status::status;
+
+mod queue;
+
+use queue::{Limits, Queue, Waiting};
+
+/// A caller in the queue: a hash of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct CallerId(u64);
+
+/// What a request is to the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// A read by itself: soon or not at all.
+    Read,
+    /// Any other request by itself.
+    Call,
+    /// A read within a stream.
+    StreamedRead,
+    /// A push within a stream: it waits for a disk, and takes a place but no
+    /// slot. One that was given a slot might keep it for as long as the reader
+    /// of its stream's answers does nothing.
+    StreamedPush,
+}
+
+impl Class {
+    fn takes_slot(self) -> bool {
+        self != Self::StreamedPush
+    }
+
+    /// Whether the queue's bounds are for it.
+    fn is_bounded(self) -> bool {
+        matches!(self, Self::Read | Self::Call)
+    }
+}
+
+/// A request that wants to begin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub class: Class,
+    pub caller: CallerId,
+    /// When it came.
+    pub since: Instant,
+    pub deadline: Instant,
+}
+
+/// Why a request is not worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The queue is full.
+    Full,
+    /// The caller's share of it is.
+    CallerFull,
+    /// Another caller with less in the queue took its place.
+    Displaced,
+    /// A read that has waited for too long.
+    Late,
+    /// The caller's own deadline is over.
+    Deadline,
+}
+
+impl Refusal {
+    pub const ALL: [Self; 5] = [
+        Self::Full,
+        Self::CallerFull,
+        Self::Displaced,
+        Self::Late,
+        Self::Deadline,
+    ];
+
+    /// As metrics call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::CallerFull => "caller_full",
+            Self::Displaced => "displaced",
+            Self::Late => "late",
+            Self::Deadline => "deadline",
+        }
+    }
+
+    pub fn status(self) -> Status {
+        let why = match self {
+            Self::Full => "the queue of requests is full",
+            Self::CallerFull => "this caller's share of the queue of requests is full",
+            Self::Displaced => {
+                "the queue of requests is full, and this caller has most of those that wait"
+            }
+            Self::Late => "the read waited in the queue of requests for as long as reads may",
+            Self::Deadline => {
+                let message = "the deadline was over before the request's turn came";
+                return status(ErrorKind::DeadlineExceeded, message.to_owned());
+            }
+        };
+        let message = format!("{why}; wait a little before trying again, or ask less at a time");
+        status(ErrorKind::ResourceExhausted, message)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Admission {
+    limits: Limits,
+    names: RandomState,
+    metrics: Arc<Metrics>,
+    queue: Mutex<Queue>,
+    /// Told when slots wait for [`Self::look_around`].
+    tired: Notify,
+}
+
+/// What a request got that asked.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    Now(Admitted),
+    Later(Ticket),
+}
+
+impl Admission {
+    /// `workers`: how many requests can use a core at a time.
+    pub fn new(settings: &ServerSettings, workers: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            limits: Limits::of(settings, workers),
+            names: RandomState::new(),
+            metrics,
+            queue: Mutex::default(),
+            tired: Notify::new(),
+        })
+    }
+
+    pub fn caller(&self, name: &str) -> CallerId {
+        CallerId(self.names.hash_one(name))
+    }
+
+    /// Passes slots on when everything that could be polled was; for as long as
+    /// the server runs.
+    pub async fn look_around(self: Arc<Self>) {
+        loop {
+            self.tired.notified().await;
+            // The first lets all go ahead that are ready, the second those that
+            // the sockets had something for.
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            self.looked();
+        }
+    }
+
+    /// Everything that has come stands in the queue.
+    fn looked(self: &Arc<Self>) {
+        self.change(Queue::looked);
+    }
+
+    /// Lets a request begin or wait.
+    pub fn ask(self: &Arc<Self>, asked: Asked) -> Result<Turn, Refusal> {
+        let mut queue = self.queue();
+        if queue.admit(asked, &self.limits) {
+            drop(queue);
+            return Ok(Turn::Now(self.admitted(asked)));
+        }
+        let outcome = queue.wait(asked, &self.limits);
+        self.counts().waiting.add(i64::from(outcome.is_ok()));
+        drop(queue);
+        let refused = |refusal| {
+            self.counts().refused(refusal);
+            refusal
+        };
+        let (ticket, displaced) = outcome.map_err(refused)?;
+        if let Some(displaced) = displaced {
+            self.deliver(displaced, Err(Refusal::Displaced));
+        }
+        Ok(Turn::Later(Ticket {
+            admission: Arc::clone(self),
+            asked,
+            give_up: ticket.give_up,
+            number: ticket.number,
+            verdict: ticket.verdict,
+        }))
+    }
+
+    /// The same, and waits.
+    pub async fn turn(self: &Arc<Self>, asked: Asked) -> Result<Admitted, Refusal> {
+        match self.ask(asked)? {
+            Turn::Now(admitted) => Ok(admitted),
+            Turn::Later(ticket) => ticket.wait().await,
+        }
+    }
+
+    /// Changes the queue, then lets all begin that may by now.
+    fn change(self: &Arc<Self>, change: impl FnOnce(&mut Queue)) {
+        let mut queue = self.queue();
+        change(&mut queue);
+        while let Some((next, verdict)) = queue.next(&self.limits) {
+            drop(queue);
+            let verdict = verdict.map(|()| self.admitted(next.asked));
+            self.deliver(next, verdict);
+            queue = self.queue();
+        }
+    }
+
+    /// Not under the lock: a verdict that nobody waits for any more is dropped
+    /// here, and gives back what it holds.
+    fn deliver(&self, to: Waiting, verdict: Result<Admitted, Refusal>) {
+        self.counts().waiting.dec();
+        match &verdict {
+            Ok(_) => self.counts().waited(to.asked.since.elapsed()),
+            Err(refusal) => self.counts().refused(*refusal),
+        }
+        let _ = to.verdict.send(verdict);
+    }
+
+    fn admitted(self: &Arc<Self>, asked: Asked) -> Admitted {
+        let has_slot = asked.class.takes_slot();
+        if has_slot {
+            self.counts().running.inc();
+        }
+        Admitted {
+            admission: Arc::clone(self),
+            asked,
+            has_slot,
+            began: None,
+        }
+    }
+
+    fn counts(&self) -> &AdmissionMetrics {
+        &self.metrics.admission
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request under way; gives back its slot and its place when dropped.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    admission: Arc<Admission>,
+    asked: Asked,
+    has_slot: bool,
+    began: Option<Instant>,
+}
+
+impl Admitted {
+    /// Works, and passes the slot on once the work waits for something.
+    pub async fn run<F: Future>(mut self, work: F) -> F::Output {
+        self.began = self.has_slot.then(Instant::now);
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            let polled = work.as_mut().poll(context);
+            if polled.is_pending() && self.has_slot {
+                self.give_back(false);
+            }
+            polled
+        })
+        .await
+    }
+
+    fn give_back(&mut self, place: bool) {
+        let had_slot = std::mem::take(&mut self.has_slot);
+        let worked = self.began.filter(|_| had_slot).map(|began| began.elapsed());
+        if had_slot {
+            self.admission.counts().running.dec();
+        }
+        let admission = &self.admission;
+        admission.change(|queue| {
+            if had_slot && queue.leave_slot(worked.unwrap_or_default(), &admission.limits) {
+                admission.tired.notify_one();
+            }
+            // The slot of a read that waited for something was not held to its end.
+            if let (true, Class::Read, Some(worked)) = (place, self.asked.class, worked) {
+                queue.remember(worked, &admission.limits);
+            }
+            if place {
+                queue.leave_place(self.asked.caller);
+            }
+        });
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.give_back(true);
+    }
+}
+
+/// Waits for its turn; leaves the queue when dropped.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    admission: Arc<Admission>,
+    asked: Asked,
+    give_up: Instant,
+    number: u64,
+    verdict: oneshot::Receiver<Result<Admitted, Refusal>>,
+}
+
+impl Ticket {
+    pub async fn wait(mut self) -> Result<Admitted, Refusal> {
+        let over = self.asked.over(self.give_up);
+        let verdict = match timeout_at(self.give_up, &mut self.verdict).await {
+            Ok(verdict) => verdict,
+            Err(_) if self.leave() => {
+                self.admission.counts().refused(over);
+                return Err(over);
+            }
+            // Its turn came at this moment: the verdict is about to be there.
+            Err(_) => (&mut self.verdict).await,
+        };
+        // The queue drops nobody without a verdict.
+        verdict.unwrap_or(Err(over))
+    }
+
+    /// False if it was not in the queue any more.
+    fn leave(&self) -> bool {
+        let left = self.admission.queue().leave(self.asked.caller, self.number);
+        if left {
+            self.admission.counts().waiting.dec();
+        }
+        left
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests;

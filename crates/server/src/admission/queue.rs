@@ -1,0 +1,329 @@
+//! Who is under way and who waits, as data: what the bounds let begin, what is
+//! refused, and whose turn is next. Wakes nobody and knows nothing of tasks.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Admitted, Asked, CallerId, Class, Refusal};
+use crate::settings::ServerSettings;
+
+/// Work of a core after which the sockets are looked at before more begins.
+const WORK_BETWEEN_LOOKS: Duration = Duration::from_micros(500);
+/// Reads may always wait so many at a time, however slow they have been.
+const WAITING_READS_MIN: u32 = 2;
+/// How much of the mean time in a slot the newest read makes: one in so many.
+const READS_REMEMBERED: u32 = 16;
+
+/// The bounds, in numbers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    slots: usize,
+    /// How many of them can have a core at once.
+    cores: usize,
+    places: usize,
+    places_a_caller: usize,
+    waiting: usize,
+    waiting_a_caller: usize,
+    read_wait: Duration,
+}
+
+impl Limits {
+    pub fn of(settings: &ServerSettings, workers: usize) -> Self {
+        // One whose thread waits for a page of a file leaves the core to one more.
+        let slots = match settings.running_requests_max {
+            0 => workers.saturating_add(1),
+            slots => slots,
+        };
+        let share = |of: usize| (of as f64 * settings.caller_share_max).ceil() as usize;
+        let places = settings.concurrent_requests_max.max(1);
+        Self {
+            slots,
+            cores: workers.clamp(1, slots),
+            places,
+            places_a_caller: share(places).max(1),
+            waiting: settings.waiting_requests_max,
+            waiting_a_caller: share(settings.waiting_requests_max),
+            read_wait: Duration::from_millis(settings.read_wait_millis_max.into()),
+        }
+    }
+}
+
+impl Asked {
+    /// Why it is refused that gave up then.
+    pub fn over(&self, give_up: Instant) -> Refusal {
+        match give_up < self.deadline {
+            true => Refusal::Late,
+            false => Refusal::Deadline,
+        }
+    }
+}
+
+/// One that waits, as the queue has it.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub asked: Asked,
+    give_up: Instant,
+    number: u64,
+    pub verdict: oneshot::Sender<Result<Admitted, Refusal>>,
+}
+
+/// The same, as it is given to who waits.
+#[derive(Debug)]
+pub(super) struct Waits {
+    pub give_up: Instant,
+    pub number: u64,
+    pub verdict: oneshot::Receiver<Result<Admitted, Refusal>>,
+}
+
+/// What is known of a caller that has something under way or waiting.
+#[derive(Debug, Default)]
+struct Line {
+    places: usize,
+    /// In the order of their coming.
+    waiting: VecDeque<Waiting>,
+    /// Those of them that the queue's bounds are for.
+    bounded: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    /// Slots that are held, or wait for a look around.
+    running: usize,
+    /// Those of them that nobody holds.
+    tired: usize,
+    /// Time that slots were held since the last look around.
+    worked: Duration,
+    /// The mean of what reads held one for.
+    read_time: Duration,
+    places: usize,
+    /// Requests that wait and that the bounds are for.
+    bounded: usize,
+    /// Requests that wait and need no slot.
+    slotless: usize,
+    lines: HashMap<CallerId, Line>,
+    /// Callers that have something waiting, the next one first.
+    turns: VecDeque<CallerId>,
+    numbers: u64,
+}
+
+impl Queue {
+    /// Takes a slot and a place, if there are any that nobody waits for.
+    pub fn admit(&mut self, asked: Asked, limits: &Limits) -> bool {
+        if !self.has_slot_for(asked.class, limits) || self.places >= limits.places {
+            return false;
+        }
+        let line = self.lines.entry(asked.caller).or_default();
+        // Who waits of other callers does so for want of what these may not have.
+        if line.places >= limits.places_a_caller || !line.waiting.is_empty() {
+            return false;
+        }
+        line.places += 1;
+        self.places += 1;
+        self.running += usize::from(asked.class.takes_slot());
+        true
+    }
+
+    fn has_slot_for(&self, class: Class, limits: &Limits) -> bool {
+        !class.takes_slot() || self.running < limits.slots
+    }
+
+    /// Puts a request into the queue; gives whom it displaces, too.
+    pub fn wait(
+        &mut self,
+        asked: Asked,
+        limits: &Limits,
+    ) -> Result<(Waits, Option<Waiting>), Refusal> {
+        let give_up = self.give_up(asked, limits);
+        let displaced = match asked.class.is_bounded() {
+            true => self.make_room(asked, limits)?,
+            false => None,
+        };
+        let (verdict, receiver) = oneshot::channel();
+        let number = self.numbers;
+        self.numbers += 1;
+        let line = self.lines.entry(asked.caller).or_default();
+        if line.waiting.is_empty() {
+            self.turns.push_back(asked.caller);
+        }
+        line.waiting.push_back(Waiting {
+            asked,
+            give_up,
+            number,
+            verdict,
+        });
+        line.bounded += usize::from(asked.class.is_bounded());
+        self.bounded += usize::from(asked.class.is_bounded());
+        self.slotless += usize::from(!asked.class.takes_slot());
+        let waits = Waits {
+            give_up,
+            number,
+            verdict: receiver,
+        };
+        Ok((waits, displaced))
+    }
+
+    /// Until when it waits.
+    fn give_up(&self, asked: Asked, limits: &Limits) -> Instant {
+        match asked.class {
+            Class::Read => {
+                // Where reads are so slow, a few still have a turn.
+                let few = self.read_time * (WAITING_READS_MIN + 1);
+                asked.deadline.min(asked.since + limits.read_wait.max(few))
+            }
+            Class::Call | Class::StreamedRead | Class::StreamedPush => asked.deadline,
+        }
+    }
+
+    /// Room for one more, or why there is none.
+    fn make_room(&mut self, asked: Asked, limits: &Limits) -> Result<Option<Waiting>, Refusal> {
+        let mine = self.lines.get(&asked.caller).map_or(0, |line| line.bounded);
+        if mine >= limits.waiting_a_caller {
+            return Err(Refusal::CallerFull);
+        }
+        let room = match asked.class {
+            Class::Read => self.room_for_reads(limits),
+            _ => limits.waiting,
+        };
+        if self.bounded < room {
+            return Ok(None);
+        }
+        let bounded = |caller: &CallerId| self.lines.get(caller).map_or(0, |line| line.bounded);
+        let greediest = self.turns.iter().copied().max_by_key(bounded);
+        // With one less than the greediest they would displace each other in turn.
+        if let Some(greediest) = greediest.filter(|greediest| mine + 1 < bounded(greediest)) {
+            return Ok(self.newest(greediest));
+        }
+        match mine == 0 && self.bounded < limits.waiting {
+            true => Ok(None),
+            false => Err(Refusal::Full),
+        }
+    }
+
+    /// How many may wait so that the last of them begins in time.
+    fn room_for_reads(&self, limits: &Limits) -> usize {
+        let turns = limits
+            .read_wait
+            .as_nanos()
+            .checked_div(self.read_time.as_nanos());
+        let turns = turns.map_or(usize::MAX, |turns| {
+            usize::try_from(turns).unwrap_or(usize::MAX)
+        });
+        // Those that run are still to end.
+        let room = turns.saturating_sub(1).saturating_mul(limits.cores);
+        room.max(WAITING_READS_MIN as usize).min(limits.waiting)
+    }
+
+    /// Takes the newest request of a caller that bounds are for from the queue.
+    fn newest(&mut self, caller: CallerId) -> Option<Waiting> {
+        let line = self.lines.get(&caller)?;
+        let is_bounded = |waiting: &Waiting| waiting.asked.class.is_bounded();
+        let at = line.waiting.iter().rposition(is_bounded)?;
+        self.take(caller, at)
+    }
+
+    /// Takes a request from the queue.
+    fn take(&mut self, caller: CallerId, at: usize) -> Option<Waiting> {
+        let line = self.lines.get_mut(&caller)?;
+        let taken = line.waiting.remove(at)?;
+        let class = taken.asked.class;
+        line.bounded -= usize::from(class.is_bounded());
+        self.bounded -= usize::from(class.is_bounded());
+        self.slotless -= usize::from(!class.takes_slot());
+        if line.waiting.is_empty() {
+            let is_idle = line.places == 0;
+            self.turns.retain(|turn| *turn != caller);
+            if is_idle {
+                self.lines.remove(&caller);
+            }
+        }
+        Some(taken)
+    }
+
+    /// The next that begins, with what it takes, or that has waited too long.
+    pub fn next(&mut self, limits: &Limits) -> Option<(Waiting, Result<(), Refusal>)> {
+        let no_slot = self.running >= limits.slots && self.slotless == 0;
+        if self.turns.is_empty() || no_slot || self.places >= limits.places {
+            return None;
+        }
+        let begins = |caller: &CallerId| {
+            let line = self.lines.get(caller)?;
+            let first = line.waiting.front()?;
+            let fits = line.places < limits.places_a_caller;
+            (fits && self.has_slot_for(first.asked.class, limits)).then_some(*caller)
+        };
+        let caller = self.turns.iter().find_map(begins)?;
+        let next = self.take(caller, 0)?;
+        if next.give_up <= Instant::now() {
+            let refusal = next.asked.over(next.give_up);
+            return Some((next, Err(refusal)));
+        }
+        let line = self.lines.entry(caller).or_default();
+        line.places += 1;
+        self.places += 1;
+        self.running += usize::from(next.asked.class.takes_slot());
+        if !line.waiting.is_empty() {
+            self.turns.retain(|turn| *turn != caller);
+            self.turns.push_back(caller);
+        }
+        Some((next, Ok(())))
+    }
+
+    /// False if it is not there.
+    pub fn leave(&mut self, caller: CallerId, number: u64) -> bool {
+        let Some(line) = self.lines.get(&caller) else {
+            return false;
+        };
+        let at = line.waiting.binary_search_by_key(&number, |w| w.number);
+        at.is_ok_and(|at| self.take(caller, at).is_some())
+    }
+
+    /// Every worker's queue and all sockets were looked at.
+    pub fn looked(&mut self) {
+        self.running -= std::mem::take(&mut self.tired);
+        self.worked = Duration::ZERO;
+    }
+
+    /// True if the slot is not free before a look around.
+    pub fn leave_slot(&mut self, worked: Duration, limits: &Limits) -> bool {
+        self.worked += worked;
+        let cores = u32::try_from(limits.cores).unwrap_or(u32::MAX);
+        let is_tired = self.worked >= WORK_BETWEEN_LOOKS * cores;
+        match is_tired {
+            true => self.tired += 1,
+            false => self.running -= 1,
+        }
+        is_tired
+    }
+
+    pub fn leave_place(&mut self, caller: CallerId) {
+        self.places -= 1;
+        if let Some(line) = self.lines.get_mut(&caller) {
+            line.places -= 1;
+            if line.places == 0 && line.waiting.is_empty() {
+                self.lines.remove(&caller);
+            }
+        }
+    }
+
+    /// Of one that is longer by far than those before only a part counts.
+    pub fn remember(&mut self, read: Duration, limits: &Limits) {
+        let read = read.min(limits.read_wait.max(4 * self.read_time));
+        self.read_time = match self.read_time.is_zero() {
+            true => read,
+            false => self.read_time - self.read_time / READS_REMEMBERED + read / READS_REMEMBERED,
+        };
+    }
+}
+
+#[cfg(test)]
+impl Queue {
+    /// Whether nothing is under way or waits, and nobody is remembered.
+    pub fn is_idle(&self) -> bool {
+        let counted = [self.places, self.bounded, self.slotless];
+        let nobody = self.lines.is_empty() && self.turns.is_empty();
+        nobody && counted == [0; 3] && self.running == self.tired
+    }
+}

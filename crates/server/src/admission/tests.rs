@@ -1,0 +1,342 @@
+//! Turns, bounds, deadlines, and that nothing leaks; stepped through by hand.
+
+use std::future::pending;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::poll;
+use tonic::Code;
+
+use super::*;
+
+/// One request has a slot at a time; reads wait for an hour.
+fn admission(tune: impl FnOnce(&mut ServerSettings)) -> Arc<Admission> {
+    let mut settings = ServerSettings {
+        running_requests_max: 1,
+        read_wait_millis_max: 3_600_000,
+        caller_share_max: 1.0,
+        ..ServerSettings::default()
+    };
+    tune(&mut settings);
+    let metrics = Metrics::new(&[]).unwrap();
+    Admission::new(&settings, 1, Arc::new(metrics))
+}
+
+fn asked(admission: &Admission, class: Class, caller: &str) -> Asked {
+    let since = Instant::now();
+    Asked {
+        class,
+        caller: admission.caller(caller),
+        since,
+        deadline: since + Duration::from_secs(3_600),
+    }
+}
+
+fn ask(admission: &Arc<Admission>, class: Class, caller: &str) -> Result<Turn, Refusal> {
+    admission.ask(asked(admission, class, caller))
+}
+
+fn now(admission: &Arc<Admission>, caller: &str) -> Admitted {
+    match ask(admission, Class::Read, caller) {
+        Ok(Turn::Now(admitted)) => admitted,
+        other => panic!("{other:?}"),
+    }
+}
+
+type Waits = Pin<Box<dyn Future<Output = Result<Admitted, Refusal>>>>;
+
+fn later(admission: &Arc<Admission>, class: Class, caller: &str) -> Waits {
+    match ask(admission, class, caller) {
+        Ok(Turn::Later(ticket)) => Box::pin(ticket.wait()),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refused(admission: &Arc<Admission>, class: Class, caller: &str) -> Refusal {
+    match ask(admission, class, caller) {
+        Err(refusal) => refusal,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The numbers of those that were refused and of those that began, in the order
+/// in which they began, each ended at once.
+fn run_out(admission: &Admission, first: Admitted, waits: Vec<Waits>) -> (Vec<usize>, Vec<usize>) {
+    let mut waits: Vec<Option<Waits>> = waits.into_iter().map(Some).collect();
+    let (mut refused, mut began) = (Vec::new(), Vec::new());
+    let mut running = Some(first);
+    while let Some(ended) = running.take() {
+        drop(ended);
+        for (number, place) in waits.iter_mut().enumerate() {
+            let verdict = place.as_mut().and_then(FutureExt::now_or_never);
+            match verdict {
+                Some(Ok(admitted)) => {
+                    assert!(running.is_none(), "two at a time");
+                    began.push(number);
+                    running = Some(admitted);
+                }
+                Some(Err(_)) => refused.push(number),
+                None => continue,
+            }
+            *place = None;
+        }
+    }
+    assert!(waits.iter().all(Option::is_none), "some wait for ever");
+    assert!(admission.queue().is_idle());
+    (refused, began)
+}
+
+#[tokio::test]
+async fn callers_take_turns_however_many_requests_they_have() {
+    let admission = admission(|_| {});
+    let first = now(&admission, "flooder");
+    let mut waits = Vec::new();
+    for caller in ["flooder", "flooder", "flooder", "flooder", "calm", "calm"] {
+        waits.push(later(&admission, Class::Read, caller));
+    }
+    waits.push(later(&admission, Class::Call, "third"));
+    let (refused, began) = run_out(&admission, first, waits);
+    assert_eq!(began, [0, 4, 6, 1, 5, 2, 3]);
+    assert!(refused.is_empty());
+}
+
+#[tokio::test]
+async fn a_full_queue_takes_from_who_has_most_in_it() {
+    let admission = admission(|settings| settings.waiting_requests_max = 4);
+    let first = now(&admission, "flooder");
+    let mut waits: Vec<_> = (0..4)
+        .map(|_| later(&admission, Class::Read, "flooder"))
+        .collect();
+    let refusal = refused(&admission, Class::Read, "flooder");
+    assert_eq!(refusal, Refusal::CallerFull);
+    // The newest of the flooder's goes, and then it has as many but one.
+    waits.push(later(&admission, Class::Read, "calm"));
+    assert_eq!(refused(&admission, Class::Read, "flooder"), Refusal::Full);
+    waits.push(later(&admission, Class::Read, "calm"));
+    assert_eq!(refused(&admission, Class::Call, "calm"), Refusal::Full);
+    let (refused, began) = run_out(&admission, first, waits);
+    assert_eq!(refused, [2, 3]);
+    assert_eq!(began, [0, 4, 1, 5]);
+}
+
+#[tokio::test]
+async fn a_caller_has_its_share_of_the_queue_and_of_what_is_under_way() {
+    let admission = admission(|settings| {
+        settings.waiting_requests_max = 4;
+        settings.concurrent_requests_max = 2;
+        settings.caller_share_max = 0.5;
+    });
+    // It waits for something, so that the slot is free.
+    let mut slow = Box::pin(now(&admission, "a").run(pending::<()>()));
+    assert!(poll!(&mut slow).is_pending());
+    let mut second = later(&admission, Class::Read, "a");
+    let third = later(&admission, Class::Call, "a");
+    assert_eq!(refused(&admission, Class::Read, "a"), Refusal::CallerFull);
+    let other = now(&admission, "b");
+    assert!(poll!(&mut second).is_pending());
+    drop(other);
+    assert!(poll!(&mut second).is_pending());
+    // Then its second has the place, and the third waits for that one.
+    drop(slow);
+    let (refused, began) = run_out(&admission, second.await.unwrap(), vec![third]);
+    assert_eq!((refused, began), (vec![], vec![0]));
+}
+
+#[tokio::test]
+async fn what_waits_for_something_leaves_its_slot_to_others() {
+    let admission = admission(|_| {});
+    let mut slow = Vec::new();
+    for _ in 0..100 {
+        let mut work = Box::pin(now(&admission, "slow").run(pending::<()>()));
+        assert!(poll!(&mut work).is_pending());
+        slow.push(work);
+    }
+    assert_eq!(admission.counts().running.get(), 0);
+    let held = now(&admission, "quick");
+    assert_eq!(admission.counts().running.get(), 1);
+    drop((slow, held));
+    assert!(admission.queue().is_idle());
+}
+
+#[tokio::test]
+async fn pushes_of_streams_need_no_slot_and_are_never_refused() {
+    let admission = admission(|settings| settings.waiting_requests_max = 0);
+    let held = now(&admission, "reads");
+    assert!(matches!(
+        ask(&admission, Class::StreamedPush, "pushes"),
+        Ok(Turn::Now(_))
+    ));
+    assert_eq!(
+        refused(&admission, Class::Read, "reads"),
+        Refusal::CallerFull
+    );
+    let waits = vec![later(&admission, Class::StreamedRead, "reads")];
+    assert_eq!(run_out(&admission, held, waits).1, [0]);
+}
+
+#[tokio::test]
+async fn what_is_over_its_time_is_dropped_without_work() {
+    let admission = admission(|settings| settings.read_wait_millis_max = 4);
+    let hour = Duration::from_secs(3_600);
+    let of = |class: Class, age: Duration, allowed: Duration| {
+        let asked = asked(&admission, class, "old");
+        Asked {
+            since: asked.since - age,
+            deadline: asked.since - age + allowed,
+            ..asked
+        }
+    };
+    let ticket = |asked| match admission.ask(asked) {
+        Ok(Turn::Later(ticket)) => ticket,
+        other => panic!("{other:?}"),
+    };
+    let first = now(&admission, "first");
+    // Its timer tells the one, its turn the other.
+    let told = ticket(of(Class::Read, hour, 2 * hour)).wait().await;
+    assert_eq!(told.unwrap_err(), Refusal::Late);
+    let told = ticket(of(Class::Call, hour, hour / 2)).wait().await;
+    assert_eq!(told.unwrap_err(), Refusal::Deadline);
+    let late = ticket(of(Class::Read, hour, 2 * hour));
+    let over = ticket(of(Class::StreamedRead, hour, hour / 2));
+    let patient = ticket(of(Class::Call, hour, 2 * hour));
+    drop(first);
+    assert_eq!(late.wait().await.unwrap_err(), Refusal::Late);
+    assert_eq!(over.wait().await.unwrap_err(), Refusal::Deadline);
+    assert!(patient.wait().await.is_ok());
+    assert!(admission.queue().is_idle());
+}
+
+#[tokio::test]
+async fn nothing_leaks_when_whoever_waits_or_works_goes_away() {
+    let admission = admission(|_| {});
+    let first = now(&admission, "a");
+    let mut waits = later(&admission, Class::Read, "a");
+    assert!(poll!(&mut waits).is_pending());
+    let never_polled = later(&admission, Class::Read, "b");
+    assert_eq!(admission.counts().waiting.get(), 2);
+    drop(waits);
+    assert_eq!(admission.counts().waiting.get(), 1);
+    // Its turn comes, and it goes before it hears of it.
+    drop(first);
+    assert_eq!(admission.counts().waiting.get(), 0);
+    assert_eq!(admission.counts().running.get(), 1);
+    drop(never_polled);
+    assert!(admission.queue().is_idle());
+
+    let broken = now(&admission, "a").run(async { panic!("a bug") });
+    let broken = AssertUnwindSafe(broken).catch_unwind().await;
+    assert!(broken.is_err());
+    assert!(admission.queue().is_idle());
+    assert_eq!(admission.counts().running.get(), 0);
+}
+
+#[tokio::test]
+async fn what_comes_at_random_ends_and_leaves_nothing_behind() {
+    let admission = admission(|settings| {
+        settings.waiting_requests_max = 6;
+        settings.concurrent_requests_max = 5;
+        settings.running_requests_max = 2;
+        settings.caller_share_max = 0.7;
+    });
+    let classes = [
+        Class::Read,
+        Class::Call,
+        Class::StreamedRead,
+        Class::StreamedPush,
+    ];
+    let mut random = 7_u64;
+    let mut random = move |below: usize| {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (random >> 33) as usize % below
+    };
+    let (mut waits, mut running) = (Vec::new(), Vec::new());
+    for _ in 0..10_000 {
+        match random(4) {
+            0 | 1 => {
+                let caller = ["a", "a", "a", "b", "c"][random(5)];
+                match ask(&admission, classes[random(4)], caller) {
+                    Ok(Turn::Now(admitted)) => running.push(admitted),
+                    Ok(Turn::Later(ticket)) => waits.push(ticket),
+                    Err(_) => {}
+                }
+            }
+            2 if !waits.is_empty() => drop(waits.swap_remove(random(waits.len()))),
+            _ if !running.is_empty() => {
+                drop(running.swap_remove(random(running.len())));
+                while let Some(at) = waits.iter_mut().position(|w| !w.verdict.is_empty()) {
+                    running.extend(waits.swap_remove(at).wait().await.ok());
+                }
+            }
+            _ => {}
+        }
+        assert!(admission.counts().running.get() <= 2);
+        assert!(running.len() <= 5);
+    }
+    drop((waits, running));
+    assert!(admission.queue().is_idle());
+    assert_eq!(admission.counts().waiting.get(), 0);
+    assert_eq!(admission.counts().running.get(), 0);
+}
+
+/// A queue whose slot was held for a while.
+fn worked(admission: &Admission, work: Duration) -> bool {
+    let mut queue = admission.queue();
+    queue.remember(work, &admission.limits);
+    queue.leave_slot(work, &admission.limits)
+}
+
+#[tokio::test]
+async fn after_some_work_the_sockets_are_looked_at_before_more_begins() {
+    let admission = admission(|_| {});
+    let mut first = now(&admission, "a");
+    first.has_slot = false;
+    assert!(worked(&admission, Duration::from_millis(1)));
+    let second = later(&admission, Class::Read, "a");
+    let looking = tokio::spawn(Arc::clone(&admission).look_around());
+    admission.tired.notify_one();
+    assert!(second.await.is_ok());
+    looking.abort();
+}
+
+#[tokio::test]
+async fn reads_that_would_begin_too_late_are_refused_at_once() {
+    let admission = admission(|settings| settings.read_wait_millis_max = 4);
+    let mut first = now(&admission, "a");
+    // Reads take a millisecond each: one runs, three wait.
+    first.has_slot = false;
+    assert!(worked(&admission, Duration::from_millis(1)));
+    let mut waits: Vec<_> = (0..3)
+        .map(|_| ask(&admission, Class::Read, "a").unwrap())
+        .collect();
+    assert_eq!(refused(&admission, Class::Read, "a"), Refusal::Full);
+    // What is no read has time.
+    waits.push(ask(&admission, Class::Call, "a").unwrap());
+    // Whoever has nothing waiting is heard, and takes from who has most if anybody
+    // has more.
+    for caller in ["b", "c", "d", "e"] {
+        waits.push(ask(&admission, Class::Read, caller).unwrap());
+    }
+    assert_eq!(refused(&admission, Class::Read, "b"), Refusal::Full);
+    assert_eq!(admission.counts().waiting.get(), 5);
+}
+
+#[test]
+fn a_refusal_says_what_is_full_and_what_to_do() {
+    for refusal in Refusal::ALL {
+        let status = refusal.status();
+        let code = match refusal {
+            Refusal::Deadline => Code::DeadlineExceeded,
+            _ => Code::ResourceExhausted,
+        };
+        assert_eq!(status.code(), code, "{refusal:?}");
+        if code == Code::ResourceExhausted {
+            let message = status.message();
+            assert!(message.contains("queue of requests"), "{message}");
+            assert!(message.contains("try"), "{message}");
+        }
+    }
+}
