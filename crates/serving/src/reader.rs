@@ -437,6 +437,9 @@ pub(crate) fn check_grants(
 
 /// Told before anything is fetched where it is known by then.
 fn check_time(plan: &ReadPlan, time: ReadTime) -> Result<(), ServingError> {
+    if !time.explicit {
+        return Ok(());
+    }
     let groups = plan.levels.iter().flat_map(|level| &level.groups);
     let mut reads = groups.flat_map(|group| group.online.iter().zip(&group.generations));
     reads.try_for_each(|(read, generation)| time.admit(&read.view, generation.reaches()).map(drop))
