@@ -9,9 +9,9 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use granary_store::{OnlineStore, RowSink, WriteMode};
+use granary_store::{EmbeddedStore, OnlineStore, RowSink, WriteMode};
 
-use super::facts::{UPSERT, VIEW, fill, keys, open, pinned, times};
+use super::facts::{UPSERT, VIEW, fill, keys, merging, open, pinned, times};
 
 /// A started child; killed when dropped.
 pub struct Started {
@@ -107,7 +107,8 @@ async fn obeys() {
             std::thread::sleep(Duration::from_secs(60));
         }
         "watch" => watch(folder).await,
-        "script" => script(folder).await,
+        "script" => script(open(folder)).await,
+        "merging script" => script(merging(folder)).await,
         other => panic!("no role {other}"),
     }
 }
@@ -163,8 +164,7 @@ pub const LAST: i64 = 1_000;
 
 /// What the killed writer was at: create, upsert, create anew, each in many
 /// transactions. Run again from the start, it ends the same.
-async fn script(folder: &Path) {
-    let store = open(folder);
+async fn script(store: EmbeddedStore) {
     for (step, (mode, facts)) in steps().into_iter().enumerate() {
         let mut writer = super::facts::writer(&store, mode).await.unwrap();
         for (index, batch) in facts.chunks(100).enumerate() {

@@ -59,6 +59,16 @@ pub fn open(folder: &Path) -> EmbeddedStore {
     EmbeddedStore::open(folder, EmbeddedSettings::default()).unwrap()
 }
 
+/// The same with changes that are many from the first on that are an eighth of
+/// the rows.
+pub fn merging(folder: &Path) -> EmbeddedStore {
+    let settings = EmbeddedSettings {
+        changes_rows_min: 0,
+        ..EmbeddedSettings::default()
+    };
+    EmbeddedStore::open(folder, settings).unwrap()
+}
+
 /// Where the rows of a generation are.
 pub fn base(folder: &Path, number: u64) -> PathBuf {
     version_folder(folder).join(format!("g{number}.rows"))

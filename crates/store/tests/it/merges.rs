@@ -1,23 +1,15 @@
 //! Changes that are many for their base become the base of a new generation.
 
 use granary_model::UtcMicros;
-use granary_store::{EmbeddedSettings, EmbeddedStore, OnlineStore, WriteMode};
+use granary_store::{OnlineStore, WriteMode};
 
 use super::facts::{
-    Fact, UPSERT, VIEW, base, changes, coverage, fill, keys, open, pinned, rows, times, writer,
+    Fact, UPSERT, VIEW, base, changes, coverage, fill, keys, merging, open, pinned, rows, times,
+    writer,
 };
 
 fn facts(ids: std::ops::Range<i64>, at: i64) -> Vec<Fact> {
     ids.map(|id| (id, at)).collect()
-}
-
-/// A store whose changes are many from the first on that are an eighth of the rows.
-fn merging(folder: &std::path::Path) -> EmbeddedStore {
-    let settings = EmbeddedSettings {
-        changes_rows_min: 0,
-        ..EmbeddedSettings::default()
-    };
-    EmbeddedStore::open(folder, settings).unwrap()
 }
 
 #[tokio::test]

@@ -168,9 +168,11 @@ async fn content(store: &EmbeddedStore) -> BTreeMap<i64, i64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_killed_anywhere_and_run_again_ends_the_same() {
     let expected = after_step(3);
-    for kill_after in [0, 3, 7, 8, 9, 12, 16, 17, 18, 22, 25, 27, 33] {
+    let places = [0, 3, 7, 8, 9, 12, 16, 17, 18, 22, 25, 27, 33];
+    let scripts = ["script", "merging script"].into_iter();
+    for (script, kill_after) in scripts.flat_map(|script| places.map(|place| (script, place))) {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = start("script", folder.path());
+        let mut child = start(script, folder.path());
         for _ in 0..=kill_after {
             assert!(child.hear().is_some(), "the script is longer than that");
         }
@@ -193,9 +195,13 @@ async fn a_writer_killed_anywhere_and_run_again_ends_the_same() {
                 );
             }
         }
-        start("script", folder.path()).succeed();
+        start(script, folder.path()).succeed();
         store.refresh().await.unwrap();
-        assert_eq!(content(&store).await, expected, "killed after {kill_after}");
+        assert_eq!(
+            content(&store).await,
+            expected,
+            "{script}, killed after {kill_after}"
+        );
         let files = std::fs::read_dir(version_folder(folder.path()))
             .unwrap()
             .filter(|entry| {
