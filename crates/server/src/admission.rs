@@ -308,7 +308,7 @@ impl Admitted {
             }
             // The slot of a read that waited for something was not held to its end.
             if let (true, Class::Read, Some(worked)) = (place, self.asked.class, worked) {
-                queue.remember(worked, &admission.limits);
+                queue.remember(worked);
             }
             if place {
                 queue.leave_place(self.asked.caller);

@@ -16,6 +16,10 @@ const WORK_BETWEEN_LOOKS: Duration = Duration::from_micros(500);
 const WAITING_READS_MIN: u32 = 2;
 /// How much of the mean time in a slot the newest read makes: one in so many.
 const READS_REMEMBERED: u32 = 16;
+/// No mean is below it, and it is the first.
+const QUICK_READ: Duration = Duration::from_micros(25);
+/// So many times the mean, a read is longer by far.
+const OUTLIER: u32 = 4;
 
 /// The bounds, in numbers.
 #[derive(Debug, Clone, Copy)]
@@ -308,13 +312,12 @@ impl Queue {
         }
     }
 
-    /// Of one that is longer by far than those before only a part counts.
-    pub fn remember(&mut self, read: Duration, limits: &Limits) {
-        let read = read.min(limits.read_wait.max(4 * self.read_time));
-        self.read_time = match self.read_time.is_zero() {
-            true => read,
-            false => self.read_time - self.read_time / READS_REMEMBERED + read / READS_REMEMBERED,
-        };
+    /// One that is longer by far than those before tells of a cold page or of a
+    /// thread that was not let run, not of reads: only a part of it counts.
+    pub fn remember(&mut self, read: Duration) {
+        let known = self.read_time.max(QUICK_READ);
+        let read = read.min(known * OUTLIER);
+        self.read_time = known - known / READS_REMEMBERED + read / READS_REMEMBERED;
     }
 }
 

@@ -285,7 +285,8 @@ async fn what_comes_at_random_ends_and_leaves_nothing_behind() {
 /// A queue whose slot was held for a while.
 fn worked(admission: &Admission, work: Duration) -> bool {
     let mut queue = admission.queue();
-    queue.remember(work, &admission.limits);
+    // Until the mean is that.
+    (0..100).for_each(|_| queue.remember(work));
     queue.leave_slot(work, &admission.limits)
 }
 
@@ -322,6 +323,20 @@ async fn reads_that_would_begin_too_late_are_refused_at_once() {
     }
     assert_eq!(refused(&admission, Class::Read, "b"), Refusal::Full);
     assert_eq!(admission.counts().waiting.get(), 5);
+}
+
+/// One cold page, say, is no reason to refuse what is quick.
+#[tokio::test]
+async fn a_read_that_was_slow_for_once_refuses_no_others() {
+    let admission = admission(|settings| settings.read_wait_millis_max = 4);
+    let mut first = now(&admission, "a");
+    admission.queue().remember(Duration::from_secs(1));
+    first.has_slot = false;
+    let waits: Vec<_> = (0..100)
+        .map(|_| ask(&admission, Class::Read, "a").unwrap())
+        .collect();
+    assert_eq!(admission.counts().waiting.get(), 100);
+    drop(waits);
 }
 
 #[test]
