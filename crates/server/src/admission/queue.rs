@@ -12,6 +12,10 @@ use crate::settings::ServerSettings;
 
 /// Work of a core after which the sockets are looked at before more begins.
 const WORK_BETWEEN_LOOKS: Duration = Duration::from_micros(500);
+/// A queue that was empty within so long is not one of more than can be done: the
+/// server paused, or many came at once, and they are better answered a little late
+/// than not at all.
+const STANDING: Duration = Duration::from_millis(50);
 /// Reads may always wait so many at a time, however slow they have been.
 const WAITING_READS_MIN: u32 = 2;
 /// How much of the mean time in a slot the newest read makes: one in so many.
@@ -105,6 +109,8 @@ pub(super) struct Queue {
     places: usize,
     /// Requests that wait and that the bounds are for.
     bounded: usize,
+    /// Since when there have always been some.
+    standing: Option<Instant>,
     /// Requests that wait and need no slot.
     slotless: usize,
     lines: HashMap<CallerId, Line>,
@@ -158,8 +164,11 @@ impl Queue {
             number,
             verdict,
         });
-        line.bounded += usize::from(asked.class.is_bounded());
-        self.bounded += usize::from(asked.class.is_bounded());
+        if asked.class.is_bounded() {
+            line.bounded += 1;
+            self.bounded += 1;
+            self.standing.get_or_insert(asked.since);
+        }
         self.slotless += usize::from(!asked.class.takes_slot());
         let waits = Waits {
             give_up,
@@ -175,7 +184,9 @@ impl Queue {
             Class::Read => {
                 // Where reads are so slow, a few still have a turn.
                 let few = self.read_time * (WAITING_READS_MIN + 1);
-                asked.deadline.min(asked.since + limits.read_wait.max(few))
+                let soon = asked.since + limits.read_wait.max(few);
+                let standing = self.standing.unwrap_or(asked.since) + STANDING;
+                asked.deadline.min(soon.max(standing))
             }
             Class::Call | Class::StreamedRead | Class::StreamedPush => asked.deadline,
         }
@@ -188,7 +199,7 @@ impl Queue {
             return Err(Refusal::CallerFull);
         }
         let room = match asked.class {
-            Class::Read => self.room_for_reads(limits),
+            Class::Read if self.is_standing() => self.room_for_reads(limits),
             _ => limits.waiting,
         };
         if self.bounded < room {
@@ -204,6 +215,11 @@ impl Queue {
             true => Ok(None),
             false => Err(Refusal::Full),
         }
+    }
+
+    fn is_standing(&self) -> bool {
+        self.standing
+            .is_some_and(|since| since.elapsed() > STANDING)
     }
 
     /// How many may wait so that the last of them begins in time.
@@ -235,6 +251,7 @@ impl Queue {
         let class = taken.asked.class;
         line.bounded -= usize::from(class.is_bounded());
         self.bounded -= usize::from(class.is_bounded());
+        self.standing = self.standing.filter(|_| self.bounded > 0);
         self.slotless -= usize::from(!class.takes_slot());
         if line.waiting.is_empty() {
             let is_idle = line.places == 0;

@@ -310,9 +310,25 @@ async fn reads_that_would_begin_too_late_are_refused_at_once() {
     // Reads take a millisecond each: one runs, three wait.
     first.has_slot = false;
     assert!(worked(&admission, Duration::from_millis(1)));
-    let mut waits: Vec<_> = (0..3)
+    let mut waits: Vec<_> = (0..10)
         .map(|_| ask(&admission, Class::Read, "a").unwrap())
         .collect();
+    assert_eq!(
+        admission.counts().waiting.get(),
+        10,
+        "the queue has just begun"
+    );
+    waits.clear();
+    let for_long = asked(&admission, Class::Read, "a");
+    waits.push(
+        admission
+            .ask(Asked {
+                since: for_long.since - Duration::from_secs(1),
+                ..for_long
+            })
+            .unwrap(),
+    );
+    waits.extend((0..2).map(|_| ask(&admission, Class::Read, "a").unwrap()));
     assert_eq!(refused(&admission, Class::Read, "a"), Refusal::Full);
     // What is no read has time.
     waits.push(ask(&admission, Class::Call, "a").unwrap());
@@ -332,11 +348,14 @@ async fn a_read_that_was_slow_for_once_refuses_no_others() {
     let mut first = now(&admission, "a");
     admission.queue().remember(Duration::from_secs(1));
     first.has_slot = false;
+    let for_long = asked(&admission, Class::Read, "a");
+    let since = for_long.since - Duration::from_secs(1);
+    let long = admission.ask(Asked { since, ..for_long }).unwrap();
     let waits: Vec<_> = (0..100)
         .map(|_| ask(&admission, Class::Read, "a").unwrap())
         .collect();
-    assert_eq!(admission.counts().waiting.get(), 100);
-    drop(waits);
+    assert_eq!(admission.counts().waiting.get(), 101);
+    drop((long, waits));
 }
 
 #[test]
