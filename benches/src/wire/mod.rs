@@ -65,7 +65,7 @@ pub struct Options {
     #[arg(long, default_value_t = 4)]
     connections: usize,
     /// Requests under way at once on each connection, for the greatest rate.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 4)]
     in_flight: usize,
     /// How keys are drawn.
     #[arg(long, value_enum, default_value_t)]
