@@ -115,6 +115,7 @@ async fn half(
         of_ours.push(ours.open(rate).await?.clean()?);
     }
     bench.lateness(&what, of_ours.iter().chain(&of_bare));
+    bench.refused(&what, of_ours.iter().chain(&of_bare));
     let p99s =
         |seen: &[Seen]| -> Vec<f64> { seen.iter().map(|s| p99_millis(&s.answered)).collect() };
     let row = Row::sides(what, "ms", &p99s(&of_ours), &p99s(&of_bare));

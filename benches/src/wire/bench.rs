@@ -155,6 +155,7 @@ impl Bench {
     pub fn rates(&mut self, what: &str, ours: &[Seen], peer: &[Seen]) -> Rates {
         let of = |seen: &[Seen], rate: fn(&Seen) -> f64| seen.iter().map(rate).collect();
         let busy = self.busy(what, ours) | self.busy(what, peer);
+        self.refused(what, ours.iter().chain(peer));
         let (rate, unit): (fn(&Seen) -> f64, _) = match busy {
             true => (Seen::of_a_core, "requests/s by CPU time"),
             false => (Seen::rate, "requests/s"),
@@ -178,6 +179,19 @@ impl Bench {
             ));
         }
         busy
+    }
+
+    /// Says how many requests were refused, which are not counted as answered.
+    pub fn refused<'a>(&mut self, what: &str, seen: impl IntoIterator<Item = &'a Seen>) {
+        let (mut refused, mut all) = (0, 0);
+        for seen in seen {
+            refused += seen.refused();
+            all += seen.answered.len() + seen.not_answered();
+        }
+        if refused > 0 {
+            self.report
+                .note(format!("{what}: {refused} of {all} requests were refused."));
+        }
     }
 
     /// The greatest rate of one target.

@@ -124,9 +124,9 @@ impl Seen {
         (self.answered.len() + self.not_answered()) as f64 / self.sending.as_secs_f64()
     }
 
-    /// Fails if any request did.
+    /// Fails if any request did, but for those that the server refused.
     pub fn clean(self) -> Result<Self, BoxError> {
-        match self.not_answered() {
+        match self.not_answered() - self.refused() {
             0 => Ok(self),
             _ => Err(format!("not all was answered: {}", self.failures()).into()),
         }
@@ -258,7 +258,7 @@ impl Target {
     }
 
     /// So many requests under way at once on each connection: the next goes out
-    /// when one is answered. Any failed request fails the round.
+    /// when one is answered. Any failed request that was not refused fails the round.
     pub async fn closed(&self, in_flight: usize) -> Result<Seen, BoxError> {
         let clients = self.clients().await?;
         let round = Round::begin(&self.pids)?;
@@ -272,8 +272,12 @@ impl Target {
                 loops.spawn(async move {
                     while Instant::now() < end {
                         let request = requests[next % requests.len()].clone();
-                        round.ask(&client, request, Instant::now()).await?;
-                        next += 1;
+                        match round.ask(&client, request, Instant::now()).await {
+                            Err(error) if error.code() != Code::ResourceExhausted => {
+                                return Err(error);
+                            }
+                            _ => next += 1,
+                        }
                     }
                     Ok::<_, CallError>(())
                 });
