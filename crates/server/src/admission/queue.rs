@@ -199,7 +199,7 @@ impl Queue {
             return Err(Refusal::CallerFull);
         }
         let room = match asked.class {
-            Class::Read if self.is_standing() => self.room_for_reads(limits),
+            Class::Read => self.room_for_reads(limits),
             _ => limits.waiting,
         };
         if self.bounded < room {
@@ -222,12 +222,14 @@ impl Queue {
             .is_some_and(|since| since.elapsed() > STANDING)
     }
 
-    /// How many may wait so that the last of them begins in time.
+    /// How many may wait so that the last of them begins in time, or, in a queue
+    /// that has just begun, not much later.
     fn room_for_reads(&self, limits: &Limits) -> usize {
-        let turns = limits
-            .read_wait
-            .as_nanos()
-            .checked_div(self.read_time.as_nanos());
+        let wait = match self.is_standing() {
+            true => limits.read_wait,
+            false => limits.read_wait * 2,
+        };
+        let turns = wait.as_nanos().checked_div(self.read_time.as_nanos());
         let turns = turns.map_or(usize::MAX, |turns| {
             usize::try_from(turns).unwrap_or(usize::MAX)
         });

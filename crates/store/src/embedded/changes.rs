@@ -47,6 +47,9 @@ pub(super) struct ChangesFile {
 /// A snapshot to read.
 pub(super) type AnyTxn<'f> = RoTxn<'f, WithoutTls>;
 
+/// A stored key and its value.
+type Entry<'t> = Result<(&'t [u8], &'t [u8]), StoreError>;
+
 /// No entity's key is so short.
 const ROWS_KEY: &[u8] = &[0];
 
@@ -176,10 +179,7 @@ impl ChangesFile {
         &self,
         txn: &'t AnyTxn<'_>,
         stored_key: Option<&[u8]>,
-    ) -> Result<
-        impl Iterator<Item = Result<(&'t [u8], &'t [u8]), StoreError>> + use<'t, '_>,
-        StoreError,
-    > {
+    ) -> Result<impl Iterator<Item = Entry<'t>> + use<'t, '_>, StoreError> {
         let from = Bound::Excluded(stored_key.unwrap_or(ROWS_KEY));
         let entries = self.rows.range(txn, &(from, Bound::Unbounded));
         let entries = entries.map_err(|e| self.error("a read", e))?;
