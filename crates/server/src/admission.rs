@@ -231,11 +231,15 @@ impl Admission {
     fn change(self: &Arc<Self>, change: impl FnOnce(&mut Queue)) {
         let mut queue = self.queue();
         change(&mut queue);
-        while let Some((next, verdict)) = queue.next(&self.limits) {
-            drop(queue);
+        // Under one lock: nobody who comes now goes ahead of them.
+        let mut due = Vec::new();
+        while let Some(next) = queue.next(&self.limits) {
+            due.push(next);
+        }
+        drop(queue);
+        for (next, verdict) in due {
             let verdict = verdict.map(|()| self.admitted(next.asked));
             self.deliver(next, verdict);
-            queue = self.queue();
         }
     }
 
@@ -355,6 +359,8 @@ impl Ticket {
         let left = self.admission.queue().leave(self.asked.caller, self.number);
         if left {
             self.admission.counts().waiting.dec();
+            // Who waited behind it may begin.
+            self.admission.change(|_| ());
         }
         left
     }

@@ -48,7 +48,7 @@ impl Catalog for CatalogRpc {
         let name = request.into_inner().name;
         let mut snapshot = self.reader.snapshot();
         let mut described = describe(&snapshot.definitions, &name);
-        if described.is_none() && self.reader.look_for_missing().await {
+        if described.is_none() && self.reader.look_for_missing(&snapshot).await {
             snapshot = self.reader.snapshot();
             described = describe(&snapshot.definitions, &name);
         }

@@ -214,21 +214,27 @@ impl Reader {
         Ok(true)
     }
 
-    /// For whoever did not find what was named: looks for news, unless that
-    /// was done just now; true if there are any. What was applied or
-    /// materialised before a request is so not told to be absent.
-    pub async fn look_for_missing(&self) -> bool {
-        let known = self.state();
+    /// For whoever did not find what was named in a snapshot: looks for news,
+    /// unless that was done just now; true if there are any. What was applied
+    /// before a request is so not told to be absent.
+    pub async fn look_for_missing(&self, known: &Arc<Snapshot>) -> bool {
+        self.look_beyond(|state| Arc::ptr_eq(&state.newest, known))
+            .await
+    }
+
+    /// Whether there is a state that is not known.
+    async fn look_beyond(&self, is_known: impl Fn(&ReadState) -> bool) -> bool {
         let mut looked = self.looked.lock().await;
-        if !Arc::ptr_eq(&known, &self.state()) {
+        if !is_known(&self.state()) {
             return true;
         }
         if looked.is_some_and(|at| at.elapsed() < BETWEEN_LOOKS) {
             return false;
         }
-        *looked = Some(Instant::now());
         // One that fails is for the server's own looks to tell.
-        self.refresh().await.unwrap_or(false)
+        let has_news = self.refresh().await.unwrap_or(false);
+        *looked = Some(Instant::now());
+        has_news
     }
 
     /// The newest snapshot of the catalog as last seen.
@@ -279,21 +285,27 @@ impl Reader {
     #[instrument(level = "debug", skip_all)]
     pub async fn answer(&self, request: &ReadRequest) -> Result<Answer, ServingError> {
         let time = ReadTime::of(request, self.clock.now());
-        match self.answer_once(request, time).await {
+        let state = self.state();
+        match self.answer_from(&state, request, time).await {
             // A stream was opened anew beside this read.
             Err(ServingError::Store(StoreError::StreamReopened { .. })) => {
                 self.refresh().await?;
-                self.answer_once(request, time).await
+                self.answer_from(&self.state(), request, time).await
             }
-            Err(error) if error.is_absence() && self.look_for_missing().await => {
-                self.answer_once(request, time).await
+            Err(error) if error.is_absence() => {
+                let is_known = |newest: &ReadState| std::ptr::eq(newest, &*state);
+                match self.look_beyond(is_known).await {
+                    true => self.answer_from(&self.state(), request, time).await,
+                    false => Err(error),
+                }
             }
             answer => answer,
         }
     }
 
-    async fn answer_once(
+    async fn answer_from(
         &self,
+        state: &ReadState,
         request: &ReadRequest,
         time: ReadTime,
     ) -> Result<Answer, ServingError> {
@@ -314,7 +326,6 @@ impl Reader {
             self.check_list(list)?;
         }
 
-        let state = self.state();
         if self.settings.enforce_grants {
             check_grants(&state.newest, &request.caller, &request.target)?;
         }

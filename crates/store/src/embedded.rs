@@ -198,6 +198,11 @@ impl Shelf {
                 self.remove(view, version);
                 return Ok(None);
             };
+            let held = self.find(view, version);
+            if let Some(held) = held.filter(|held| held.id().number == published.number) {
+                held.look_again()?;
+                return Ok(Some(held));
+            }
             if let Some(files) = Files::open(&folder, &published, &self.settings)? {
                 let generation = EmbeddedGeneration::new(&folder, &published, files)?;
                 return self.put(generation).map(Some);

@@ -53,7 +53,7 @@ impl Limits {
             places,
             places_a_caller: share(places).max(1),
             waiting: settings.waiting_requests_max,
-            waiting_a_caller: share(settings.waiting_requests_max),
+            waiting_a_caller: share(settings.waiting_requests_max).max(1),
             read_wait: Duration::from_millis(settings.read_wait_millis_max.into()),
         }
     }

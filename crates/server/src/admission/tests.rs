@@ -168,10 +168,7 @@ async fn pushes_of_streams_need_no_slot_and_are_never_refused() {
         ask(&admission, Class::StreamedPush, "pushes"),
         Ok(Turn::Now(_))
     ));
-    assert_eq!(
-        refused(&admission, Class::Read, "reads"),
-        Refusal::CallerFull
-    );
+    assert_eq!(refused(&admission, Class::Read, "reads"), Refusal::Full);
     let waits = vec![later(&admission, Class::StreamedRead, "reads")];
     assert_eq!(run_out(&admission, held, waits).1, [0]);
 }

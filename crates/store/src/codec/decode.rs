@@ -146,7 +146,9 @@ impl RowReader {
     /// The row of an entity. A damaged row is an error, and the entity stays
     /// NOT_FOUND.
     pub fn push(&mut self, entity: usize, row: &[u8]) -> Result<(), StoreError> {
-        self.entities[entity] = self.keep(row)?;
+        let kept = self.keep(row)?;
+        let before = std::mem::replace(&mut self.entities[entity], kept);
+        self.present -= usize::from(before.status == FeatureStatus::Present);
         Ok(())
     }
 

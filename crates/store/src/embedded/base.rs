@@ -96,7 +96,10 @@ impl Header {
             lines: number(5)?,
         };
         let table = header.lines.checked_mul(LINE_BYTES as u64)?;
-        let end = header.table_at().checked_add(table)?;
+        let at = header
+            .records_end
+            .checked_next_multiple_of(LINE_BYTES as u64)?;
+        let end = at.checked_add(table)?;
         let whole = header.records_end >= HEADER_BYTES as u64
             && header.homes == homes_of(header.rows)
             && header.lines >= header.homes
@@ -375,12 +378,16 @@ pub(super) struct BaseWriter {
 
 impl BaseWriter {
     pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
+        let failed = |e| io_error(path, "the rows", e);
+        // What a killed writer left is not written over, but unlinked.
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+            _ => {}
+        }
         let mut options = File::options();
-        let opened = options.read(true).write(true).create(true).truncate(true);
+        let made = options.read(true).write(true).create_new(true).open(path);
         Ok(Self {
-            file: opened
-                .open(path)
-                .map_err(|e| io_error(path, "the rows", e))?,
+            file: made.map_err(failed)?,
             waiting: vec![0; HEADER_BYTES],
             written: 0,
             path: path.to_owned(),

@@ -32,6 +32,18 @@ impl Files {
         published: &Published,
         settings: &EmbeddedSettings,
     ) -> Result<Option<Self>, StoreError> {
+        // The base first, which is removed first: changes beside none may be a file
+        // that another opening made.
+        let base = match published.base {
+            None => None,
+            Some(PublishedBase { bytes, .. }) => {
+                let path = folder.base_path(published.number);
+                match BaseFile::open(&path, bytes, settings)? {
+                    Some(base) => Some(base),
+                    None => return Ok(None),
+                }
+            }
+        };
         let path = folder.changes_path(published.number);
         let bytes = match std::fs::metadata(&path) {
             Ok(metadata) => metadata.len(),
@@ -45,16 +57,6 @@ impl Files {
                 path,
             });
         }
-        let base = match published.base {
-            None => None,
-            Some(PublishedBase { bytes, .. }) => {
-                let path = folder.base_path(published.number);
-                match BaseFile::open(&path, bytes, settings)? {
-                    Some(base) => Some(base),
-                    None => return Ok(None),
-                }
-            }
-        };
         let changes = ChangesFile::open(&path, settings)?;
         // Opening makes a file that was removed at this moment, an empty one.
         if changes.write_counter() < published.write_counter {

@@ -137,7 +137,9 @@ impl Sweep<'_> {
                 table.delete(&mut txn, stored_key).map_err(failed)?;
             }
         }
-        changes.count_rows(&mut txn, -(old.len() as i64))?;
+        if self.files.base().is_some() {
+            changes.count_rows(&mut txn, -(old.len() as i64))?;
+        }
         txn.commit().map_err(failed)?;
         Ok(old.len() as u64)
     }

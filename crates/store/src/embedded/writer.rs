@@ -48,6 +48,8 @@ pub(super) struct EmbeddedWriter {
     default_row: Option<StoredDefault>,
     /// `None` once handed over.
     filling: Option<Filling>,
+    /// Whether generation `number` is of this writer's making.
+    made: bool,
     /// Greatest stored key of a new generation.
     greatest: Vec<u8>,
     /// Whether rows of some batch were lost: then there is nothing to publish.
@@ -120,6 +122,7 @@ impl EmbeddedWriter {
             default_row: live.as_ref().and_then(|live| live.default_row.clone()),
             live,
             filling: Some(filling),
+            made: !is_upsert,
             greatest: Vec::new(),
             failed: false,
             _lock: lock,
@@ -282,13 +285,15 @@ impl EmbeddedWriter {
         });
         match made {
             Ok((made, base)) => {
-                self.number = next;
+                (self.number, self.made) = (next, true);
                 Ok((made, Some(base)))
             }
             // The rows are there as they are.
             Err(error) => {
                 warn!(%error, view = self.folder.view, "changes stay beside their base");
-                self.folder.remove_generation(next)?;
+                if let Err(error) = self.folder.remove_generation(next) {
+                    warn!(%error, "an unfinished base stays until the next write");
+                }
                 Ok((files, base))
             }
         }
@@ -323,7 +328,7 @@ impl GenerationWriter for EmbeddedWriter {
 
 impl Drop for EmbeddedWriter {
     fn drop(&mut self) {
-        if self.mode != WriteMode::Create {
+        if !self.made {
             return;
         }
         drop(self.filling.take());

@@ -1,3 +1,5 @@
+//! Every key is found, no other is, and what is damaged is told.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -79,11 +81,14 @@ fn what_is_not_whole_is_damaged() {
     };
     refused(&[]);
     refused(&whole[..whole.len() - 1]);
-    for at in (0..48).step_by(8) {
+    for at in (0..48).step_by(8).flat_map(|number| [number, number + 7]) {
         let mut other = whole.clone();
         other[at] ^= 0x80;
         refused(&other);
     }
+    let mut other = whole.clone();
+    other[24..32].fill(0xFF);
+    refused(&other);
     // Lengths that lead out of the file are found out by the reads that meet them.
     let mut other = whole.clone();
     other[HEADER_BYTES + 7] = 0xFF;

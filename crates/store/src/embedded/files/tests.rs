@@ -1,3 +1,5 @@
+//! Generations that were written before there were bases.
+
 use std::path::Path;
 
 use granary_model::{FeatureType, UtcMicros, definitions::Column};
