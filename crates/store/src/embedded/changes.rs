@@ -124,10 +124,6 @@ impl ChangesFile {
         })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     pub(super) fn error(&self, what: &str, error: heed::Error) -> StoreError {
         lmdb_error(&self.path, what, error)
     }
@@ -143,6 +139,14 @@ impl ChangesFile {
         self.env
             .real_disk_size()
             .map_err(|e| self.error("its length", e))
+    }
+
+    /// What is wrong where a value is not of the key that it stands under.
+    pub(super) fn another_key(&self) -> StoreError {
+        StoreError::Damaged {
+            path: self.path.clone(),
+            reason: "the row of a long key is that of another key".to_owned(),
+        }
     }
 
     /// A snapshot. Short: pages that it sees are not used again before it ends.

@@ -148,7 +148,7 @@ impl Files {
         let changed = { self.changes.table() }.get(txn, stored_key(key, hashed));
         match changed.map_err(|e| self.changes.error("a read", e))? {
             Some(value) => {
-                let row = row_of(key, value).ok_or_else(|| self.another_key())?;
+                let row = row_of(key, value).ok_or_else(|| self.changes.another_key())?;
                 Ok((row != REMOVED).then_some(row))
             }
             None => match &self.base {
@@ -191,16 +191,9 @@ impl Files {
         stored_key: &[u8],
         value: &[u8],
     ) -> Result<(), StoreError> {
-        match key_and_row(stored_key, value).ok_or_else(|| self.another_key())? {
+        match key_and_row(stored_key, value).ok_or_else(|| self.changes.another_key())? {
             (_, REMOVED) => Ok(()),
             (key, row) => to.append(key, row),
-        }
-    }
-
-    pub(super) fn another_key(&self) -> StoreError {
-        StoreError::Damaged {
-            path: self.changes.path().to_owned(),
-            reason: "the row of a long key is that of another key".to_owned(),
         }
     }
 }

@@ -55,7 +55,7 @@ impl Sweep<'_> {
             for (looked_at, entry) in entries.enumerate() {
                 let (stored_key, value) = entry?;
                 let entry = key_and_row(stored_key, value);
-                let (key, row) = entry.ok_or_else(|| self.files.another_key())?;
+                let (key, row) = entry.ok_or_else(|| changes.another_key())?;
                 if row != REMOVED && self.is_old(row)? {
                     let in_base = match self.files.base() {
                         Some(base) => base.get(key)?.is_some(),

@@ -260,7 +260,7 @@ impl EmbeddedWriter {
         for entry in changes.after(&txn, None)? {
             let (stored_key, value) = entry?;
             let entry = key_and_row(stored_key, value);
-            let (key, row) = entry.ok_or_else(|| another_key(changes))?;
+            let (key, row) = entry.ok_or_else(|| changes.another_key())?;
             base.append(key, row)?;
         }
         Ok(base)
@@ -486,7 +486,7 @@ impl<'a> Batch<'a> {
             false => table.get(txn, stored_key).map_err(failed)?,
         };
         let held = match (changed, over.base) {
-            (Some(value), _) => Some(row_of(key, value).ok_or_else(|| another_key(over.changes))?),
+            (Some(value), _) => Some(row_of(key, value).ok_or_else(|| over.changes.another_key())?),
             (None, Some(base)) => base.get(key)?,
             (None, None) => None,
         };
@@ -534,12 +534,5 @@ impl<'a> Batch<'a> {
             winner = Some(row);
         }
         Ok(winner)
-    }
-}
-
-fn another_key(changes: &ChangesFile) -> StoreError {
-    StoreError::Damaged {
-        path: changes.path().to_owned(),
-        reason: "the row of a long key is that of another key".to_owned(),
     }
 }
