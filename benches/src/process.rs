@@ -124,19 +124,6 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     Ok(Duration::from_millis((ticks(11) + ticks(12)) * 10))
 }
 
-/// CPU time of this process so far, user and system.
-#[allow(unsafe_code, reason = "std has no such call")]
-pub fn own_cpu_time() -> io::Result<Duration> {
-    // SAFETY: rusage is plain data, for which zeroes are a valid value.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a live value of the type that getrusage writes.
-    let done = unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
-    match done {
-        0 => Ok(duration(usage.ru_utime) + duration(usage.ru_stime)),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
 /// Asks the kernel to drop the pages of every file under the folder.
 #[allow(
     unsafe_code,

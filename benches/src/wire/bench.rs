@@ -21,8 +21,8 @@ use super::report::Report;
 use super::roles::{self, Beside};
 use crate::process::{self, Server, median};
 
-/// Above this share of its core the generator is what is measured.
-const BUSY: f64 = 0.9;
+/// With less than this share of its core a server is not what bounds its rate.
+const FULL: f64 = 0.95;
 /// Later than this at the 99th percentile, the generator is said to be late.
 const LATE_MILLIS: f64 = 0.5;
 /// A server that was started has caught up after so long.
@@ -151,12 +151,12 @@ impl Bench {
     }
 
     /// The greatest rates: as loaded, or by the servers' CPU time where the
-    /// generator was too busy to load them.
+    /// generator could not load one of them.
     pub fn rates(&mut self, what: &str, ours: &[Seen], peer: &[Seen]) -> Rates {
         let of = |seen: &[Seen], rate: fn(&Seen) -> f64| seen.iter().map(rate).collect();
-        let busy = self.busy(what, ours) | self.busy(what, peer);
+        let bounded = self.is_bound(what, ours) | self.is_bound(what, peer);
         self.refused(what, ours.iter().chain(peer));
-        let (rate, unit): (fn(&Seen) -> f64, _) = match busy {
+        let (rate, unit): (fn(&Seen) -> f64, _) = match bounded {
             true => (Seen::of_a_core, "requests/s by CPU time"),
             false => (Seen::rate, "requests/s"),
         };
@@ -167,18 +167,18 @@ impl Bench {
         }
     }
 
-    /// Whether the generator's core was the bound; said if it was.
-    fn busy(&mut self, what: &str, seen: &[Seen]) -> bool {
-        let shares: Vec<f64> = seen.iter().map(|seen| seen.generator).collect();
-        let busy = median(&shares) > BUSY;
-        if busy {
+    /// Whether the generator was the bound and not the server; said if it was.
+    fn is_bound(&mut self, what: &str, seen: &[Seen]) -> bool {
+        let shares: Vec<f64> = seen.iter().map(Seen::server_share).collect();
+        let is_bound = !shares.is_empty() && median(&shares) < FULL;
+        if is_bound {
             self.report.note(format!(
-                "{what}: the generator had {:.0} % of its core, so the greatest rate is taken \
-                 from the server's CPU time a request.",
+                "{what}: the generator's core was the bound, a server had {:.0} % of its own; so \
+                 the greatest rates are taken from the servers' CPU time a request.",
                 median(&shares) * 100.0
             ));
         }
-        busy
+        is_bound
     }
 
     /// Says how many requests were refused, which are not counted as answered.

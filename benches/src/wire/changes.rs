@@ -197,7 +197,7 @@ async fn starts(
 ) -> Result<(), BoxError> {
     let mut starts = Vec::new();
     if pages == Pages::InMemory {
-        read_all(folder)?;
+        read_all(&folder.join(".granary/online"))?;
     }
     for round in 0..bench.options.rounds {
         if pages == Pages::OnDisk {

@@ -15,6 +15,7 @@ use granary_testing::project::BoxError;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tonic::transport::server::TcpIncoming;
+use tracing::subscriber::NoSubscriber;
 use tracing_subscriber::EnvFilter;
 
 use super::bare::BareService;
@@ -107,8 +108,11 @@ impl Role {
 }
 
 /// A runtime on the servers' core: a thread for its tasks, and those that it
-/// blocks on.
+/// blocks on. All of them trace alike: where nobody said so, nothing, and not to
+/// the `log` crate, as libraries do until somebody says so.
 fn pinned() -> Result<Runtime, BoxError> {
+    // Fails where somebody did.
+    let _ = tracing::subscriber::set_global_default(NoSubscriber::default());
     pin_to_core(SERVER_CORE)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     Ok(runtime.worker_threads(1).enable_all().build()?)
