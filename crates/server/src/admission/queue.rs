@@ -16,6 +16,9 @@ const WORK_BETWEEN_LOOKS: Duration = Duration::from_micros(500);
 /// server paused, or many came at once, and they are better answered a little late
 /// than not at all.
 const STANDING: Duration = Duration::from_millis(50);
+/// For so long after a read found no room, an empty queue is a pause of overload, and
+/// not the other way round.
+const OVERLOAD_REMEMBERED: Duration = Duration::from_secs(1);
 /// Reads may always wait so many at a time, however slow they have been.
 const WAITING_READS_MIN: u32 = 2;
 /// How much of the mean time in a slot the newest read makes: one in so many.
@@ -111,6 +114,8 @@ pub(super) struct Queue {
     bounded: usize,
     /// Since when there have always been some.
     standing: Option<Instant>,
+    /// When a read last found no room.
+    crowded: Option<Instant>,
     /// Requests that wait and need no slot.
     slotless: usize,
     lines: HashMap<CallerId, Line>,
@@ -185,8 +190,11 @@ impl Queue {
                 // Where reads are so slow, a few still have a turn.
                 let few = self.read_time * (WAITING_READS_MIN + 1);
                 let soon = asked.since + limits.read_wait.max(few);
-                let standing = self.standing.unwrap_or(asked.since) + STANDING;
-                asked.deadline.min(soon.max(standing))
+                let late = match self.is_overloaded() {
+                    true => soon,
+                    false => soon.max(self.standing.unwrap_or(asked.since) + STANDING),
+                };
+                asked.deadline.min(late)
             }
             Class::Call | Class::StreamedRead | Class::StreamedPush => asked.deadline,
         }
@@ -205,6 +213,9 @@ impl Queue {
         if self.bounded < room {
             return Ok(None);
         }
+        if asked.class == Class::Read {
+            self.crowded = Some(asked.since);
+        }
         let bounded = |caller: &CallerId| self.lines.get(caller).map_or(0, |line| line.bounded);
         let greediest = self.turns.iter().copied().max_by_key(bounded);
         // With one less than the greediest they would displace each other in turn.
@@ -217,15 +228,17 @@ impl Queue {
         }
     }
 
-    fn is_standing(&self) -> bool {
-        self.standing
-            .is_some_and(|since| since.elapsed() > STANDING)
+    /// Whether more comes than can be done, and not just now.
+    fn is_overloaded(&self) -> bool {
+        let since = |time: Option<Instant>| time.map(|time| time.elapsed());
+        since(self.standing).is_some_and(|stood| stood > STANDING)
+            || since(self.crowded).is_some_and(|ago| ago < OVERLOAD_REMEMBERED)
     }
 
     /// How many may wait so that the last of them begins in time, or, in a queue
     /// that has just begun, not much later.
     fn room_for_reads(&self, limits: &Limits) -> usize {
-        let wait = match self.is_standing() {
+        let wait = match self.is_overloaded() {
             true => limits.read_wait,
             false => limits.read_wait * 2,
         };

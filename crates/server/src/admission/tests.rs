@@ -312,17 +312,9 @@ async fn reads_that_would_begin_too_late_are_refused_at_once() {
         .map(|_| ask(&admission, Class::Read, "a").unwrap())
         .collect();
     assert_eq!(refused(&admission, Class::Read, "a"), Refusal::Full);
+    // Which is remembered, though nothing waits meanwhile.
     waits.clear();
-    let for_long = asked(&admission, Class::Read, "a");
-    waits.push(
-        admission
-            .ask(Asked {
-                since: for_long.since - Duration::from_secs(1),
-                ..for_long
-            })
-            .unwrap(),
-    );
-    waits.extend((0..2).map(|_| ask(&admission, Class::Read, "a").unwrap()));
+    waits.extend((0..3).map(|_| ask(&admission, Class::Read, "a").unwrap()));
     assert_eq!(refused(&admission, Class::Read, "a"), Refusal::Full);
     // What is no read has time.
     waits.push(ask(&admission, Class::Call, "a").unwrap());
@@ -333,6 +325,19 @@ async fn reads_that_would_begin_too_late_are_refused_at_once() {
     }
     assert_eq!(refused(&admission, Class::Read, "b"), Refusal::Full);
     assert_eq!(admission.counts().waiting.get(), 5);
+}
+
+#[tokio::test]
+async fn where_some_have_waited_for_long_reads_are_refused_sooner() {
+    let admission = admission(|settings| settings.read_wait_millis_max = 4);
+    let mut first = now(&admission, "a");
+    first.has_slot = false;
+    assert!(worked(&admission, Duration::from_millis(1)));
+    let for_long = asked(&admission, Class::Read, "a");
+    let since = for_long.since - Duration::from_secs(1);
+    let mut waits = vec![admission.ask(Asked { since, ..for_long }).unwrap()];
+    waits.extend((0..2).map(|_| ask(&admission, Class::Read, "a").unwrap()));
+    assert_eq!(refused(&admission, Class::Read, "a"), Refusal::Full);
 }
 
 /// One cold page, say, is no reason to refuse what is quick.
