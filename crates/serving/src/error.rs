@@ -52,6 +52,16 @@ pub enum ServingError {
 }
 
 impl ServingError {
+    /// Whether the same read may succeed once there is news.
+    pub(crate) fn is_of_a_moment(&self) -> bool {
+        self.is_reopening() || self.is_absence()
+    }
+
+    /// Whether a stream was opened anew beside the read.
+    pub(crate) fn is_reopening(&self) -> bool {
+        matches!(self, Self::Store(StoreError::StreamReopened { .. }))
+    }
+
     /// Whether something was not there that may have come since it was looked for.
     pub(crate) fn is_absence(&self) -> bool {
         matches!(

@@ -168,7 +168,8 @@ async fn fetch_level(
                 events_max: sources.live_events_max,
                 tiles: sources.tiles,
             };
-            let fetched = fetch.read(snapshots, (&encoded, &arrays), time).await?;
+            let reading = Box::pin(fetch.read(snapshots, (&encoded, &arrays), time));
+            let fetched = reading.await?;
             found[live.fetch] = Some(fetched);
         }
         if !group.queries.is_empty() {
@@ -181,8 +182,10 @@ async fn fetch_level(
             queries.push(read_query(sources, query, (encoded, arrays), time));
         }
     }
-    for (fetch, fetched) in try_join_all(queries).await? {
-        found[fetch] = Some(fetched);
+    if !queries.is_empty() {
+        for (fetch, fetched) in Box::pin(try_join_all(queries)).await? {
+            found[fetch] = Some(fetched);
+        }
     }
     for (group, elements) in lists {
         for fetch in group.fetches() {

@@ -11,7 +11,7 @@ use granary_catalog::{Catalog, Snapshot};
 use granary_engine::{Engine, TileSettings};
 use granary_model::definitions::{Grant, RequestColumns};
 use granary_model::{Caller, Clock, UtcMicros};
-use granary_store::{GenerationId, OnlineStore, OpenStreams, StoreError};
+use granary_store::{GenerationId, OnlineStore, OpenStreams};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tracing::{instrument, warn};
@@ -287,20 +287,30 @@ impl Reader {
         let time = ReadTime::of(request, self.clock.now());
         let state = self.state();
         match self.answer_from(&state, request, time).await {
-            // A stream was opened anew beside this read.
-            Err(ServingError::Store(StoreError::StreamReopened { .. })) => {
-                self.refresh().await?;
-                self.answer_from(&self.state(), request, time).await
-            }
-            Err(error) if error.is_absence() => {
-                let is_known = |newest: &ReadState| std::ptr::eq(newest, &*state);
-                match self.look_beyond(is_known).await {
-                    true => self.answer_from(&self.state(), request, time).await,
-                    false => Err(error),
-                }
+            Err(error) if error.is_of_a_moment() => {
+                // On the heap, as whatever few reads need: a read that needs nothing
+                // of it is small, and is moved several times before it begins.
+                Box::pin(self.answer_again(state, request, time, error)).await
             }
             answer => answer,
         }
+    }
+
+    /// After news, if there are any that may make a read good that failed.
+    async fn answer_again(
+        &self,
+        state: Arc<ReadState>,
+        request: &ReadRequest,
+        time: ReadTime,
+        error: ServingError,
+    ) -> Result<Answer, ServingError> {
+        let is_known = |newest: &ReadState| std::ptr::eq(newest, &*state);
+        if error.is_reopening() {
+            self.refresh().await?;
+        } else if !self.look_beyond(is_known).await {
+            return Err(error);
+        }
+        self.answer_from(&self.state(), request, time).await
     }
 
     async fn answer_from(

@@ -112,7 +112,7 @@ impl ReadState {
                 let known = self.services.get(name).cloned();
                 known.ok_or_else(|| self.unknown_service(name))?
             }
-            ReadTarget::Features(list) => self.list_plan(list, planner).await,
+            ReadTarget::Features(list) => Box::pin(self.list_plan(list, planner)).await,
         };
         planned.map_err(ServingError::Shared)
     }
