@@ -18,6 +18,7 @@ use granary_testing::memory::{
 };
 use prost::Message;
 
+use crate::answer::Encoded;
 use crate::metrics::StatusCounts;
 use crate::wire;
 
@@ -153,7 +154,7 @@ fn request(entities: i64) -> Vec<u8> {
     request.encode_to_vec()
 }
 
-fn read(reader: &Reader, request: &[u8], caller: Caller) -> Vec<u8> {
+fn read(reader: &Reader, request: &[u8], caller: Caller) -> Encoded {
     let request = pb::GetFeaturesRequest::decode(request).unwrap();
     let (read, form) = wire::decode(request, caller).unwrap();
     // Rows of the embedded store are there at once.
@@ -171,7 +172,7 @@ async fn a_read_takes_memory_so_often() {
     for (entities, most) in [(1, 37), (100, 47)] {
         let request = request(entities);
         let answer = read(&reader, &request, caller.clone());
-        let decoded = pb::GetFeaturesResponse::decode(answer.as_slice()).unwrap();
+        let decoded = pb::GetFeaturesResponse::decode(answer.message()).unwrap();
         assert_eq!(decoded.entities, entities as u32);
         assert_eq!(decoded.features.len(), VIEWS * 10);
         let caller = caller.clone();

@@ -6,6 +6,7 @@
 //! empty fields; a test holds that.
 
 use arrow::array::{Array, ArrayRef};
+use bytes::Bytes;
 use granary_model::{FeatureStatus, FeatureType, UtcMicros};
 use granary_proto as pb;
 use granary_proto::{ColumnError, columns};
@@ -13,10 +14,13 @@ use granary_serving::{Answer, AnswerColumn, ColumnValues};
 use granary_store::codec::Fixed;
 use granary_store::{RowColumn, StoreError};
 use prost::Message as _;
-use prost::encoding::encoded_len_varint;
 
 use crate::metrics::StatusCounts;
 use crate::wire::{self, Form};
+
+mod out;
+
+use out::{FIXED64, Out, VARINT_BYTES_MAX, put_one, put_varint};
 
 /// Numbers of fields: of `StreamFeaturesResponse`, `GetFeaturesResponse`,
 /// `FeatureColumn`, `Values` and the messages in it.
@@ -49,10 +53,6 @@ mod field {
     /// The one field of each message that holds values.
     pub const ITEMS: u32 = 1;
 }
-
-const VARINT: u32 = 0;
-const FIXED64: u32 = 1;
-const BYTES: u32 = 2;
 
 /// The beginning of each column of a plan: name, type, view and version.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ pub(crate) fn write(
     answer: &Answer,
     form: &Form,
     counts: &mut StatusCounts,
-) -> Result<Vec<u8>, Unwritten> {
+) -> Result<Encoded, Unwritten> {
     let made;
     let headings = match answer.kept(|| Headings::of(answer)) {
         Some(kept) => kept,
@@ -114,66 +114,68 @@ pub(crate) fn write(
         false => &headings.short,
     };
     let mut out = Message::with_capacity(answer, headings);
-    put_number(&mut out.bytes, field::SNAPSHOT, answer.snapshot());
+    out.bytes.put_number(field::SNAPSHOT, answer.snapshot());
     let entities = u32::try_from(answer.entities).unwrap_or(u32::MAX);
-    put_number(&mut out.bytes, field::ENTITIES, u64::from(entities));
+    out.bytes.put_number(field::ENTITIES, u64::from(entities));
     for (column, heading) in answer.columns().zip(headings) {
         out.put_column(&column, heading, (form, counts))?;
     }
     let mut out = out.bytes;
     if let Some(keys) = &form.keys {
         for key in columns::encode_columns(keys)? {
-            put_message(&mut out, field::KEYS, &key);
+            out.put_bytes(field::KEYS, &key.encode_to_vec());
         }
     }
     if answer.as_of.0 != 0 {
-        put_key(&mut out, field::AS_OF, FIXED64);
-        out.extend_from_slice(&answer.as_of.0.to_le_bytes());
+        out.put_key(field::AS_OF, FIXED64);
+        out.put(&answer.as_of.0.to_le_bytes());
     }
     if form.as_of {
         for view in answer.views() {
-            put_message(&mut out, field::VIEWS, &wire::encode_view(&view));
+            let view = wire::encode_view(&view).encode_to_vec();
+            out.put_bytes(field::VIEWS, &view);
         }
     }
-    Ok(out)
+    Ok(Encoded(out.finish()))
+}
+
+/// An encoded message, behind the room that gRPC's frame around it takes.
+#[derive(Debug)]
+pub(crate) struct Encoded(Vec<u8>);
+
+/// Of a frame, before its message: whether it is compressed, and its length.
+pub(crate) const FRAME_HEAD_BYTES: usize = 5;
+
+impl Encoded {
+    pub fn of(message: &impl prost::Message) -> Self {
+        let mut bytes = Vec::with_capacity(FRAME_HEAD_BYTES + message.encoded_len());
+        bytes.resize(FRAME_HEAD_BYTES, 0);
+        bytes.extend_from_slice(&message.encode_to_vec());
+        Self(bytes)
+    }
+
+    pub fn message(&self) -> &[u8] {
+        &self.0[FRAME_HEAD_BYTES..]
+    }
+
+    /// The frame; `None` for a message of more than a frame holds, 4 GiB.
+    pub fn framed(self) -> Option<Bytes> {
+        let Self(mut frame) = self;
+        let length = u32::try_from(frame.len() - FRAME_HEAD_BYTES).ok()?;
+        // Not compressed.
+        frame[0] = 0;
+        frame[1..FRAME_HEAD_BYTES].copy_from_slice(&length.to_be_bytes());
+        Some(frame.into())
+    }
 }
 
 /// One answer in a stream: the message `StreamFeaturesResponse`.
-pub(crate) fn write_item(response: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(response.len() + 8);
-    put_bytes(&mut out, field::RESPONSE, response);
-    out
-}
-
-#[inline]
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-#[inline]
-fn put_key(out: &mut Vec<u8>, field: u32, kind: u32) {
-    put_varint(out, u64::from(field << 3 | kind));
-}
-
-fn put_number(out: &mut Vec<u8>, field: u32, value: u64) {
-    if value != 0 {
-        put_key(out, field, VARINT);
-        put_varint(out, value);
-    }
-}
-
-fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
-    put_key(out, field, BYTES);
-    put_varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
-fn put_message(out: &mut Vec<u8>, field: u32, message: &impl prost::Message) {
-    put_bytes(out, field, &message.encode_to_vec());
+pub(crate) fn write_item(response: &Encoded) -> Encoded {
+    let response = response.message();
+    let mut out = Out::with_capacity(FRAME_HEAD_BYTES + response.len() + 8);
+    out.put(&[0; FRAME_HEAD_BYTES]);
+    out.put_bytes(field::RESPONSE, response);
+    Encoded(out.finish())
 }
 
 #[inline]
@@ -182,60 +184,25 @@ fn zigzag(value: i64) -> u64 {
 }
 
 /// A message that is being written, and memory that one column after the other uses.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Message {
-    bytes: Vec<u8>,
+    bytes: Out,
     validity: Vec<u8>,
     /// One an entity, or one where it is known that all are alike.
     statuses: Vec<u8>,
-}
-
-/// A field of a length that is known when it is written.
-#[derive(Debug, Clone, Copy)]
-struct Open {
-    /// Where its content begins, behind as many bytes as its length may take.
-    at: usize,
-    length_bytes: usize,
 }
 
 impl Message {
     fn with_capacity(answer: &Answer, headings: &[Vec<u8>]) -> Self {
         let headings: usize = headings.iter().map(|heading| heading.len() + 24).sum();
         let values = answer.width() * answer.entities * 10;
+        let mut bytes = Out::with_capacity(FRAME_HEAD_BYTES + 64 + headings + values);
+        bytes.put(&[0; FRAME_HEAD_BYTES]);
         Self {
-            bytes: Vec::with_capacity(64 + headings + values),
-            ..Self::default()
+            bytes,
+            validity: Vec::new(),
+            statuses: Vec::with_capacity(answer.entities),
         }
-    }
-
-    /// Begins a field of about so many bytes. A guess that is wrong costs a move.
-    #[inline]
-    fn open(&mut self, field: u32, about: usize) -> Open {
-        put_key(&mut self.bytes, field, BYTES);
-        let length_bytes = encoded_len_varint(about as u64);
-        let at = self.bytes.len() + length_bytes;
-        self.bytes.resize(at, 0);
-        Open { at, length_bytes }
-    }
-
-    #[inline]
-    fn close(&mut self, open: Open) {
-        let length = self.bytes.len() - open.at;
-        let due = encoded_len_varint(length as u64);
-        let begin = open.at - open.length_bytes;
-        if due != open.length_bytes {
-            let end = self.bytes.len();
-            // The longer of both fits while it moves.
-            self.bytes.resize(end.max(begin + due + length), 0);
-            self.bytes.copy_within(open.at..end, begin + due);
-            self.bytes.truncate(begin + due + length);
-        }
-        let mut rest = length as u64;
-        for byte in &mut self.bytes[begin..begin + due] {
-            *byte = rest as u8 | 0x80;
-            rest >>= 7;
-        }
-        self.bytes[begin + due - 1] &= 0x7F;
     }
 
     fn put_column(
@@ -252,9 +219,11 @@ impl Message {
             ColumnValues::Array { values, .. } => values.len(),
         };
         let about = entities * usual_bytes(data_type);
-        let whole = self.open(field::FEATURES, heading.len() + about + FIELDS_BYTES);
-        self.bytes.extend_from_slice(heading);
-        let values = self.open(field::VALUES, about + FIELDS_BYTES);
+        let whole = self
+            .bytes
+            .open(field::FEATURES, heading.len() + about + FIELDS_BYTES);
+        self.bytes.put(heading);
+        let values = self.bytes.open(field::VALUES, about + FIELDS_BYTES);
         match column.values {
             ColumnValues::Rows(rows) => self.put_rows(rows, data_type, about)?,
             ColumnValues::Array { values, statuses } => {
@@ -264,9 +233,9 @@ impl Message {
             }
         }
         if !self.validity.is_empty() {
-            put_bytes(&mut self.bytes, field::VALIDITY, &self.validity);
+            self.bytes.put_bytes(field::VALIDITY, &self.validity);
         }
-        self.close(values);
+        self.bytes.close(values);
         match self.statuses.as_slice() {
             [alike] => counts.add_alike(*alike, entities),
             each => counts.add(each),
@@ -278,26 +247,26 @@ impl Message {
                 true => &self.statuses[..1],
                 false => &self.statuses,
             };
-            put_bytes(&mut self.bytes, field::STATUSES, statuses);
+            self.bytes.put_bytes(field::STATUSES, statuses);
         }
         if form.event_times
             && let Some(times) = column.event_times()
         {
             let times = times.iter().map(|t| t.unwrap_or(UtcMicros::MIN).0);
-            put_times(&mut self.bytes, field::EVENT_TIMES, times);
+            self.bytes.put_times(field::EVENT_TIMES, times);
         }
         if form.as_of {
             let times = wire::as_ofs(column.as_of);
-            put_times(&mut self.bytes, field::COLUMN_AS_OF, times.into_iter());
+            self.bytes.put_times(field::COLUMN_AS_OF, times.into_iter());
         }
-        self.close(whole);
+        self.bytes.close(whole);
         Ok(())
     }
 
     fn put_array(&mut self, array: &ArrayRef, data_type: &FeatureType) -> Result<(), Unwritten> {
         let values = columns::encode_values(array, data_type)?;
-        let encoded = values.encode(&mut self.bytes);
-        Ok(encoded.map_err(|error| ColumnError(error.to_string()))?)
+        self.bytes.put(&values.encode_to_vec());
+        Ok(())
     }
 
     /// The values, but for their validity.
@@ -310,36 +279,36 @@ impl Message {
         let column = Packed { rows, about };
         match data_type {
             FeatureType::Boolean => {
-                let put = |out: &mut Vec<u8>, value: u8| out.push(u8::from(value != 0));
-                self.put_packed(field::BOOLS, column, put);
+                let put = |to: &mut [u8], value: u8| put_one(to, [u8::from(value != 0)]);
+                self.put_packed::<u8, 1>(field::BOOLS, column, put);
             }
             FeatureType::SmallInt => {
-                let put = |out: &mut Vec<u8>, n: i16| put_varint(out, zigzag(n.into()));
-                self.put_packed(field::INT32S, column, put);
+                let put = |to: &mut [u8], n: i16| put_varint(to, zigzag(n.into()));
+                self.put_packed::<_, VARINT_BYTES_MAX>(field::INT32S, column, put);
             }
             FeatureType::Int | FeatureType::Date => {
-                let put = |out: &mut Vec<u8>, n: i32| put_varint(out, zigzag(n.into()));
-                self.put_packed(field::INT32S, column, put);
+                let put = |to: &mut [u8], n: i32| put_varint(to, zigzag(n.into()));
+                self.put_packed::<_, VARINT_BYTES_MAX>(field::INT32S, column, put);
             }
             FeatureType::BigInt => {
-                let put = |out: &mut Vec<u8>, n: i64| put_varint(out, zigzag(n));
-                self.put_packed(field::INT64S, column, put);
+                let put = |to: &mut [u8], n: i64| put_varint(to, zigzag(n));
+                self.put_packed::<_, VARINT_BYTES_MAX>(field::INT64S, column, put);
             }
             FeatureType::Real => {
-                let put = |out: &mut Vec<u8>, n: f32| out.extend_from_slice(&n.to_le_bytes());
-                self.put_packed(field::FLOATS, column, put);
+                let put = |to: &mut [u8], n: f32| put_one(to, n.to_le_bytes());
+                self.put_packed::<_, 4>(field::FLOATS, column, put);
             }
             FeatureType::Double => {
-                let put = |out: &mut Vec<u8>, n: f64| out.extend_from_slice(&n.to_le_bytes());
-                self.put_packed(field::DOUBLES, column, put);
+                let put = |to: &mut [u8], n: f64| put_one(to, n.to_le_bytes());
+                self.put_packed::<_, 8>(field::DOUBLES, column, put);
             }
             FeatureType::Decimal { .. } => {
-                let put = |out: &mut Vec<u8>, n: i128| out.extend_from_slice(&n.to_le_bytes());
-                self.put_packed(field::DECIMALS, column, put);
+                let put = |to: &mut [u8], n: i128| put_one(to, n.to_le_bytes());
+                self.put_packed::<_, 16>(field::DECIMALS, column, put);
             }
             FeatureType::Timestamp => {
-                let put = |out: &mut Vec<u8>, n: i64| out.extend_from_slice(&n.to_le_bytes());
-                self.put_packed(field::TIMESTAMPS, column, put);
+                let put = |to: &mut [u8], n: i64| put_one(to, n.to_le_bytes());
+                self.put_packed::<_, 8>(field::TIMESTAMPS, column, put);
             }
             FeatureType::Varchar => {
                 let is_text = |bytes: &[u8]| std::str::from_utf8(bytes).is_ok();
@@ -356,36 +325,38 @@ impl Message {
     }
 
     /// Values of a fixed width, packed into one entry of their field; zero where
-    /// there is none.
+    /// there is none. One takes at most `MOST` bytes, as `put` writes it at the
+    /// start of what it is given; it gives how many they are.
     #[inline]
-    fn put_packed<T: Fixed>(
+    fn put_packed<T: Fixed, const MOST: usize>(
         &mut self,
         field: u32,
         column: Packed<'_>,
-        put: impl Fn(&mut Vec<u8>, T),
+        put: impl Fn(&mut [u8], T) -> usize,
     ) {
         let Packed { rows, about } = column;
-        let message = self.open(field, about + 2);
+        let message = self.bytes.open(field, about + 2);
         if rows.is_empty() {
-            return self.close(message);
+            return self.bytes.close(message);
         }
-        let packed = self.open(field::ITEMS, about);
+        let packed = self.bytes.open(field::ITEMS, about);
+        let to = self.bytes.room(rows.len() * MOST);
+        let mut at = 0;
         if let Some(values) = rows.all_values::<T>() {
             self.statuses.push(FeatureStatus::Present as u8);
             for value in values {
-                put(&mut self.bytes, value);
+                at += put(&mut to[at..], value);
             }
         } else {
-            let mut valid = Bits::default();
             for (status, value) in rows.values::<T>() {
                 self.statuses.push(status as u8);
-                valid.push(value.is_some(), &mut self.validity);
-                put(&mut self.bytes, value.unwrap_or_default());
+                at += put(&mut to[at..], value.unwrap_or_default());
             }
-            valid.finish(&mut self.validity);
+            put_validity(&self.statuses, &mut self.validity);
         }
-        self.close(packed);
-        self.close(message);
+        self.bytes.advance(at);
+        self.bytes.close(packed);
+        self.bytes.close(message);
     }
 
     /// Values of variable length, an entry each.
@@ -395,21 +366,19 @@ impl Message {
         column: Packed<'_>,
         is_right: impl Fn(&[u8]) -> bool,
     ) -> Result<(), Unwritten> {
-        let message = self.open(field, column.about);
-        let mut valid = Bits::default();
+        let message = self.bytes.open(field, column.about);
         for (status, value) in column.rows.bytes_values() {
             let value = value?;
             self.statuses.push(status as u8);
-            valid.push(value.is_some(), &mut self.validity);
             let value = value.unwrap_or_default();
             if !is_right(value) {
                 let reason = "a VARCHAR that is not UTF-8".to_owned();
                 return Err(StoreError::DamagedRow(reason).into());
             }
-            put_bytes(&mut self.bytes, field::ITEMS, value);
+            self.bytes.put_bytes(field::ITEMS, value);
         }
-        valid.finish(&mut self.validity);
-        self.close(message);
+        put_validity(&self.statuses, &mut self.validity);
+        self.bytes.close(message);
         Ok(())
     }
 }
@@ -438,39 +407,17 @@ fn usual_bytes(data_type: &FeatureType) -> usize {
     }
 }
 
-fn put_times(out: &mut Vec<u8>, field: u32, times: impl ExactSizeIterator<Item = i64>) {
-    if times.len() > 0 {
-        put_key(out, field, BYTES);
-        put_varint(out, times.len() as u64 * 8);
-        times.for_each(|t| out.extend_from_slice(&t.to_le_bytes()));
+/// A bit a value, lowest first; nothing where all are there.
+fn put_validity(statuses: &[u8], to: &mut Vec<u8>) {
+    let is_valid = |status: u8| status == FeatureStatus::Present as u8;
+    if statuses.iter().all(|status| is_valid(*status)) {
+        return;
     }
-}
-
-/// Bits of a validity, lowest first; left out where all are 1.
-#[derive(Debug, Default)]
-struct Bits {
-    byte: u8,
-    used: u32,
-    has_null: bool,
-}
-
-impl Bits {
-    #[inline]
-    fn push(&mut self, valid: bool, to: &mut Vec<u8>) {
-        self.byte |= u8::from(valid) << self.used;
-        self.has_null |= !valid;
-        self.used += 1;
-        if self.used == 8 {
-            to.push(self.byte);
-            (self.byte, self.used) = (0, 0);
-        }
-    }
-
-    fn finish(self, to: &mut Vec<u8>) {
-        match self.has_null {
-            true if self.used > 0 => to.push(self.byte),
-            true => {}
-            false => to.clear(),
-        }
-    }
+    let bytes = statuses.chunks(8).map(|statuses| {
+        let bits = statuses.iter().enumerate();
+        bits.fold(0, |byte, (at, status)| {
+            byte | u8::from(is_valid(*status)) << at
+        })
+    });
+    to.extend(bytes);
 }

@@ -1,7 +1,7 @@
 //! What a server does beside answering: looking for news, sweeping, catching
 //! up, making the runs that are due, keeping streams in order, reading message
-//! logs. Each task ends when the server closes; a
-//! failure is logged, counted and tried again.
+//! logs. Each task ends when the server closes; a failure is logged, counted and
+//! tried again. Those whose work is of any length have threads beside the reads'.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use granary_ingest::{Consumer, IngestError, Materializer, Progress, Silent, Stre
 use granary_model::Clock;
 use granary_serving::Reader;
 use granary_store::OnlineStore;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,7 @@ pub(crate) struct Background {
     pub metrics: Arc<Metrics>,
     pub settings: Arc<ServerSettings>,
     pub closing: CancellationToken,
+    pub beside: Handle,
 }
 
 /// How far the definitions of streams were followed.
@@ -52,7 +54,7 @@ impl Background {
     /// brought online as far as it goes.
     /// The streams of the reader's snapshot are open when this returns.
     pub async fn start(&self, tasks: &TaskTracker, ready: watch::Sender<bool>) {
-        let settings = &self.settings;
+        let (settings, beside) = (&self.settings, &self.beside);
         let mut followed = Followed::default();
         if let Err(error) = self.follow(&self.reader.snapshot(), &mut followed).await {
             tracing::warn!(%error, "streams cannot be opened; tried again");
@@ -60,17 +62,29 @@ impl Background {
         let this = self.clone();
         tasks.spawn(async move { this.until_closing(this.look_for_news(followed)).await });
         let this = self.clone();
-        tasks.spawn(async move { this.until_closing(this.catch_up(ready)).await });
+        tasks.spawn_on(
+            async move { this.until_closing(this.catch_up(ready)).await },
+            beside,
+        );
         if settings.sweep_seconds > 0 {
             let this = self.clone();
-            tasks.spawn(async move { this.until_closing(this.sweep()).await });
+            tasks.spawn_on(
+                async move { this.until_closing(this.sweep()).await },
+                beside,
+            );
         }
         if settings.refresh_views {
             let this = self.clone();
-            tasks.spawn(async move { this.until_closing(this.refresh_views()).await });
+            tasks.spawn_on(
+                async move { this.until_closing(this.refresh_views()).await },
+                beside,
+            );
         }
         let this = self.clone();
-        tasks.spawn(async move { this.until_closing(this.maintain()).await });
+        tasks.spawn_on(
+            async move { this.until_closing(this.maintain()).await },
+            beside,
+        );
     }
 
     /// Runs consumers; one that must not go on waits for whoever reads the log.

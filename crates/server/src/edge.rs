@@ -1,10 +1,11 @@
 //! The edge: one tower layer that makes the caller, asks for admission, keeps
 //! the deadline of requests and counts them. Health and reflection pass
-//! untouched, so that they answer under any load.
+//! untouched, so that they answer under any load. Behind it a request goes to the
+//! router, or, a read, the short way (`short.rs`).
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use crate::admission::{Admission, Admitted, Asked, Refusal, Turn};
+use crate::features::FeaturesRpc;
 use crate::metrics::{Metrics, Rpc};
 use crate::settings::ServerSettings;
 use crate::status::status;
@@ -37,6 +39,7 @@ struct Shared {
     settings: Arc<ServerSettings>,
     metrics: Arc<Metrics>,
     admission: Arc<Admission>,
+    features: Arc<FeaturesRpc>,
 }
 
 impl EdgeLayer {
@@ -44,11 +47,13 @@ impl EdgeLayer {
         settings: Arc<ServerSettings>,
         metrics: Arc<Metrics>,
         admission: Arc<Admission>,
+        features: Arc<FeaturesRpc>,
     ) -> Self {
         Self(Arc::new(Shared {
             settings,
             metrics,
             admission,
+            features,
         }))
     }
 }
@@ -56,9 +61,9 @@ impl EdgeLayer {
 impl<S> Layer<S> for EdgeLayer {
     type Service = Edge<S>;
 
-    fn layer(&self, inner: S) -> Edge<S> {
+    fn layer(&self, router: S) -> Edge<S> {
         Edge {
-            inner,
+            router,
             shared: Arc::clone(&self.0),
         }
     }
@@ -66,8 +71,49 @@ impl<S> Layer<S> for EdgeLayer {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Edge<S> {
-    inner: S,
+    router: S,
     shared: Arc<Shared>,
+}
+
+/// What answers a request.
+enum Route<S> {
+    Read(Arc<FeaturesRpc>),
+    Other(S),
+}
+
+impl<S> Edge<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone,
+{
+    fn route(&mut self, rpc: Rpc) -> Route<S> {
+        match rpc {
+            Rpc::GetFeatures => Route::Read(Arc::clone(&self.shared.features)),
+            _ => {
+                // The one that said it was ready; the next call asks its clone.
+                let next = self.router.clone();
+                Route::Other(std::mem::replace(&mut self.router, next))
+            }
+        }
+    }
+}
+
+impl<S> Route<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    async fn answer(
+        self,
+        mut request: Request<Body>,
+        caller: Caller,
+    ) -> Result<Response<Body>, S::Error> {
+        match self {
+            Self::Read(features) => Ok(features.answer_soon(request, caller).await),
+            Self::Other(mut router) => {
+                request.extensions_mut().insert(caller);
+                router.call(request).await
+            }
+        }
+    }
 }
 
 impl<S> Service<Request<Body>> for Edge<S>
@@ -81,12 +127,12 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
+        self.router.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         let Some(rpc) = Rpc::of(request.uri().path()) else {
-            return Box::pin(self.inner.call(request));
+            return Box::pin(self.router.call(request));
         };
         let shared = &self.shared;
         let allowed = shared.settings.request_time_max();
@@ -102,23 +148,18 @@ where
             since: started,
             deadline: underway.deadline,
         };
-        request.extensions_mut().insert(caller);
-        match shared.admission.ask(asked) {
+        let asked = shared.admission.ask(asked);
+        let route = self.route(rpc);
+        match asked {
             Ok(Turn::Now(admitted)) => {
-                let answer = self.inner.call(request);
-                Box::pin(finish(answer, underway, admitted))
+                Box::pin(finish(route.answer(request, caller), underway, admitted))
             }
-            Ok(Turn::Later(ticket)) => {
-                // The one that said it was ready; the next call asks its clone.
-                let next = self.inner.clone();
-                let mut inner = std::mem::replace(&mut self.inner, next);
-                Box::pin(async move {
-                    match ticket.wait().await {
-                        Ok(admitted) => finish(inner.call(request), underway, admitted).await,
-                        Err(refusal) => Ok(refuse(refusal, underway)),
-                    }
-                })
-            }
+            Ok(Turn::Later(ticket)) => Box::pin(async move {
+                match ticket.wait().await {
+                    Ok(admitted) => finish(route.answer(request, caller), underway, admitted).await,
+                    Err(refusal) => Ok(refuse(refusal, underway)),
+                }
+            }),
             Err(refusal) => Box::pin(async move { Ok(refuse(refusal, underway)) }),
         }
     }
@@ -137,6 +178,8 @@ async fn finish<E>(
     mut underway: Underway,
     admitted: Admitted,
 ) -> Result<Response<Body>, E> {
+    // What wraps it moves a pointer.
+    let answer = pin!(answer);
     let answer = AssertUnwindSafe(admitted.run(answer)).catch_unwind();
     let response = match tokio::time::timeout_at(underway.deadline, answer).await {
         Ok(Ok(answered)) => answered?,

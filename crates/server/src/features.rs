@@ -2,7 +2,8 @@
 //!
 //! Unlike the other services it is not what tonic generates: answers go out as
 //! bytes that are written where the values lie (`answer.rs`), and the generated
-//! one takes only messages.
+//! one takes only messages. Most single reads do not come here at all, but by a
+//! shorter way: see `short.rs`.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -10,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::BufMut;
+use bytes::{Buf, BufMut};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use granary_model::{Caller, ErrorKind};
@@ -28,7 +29,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tower::{Service, service_fn};
 
 use crate::admission::{CallerId, Class};
-use crate::answer::write_item;
+use crate::answer::{Encoded, write_item};
 use crate::edge::panicked;
 use crate::items::{Items, stream_error};
 use crate::metrics::{ServiceRead, StatusCounts};
@@ -42,10 +43,8 @@ pub(crate) struct FeaturesRpc {
     pub items: Items,
     /// Where answers are logged, if they are.
     pub log: Option<ReadLogger>,
+    pub request_bytes_max: usize,
 }
-
-/// One encoded message.
-type Encoded = Vec<u8>;
 
 impl FeaturesRpc {
     async fn get_features(
@@ -79,7 +78,7 @@ impl FeaturesRpc {
         Ok(Response::new(answers.boxed()))
     }
 
-    async fn read(
+    pub async fn read(
         &self,
         request: pb::GetFeaturesRequest,
         caller: Caller,
@@ -131,18 +130,20 @@ impl FeaturesRpc {
 
 /// The answer of a request in a stream that failed.
 fn failed(error: pb::StreamError) -> Encoded {
-    pb::StreamFeaturesResponse {
+    Encoded::of(&pb::StreamFeaturesResponse {
         answer: Some(Answer::Error(error)),
-    }
-    .encode_to_vec()
+    })
+}
+
+/// A request from its message; a refusal is worded as tonic words those of every
+/// other rpc.
+pub(crate) fn request(message: impl Buf) -> Result<pb::GetFeaturesRequest, Status> {
+    pb::GetFeaturesRequest::decode(message).map_err(|error| Status::internal(error.to_string()))
 }
 
 /// The service as tonic's router takes it.
 #[derive(Debug, Clone)]
-pub(crate) struct FeaturesService {
-    pub rpc: Arc<FeaturesRpc>,
-    pub request_bytes_max: usize,
-}
+pub(crate) struct FeaturesService(pub Arc<FeaturesRpc>);
 
 impl NamedService for FeaturesService {
     const NAME: &'static str = pb::features_server::SERVICE_NAME;
@@ -158,8 +159,8 @@ impl Service<http::Request<Body>> for FeaturesService {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let rpc = Arc::clone(&self.rpc);
-        let bytes_max = Some(self.request_bytes_max);
+        let rpc = Arc::clone(&self.0);
+        let bytes_max = Some(rpc.request_bytes_max);
         let grpc = || Grpc::new(ReadCodec).apply_max_message_size_config(bytes_max, None);
         match request.uri().path() {
             "/granary.v1.Features/GetFeatures" => {
@@ -200,9 +201,10 @@ impl Encoder for ReadCodec {
     type Item = Encoded;
     type Error = Status;
 
-    fn encode(&mut self, message: Encoded, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+    fn encode(&mut self, answer: Encoded, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        let message = answer.message();
         to.reserve(message.len());
-        to.put_slice(&message);
+        to.put_slice(message);
         Ok(())
     }
 }
@@ -212,11 +214,7 @@ impl Decoder for ReadCodec {
     type Error = Status;
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
-        let request = pb::GetFeaturesRequest::decode(from);
-        // As tonic says it of every other request.
-        request
-            .map(Some)
-            .map_err(|error| Status::internal(error.to_string()))
+        request(from).map(Some)
     }
 }
 

@@ -5,6 +5,7 @@
 //! Whoever goes away takes the work along.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 
 use arrow::buffer::Buffer;
@@ -13,7 +14,7 @@ use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use granary_catalog::Snapshot;
 use granary_engine::training::{
     Spine, SpineEvents, Spool, TrainingOptions, TrainingRequest, TrainingSet,
@@ -27,8 +28,10 @@ use granary_proto::historical_options::Target;
 use granary_proto::historical_server::Historical;
 use granary_serving::training::{Selected, backfill};
 use granary_serving::{ReadTarget, Reader, ServingError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::edge::panicked;
@@ -55,6 +58,8 @@ pub(crate) struct HistoricalRpc {
     pub streams: Arc<Semaphore>,
     /// Told when the server shuts down.
     pub closing: CancellationToken,
+    /// The threads that compute.
+    pub beside: Handle,
 }
 
 type Answer = BoxStream<'static, Result<pb::GetHistoricalResponse, Status>>;
@@ -83,6 +88,7 @@ impl Historical for HistoricalRpc {
             let _held = &held;
             part.unwrap_or_else(|_| Err(panicked()))
         });
+        let answer = computed_on(&self.beside, answer);
         let closed = self.closing.clone();
         let farewell = stream::once(async move {
             let message = "the server is shutting down; ask again";
@@ -94,6 +100,29 @@ impl Historical for HistoricalRpc {
             .chain(farewell.filter_map(async |last| last));
         Ok(Response::new(answer.boxed()))
     }
+}
+
+/// The same stream, polled by other threads, a part ahead; dropped, it takes their
+/// work along.
+fn computed_on<T: Send + 'static>(
+    threads: &Handle,
+    parts: impl Stream<Item = T> + Send + 'static,
+) -> BoxStream<'static, T> {
+    let (sender, receiver) = mpsc::channel(1);
+    let computing = threads.spawn(async move {
+        let mut parts = pin!(parts);
+        while let Some(part) = parts.next().await {
+            if sender.send(part).await.is_err() {
+                break;
+            }
+        }
+    });
+    let computing = AbortOnDropHandle::new(computing);
+    stream::unfold((receiver, computing), async |(mut receiver, computing)| {
+        let part = receiver.recv().await?;
+        Some((part, (receiver, computing)))
+    })
+    .boxed()
 }
 
 /// What a request asks.

@@ -13,6 +13,7 @@ use futures::{FutureExt, StreamExt, stream};
 use granary_ingest::{IngestError, MaterializeRequest, Materializer, Progress, RunOutcome, Stage};
 use granary_model::{Clock, ErrorKind, UtcMicros};
 use granary_serving::Reader;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,8 @@ pub(crate) struct Materializations {
     settings: Arc<ServerSettings>,
     /// Stops what is under way; stopping is safe at any point.
     closing: CancellationToken,
+    /// The threads that they run on.
+    beside: Handle,
     /// Oldest first.
     kept: Mutex<VecDeque<Arc<Tracked>>>,
 }
@@ -75,7 +78,7 @@ impl Materializations {
         (materializer, reader, clock): (Materializer, Arc<Reader>, Arc<dyn Clock>),
         metrics: Arc<Metrics>,
         settings: Arc<ServerSettings>,
-        closing: CancellationToken,
+        (closing, beside): (CancellationToken, Handle),
     ) -> Self {
         Self {
             materializer,
@@ -84,6 +87,7 @@ impl Materializations {
             metrics,
             settings,
             closing,
+            beside,
             kept: Mutex::default(),
         }
     }
@@ -120,7 +124,8 @@ impl Materializations {
         drop(kept);
         let this = Arc::clone(self);
         let follow = Arc::clone(&tracked);
-        tokio::spawn(async move { this.run(request, follow).await });
+        self.beside
+            .spawn(async move { this.run(request, follow).await });
         Some(tracked)
     }
 

@@ -30,6 +30,7 @@ use tracing::info;
 
 use crate::admission::Admission;
 use crate::background::Background;
+use crate::beside::Beside;
 use crate::catalog::CatalogRpc;
 use crate::edge::EdgeLayer;
 use crate::features::{FeaturesRpc, FeaturesService};
@@ -113,13 +114,13 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServerError> {
     let settings = Arc::new(settings);
-    let metrics =
-        Metrics::new(&components.consumers).map_err(|e| ServerError::Setup(e.to_string()))?;
-    let metrics = Arc::new(metrics);
+    let metrics = Metrics::new(&components.consumers);
+    let metrics = Arc::new(metrics.map_err(|e| ServerError::Setup(e.to_string()))?);
     let closing = CancellationToken::new();
     let tasks = TaskTracker::new();
     let (ready_sender, ready) = watch::channel(false);
     let health = HealthReporter::new();
+    let beside = Beside::start()?;
     report(&health, false).await;
 
     let log = read_log(&components, &settings, &metrics, (&tasks, &closing));
@@ -130,6 +131,7 @@ pub async fn serve(
         &metrics,
         &admission,
         (&health, &closing),
+        beside.handle(),
     )?;
     let incoming = TcpIncoming::from(listeners.grpc).with_nodelay(Some(true));
     let grpc = router.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned());
@@ -154,6 +156,7 @@ pub async fn serve(
         metrics,
         settings: Arc::clone(&settings),
         closing: closing.clone(),
+        beside: beside.handle().clone(),
     };
     background.start(&tasks, ready_sender).await;
     background.consume(&tasks, components.consumers);
@@ -203,6 +206,7 @@ fn grpc(
     metrics: &Arc<Metrics>,
     admission: &Arc<Admission>,
     (health, closing): (&HealthReporter, &CancellationToken),
+    beside: &Handle,
 ) -> Result<Router<Stack<EdgeLayer, Identity>>, ServerError> {
     let streams = Arc::new(Semaphore::new(settings.concurrent_streams_max.max(1)));
     let items = Items {
@@ -216,14 +220,16 @@ fn grpc(
         reader: Arc::clone(&components.reader),
         items: items.clone(),
         log,
+        request_bytes_max: settings.request_bytes_max,
     };
+    let features = Arc::new(features);
     let pushes = StreamsRpc {
         streams: Arc::clone(&components.streams),
         items,
         history: Arc::default(),
     };
     let materialization = MaterializationRpc {
-        runs: Arc::new(runs(components, settings, metrics, closing)),
+        runs: Arc::new(runs(components, settings, metrics, (closing, beside))),
         metrics: Arc::clone(metrics),
         settings: Arc::clone(settings),
         streams: Arc::clone(&streams),
@@ -237,6 +243,7 @@ fn grpc(
         permits: Arc::new(Semaphore::new(settings.concurrent_training_sets_max.max(1))),
         streams,
         closing: closing.clone(),
+        beside: beside.clone(),
     };
     let catalog = CatalogRpc {
         reader: Arc::clone(&components.reader),
@@ -248,13 +255,11 @@ fn grpc(
         Arc::clone(settings),
         Arc::clone(metrics),
         Arc::clone(admission),
+        Arc::clone(&features),
     );
     Ok(transport()
         .layer(edge)
-        .add_service(FeaturesService {
-            rpc: Arc::new(features),
-            request_bytes_max: settings.request_bytes_max,
-        })
+        .add_service(FeaturesService(features))
         .add_service(CatalogServer::new(catalog))
         .add_service(MaterializationServer::new(materialization))
         .add_service(
@@ -285,7 +290,7 @@ fn runs(
     components: &Components,
     settings: &Arc<ServerSettings>,
     metrics: &Arc<Metrics>,
-    closing: &CancellationToken,
+    (closing, beside): (&CancellationToken, &Handle),
 ) -> Materializations {
     Materializations::new(
         (
@@ -295,7 +300,7 @@ fn runs(
         ),
         Arc::clone(metrics),
         Arc::clone(settings),
-        closing.clone(),
+        (closing.clone(), beside.clone()),
     )
 }
 

@@ -13,9 +13,9 @@ use granary_proto as pb;
 use granary_proto::columns;
 use granary_proto::get_features_request::Target;
 use granary_serving::{Answer, AsOf, ReadRequest, ReadResponse, ReadTarget, ViewAsOf};
-use prost::Message;
 use tonic::Status;
 
+use crate::answer::Encoded;
 use crate::metrics::StatusCounts;
 use crate::status::{IntoStatus, status};
 
@@ -98,7 +98,7 @@ pub(crate) fn encode(
     answer: Answer,
     form: &Form,
     counts: &mut StatusCounts,
-) -> Result<Vec<u8>, Status> {
+) -> Result<Encoded, Status> {
     let unwritten = |error: String| status(ErrorKind::Internal, error);
     if !form.arrow_ipc {
         return crate::answer::write(&answer, form, counts).map_err(|e| unwritten(e.to_string()));
@@ -120,7 +120,7 @@ pub(crate) fn encode(
         },
         ..pb::GetFeaturesResponse::default()
     };
-    Ok(message.encode_to_vec())
+    Ok(Encoded::of(&message))
 }
 
 pub(crate) fn encode_view(view: &ViewAsOf) -> pb::ViewAsOf {

@@ -8,6 +8,7 @@
 
 mod admission;
 mod background;
+mod bodies;
 mod bindings;
 mod bounds;
 mod catalog;

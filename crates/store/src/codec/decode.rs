@@ -205,6 +205,7 @@ impl RowReader {
     }
 
     /// One of the projected features, by its place among them.
+    #[inline]
     pub fn column(&self, position: usize) -> RowColumn<'_> {
         let index = self.decoder.projection[position];
         let everywhere = self.valid_everywhere.checked_shr(index as u32).unwrap_or(0) & 1 != 0;
@@ -271,10 +272,12 @@ type Decoded = (ArrayRef, usize);
 
 impl<'r> RowColumn<'r> {
     /// How many entities there are.
+    #[inline]
     pub fn len(&self) -> usize {
         self.reader.entities.len()
     }
 
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

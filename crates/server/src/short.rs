@@ -1,0 +1,160 @@
+//! The short way of single reads, from the bytes of a request's body to those of
+//! the answer's: past the router, and without a codec that would copy both.
+//!
+//! It takes requests that are one message, whole and not compressed. What is not
+//! goes on to tonic, with as much of it as was read, and is answered or refused
+//! as the requests of every other rpc.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use granary_model::{Caller, ErrorKind};
+use http_body::{Body as _, Frame};
+use http_body_util::{BodyExt, BodyStream, StreamBody};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::http::header::CONTENT_TYPE;
+use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response};
+use tonic::metadata::GRPC_CONTENT_TYPE;
+use tower::Service;
+
+use crate::answer::{Encoded, FRAME_HEAD_BYTES};
+use crate::features::{FeaturesRpc, FeaturesService, request};
+use crate::status::status;
+
+/// Which says how messages are compressed that are.
+const ENCODING_HEADER: &str = "grpc-encoding";
+
+/// A request's body.
+enum Taken {
+    /// One message, without its frame.
+    Message(Bytes),
+    /// Whatever else it is.
+    Other(Body),
+}
+
+impl FeaturesRpc {
+    /// Answers a `GetFeatures`.
+    pub async fn answer_soon(
+        self: Arc<Self>,
+        mut asked: Request<Body>,
+        caller: Caller,
+    ) -> Response<Body> {
+        if !asked.headers().contains_key(ENCODING_HEADER) {
+            let body = std::mem::take(asked.body_mut());
+            match take(body, self.request_bytes_max).await {
+                Taken::Message(message) => {
+                    let answer = match request(message) {
+                        Ok(request) => self.read(request, caller).await,
+                        Err(error) => Err(error),
+                    };
+                    return answer.and_then(ok).unwrap_or_else(Status::into_http);
+                }
+                Taken::Other(body) => *asked.body_mut() = body,
+            }
+        }
+        asked.extensions_mut().insert(caller);
+        match FeaturesService(self).call(asked).await {
+            Ok(answer) => answer,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// Reads a body that is the frame of one message, in one piece; of any other body
+/// no more than it takes to see that.
+async fn take(mut body: Body, bytes_max: usize) -> Taken {
+    let first = body.frame().await;
+    let message = match &first {
+        Some(Ok(frame)) => frame.data_ref().and_then(|data| message(data, bytes_max)),
+        _ => None,
+    };
+    let Some(message) = message else {
+        return Taken::Other(before(first, body));
+    };
+    if !body.is_end_stream() {
+        // Mostly the end, which came by itself.
+        let next = body.frame().await;
+        let is_nothing = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(Bytes::is_empty);
+        let is_end = match &next {
+            None => true,
+            Some(Ok(frame)) => is_nothing(frame) && body.is_end_stream(),
+            Some(Err(_)) => false,
+        };
+        if !is_end {
+            return Taken::Other(before(first.into_iter().chain(next), body));
+        }
+    }
+    Taken::Message(message)
+}
+
+/// The message of a frame that is whole and not compressed.
+fn message(frame: &Bytes, bytes_max: usize) -> Option<Bytes> {
+    let (head, message) = frame.split_first_chunk::<FRAME_HEAD_BYTES>()?;
+    let [compressed, length @ ..] = *head;
+    let length = u32::from_be_bytes(length) as usize;
+    let is_whole = compressed == 0 && length == message.len() && length <= bytes_max;
+    is_whole.then(|| frame.slice(FRAME_HEAD_BYTES..))
+}
+
+/// A body of which some was read already.
+fn before<R>(read: R, rest: Body) -> Body
+where
+    R: IntoIterator<Item = Result<Frame<Bytes>, Status>>,
+    R::IntoIter: Send + 'static,
+{
+    let read = stream::iter(read);
+    Body::new(StreamBody::new(read.chain(BodyStream::new(rest))))
+}
+
+fn ok(answer: Encoded) -> Result<Response<Body>, Status> {
+    let message = answer.framed().ok_or_else(|| {
+        let message = "the answer is of more than 4 GiB: ask for fewer entities".to_owned();
+        status(ErrorKind::ResourceExhausted, message)
+    })?;
+    let body = AnswerBody {
+        message: Some(message),
+        is_over: false,
+    };
+    let mut response = Response::new(Body::new(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    Ok(response)
+}
+
+/// A framed message, then that all is well.
+#[derive(Debug)]
+struct AnswerBody {
+    message: Option<Bytes>,
+    is_over: bool,
+}
+
+impl http_body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = match self.message.take() {
+            Some(message) => Some(Frame::data(message)),
+            None if self.is_over => None,
+            None => {
+                self.is_over = true;
+                let mut trailers = HeaderMap::with_capacity(1);
+                trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
+                Some(Frame::trailers(trailers))
+            }
+        };
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over
+    }
+}
