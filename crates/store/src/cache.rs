@@ -350,6 +350,10 @@ impl<S: OnlineStore> OnlineStore for CachedStore<S> {
         self.inner.drop_version(view, version).await
     }
 
+    async fn bundle(&self, views: &[(String, u32)]) -> Result<bool, StoreError> {
+        self.inner.bundle(views).await
+    }
+
     async fn refresh(&self) -> Result<bool, StoreError> {
         self.inner.refresh().await
     }

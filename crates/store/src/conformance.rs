@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use crate::error::StoreError;
 use crate::online::OnlineStore;
 
+mod bundles;
 mod defaults;
 pub mod events;
 mod fixture;
@@ -75,6 +76,9 @@ properties! {
         a_default_row_is_its_generation_s_own,
         an_upsert_keeps_the_default_row,
         a_foreign_default_row_is_refused;
+    bundles:
+        bundled_views_read_the_same,
+        views_change_after_they_were_bundled;
     lifecycle:
         nothing_is_seen_before_publication,
         a_pinned_generation_stays_readable,

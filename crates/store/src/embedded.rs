@@ -12,9 +12,14 @@
 //! has it mapped, in this process or another, reads on, and its space is free when
 //! the last of them lets go.
 //!
+//! The bases of views that are read together may be laid together once more, in a
+//! bundle (`bundle.rs`, `bundling.rs`): one look-up then finds the rows of all of
+//! them. It is derived from the bases and never needed; it answers for a
+//! generation for as long as that is the one it was made of and nothing changed.
+//!
 //! What a killed process leaves behind: files without a manifest (removed by
-//! the next writer), a reader's slot (freed when a file is opened and before it
-//! is written to), a lock (freed by the kernel).
+//! the next writer, or who bundles next), a reader's slot (freed when a file is
+//! opened and before it is written to), a lock (freed by the kernel).
 //!
 //! A cold page costs a page fault on the thread that reads: large reads
 //! therefore leave the async threads, see
@@ -42,6 +47,8 @@ use crate::online::{
 };
 
 mod base;
+mod bundle;
+mod bundling;
 mod changes;
 mod files;
 pub(crate) mod folder;
@@ -51,6 +58,7 @@ mod manifest;
 mod sweep;
 mod writer;
 
+use bundling::Bundles;
 use files::Files;
 use folder::{Folder, Glance};
 use generation::EmbeddedGeneration;
@@ -79,6 +87,12 @@ pub struct EmbeddedSettings {
     /// Reads of at least this many (entity, generation) pairs leave the async
     /// threads.
     pub blocking_reads_min: usize,
+    /// Whether the rows of views of one entity are laid together after a
+    /// materialisation, so that a read of several of them looks once. It takes
+    /// about as much disk again as the rows, and the time of writing them once
+    /// more. Without it bundles that are there are not used, and are removed by the
+    /// next materialisation.
+    pub bundles: bool,
 }
 
 impl Default for EmbeddedSettings {
@@ -91,6 +105,7 @@ impl Default for EmbeddedSettings {
             transaction_rows_max: 20_000,
             transaction_bytes_max: 8 << 20,
             blocking_reads_min: 2_000,
+            bundles: true,
         }
     }
 }
@@ -115,6 +130,7 @@ struct Shelf {
     folder: Folder,
     settings: EmbeddedSettings,
     open: RwLock<OpenGenerations>,
+    bundles: Bundles,
     /// Held from reading or writing a manifest until `open` agrees with it.
     turn: Mutex<()>,
     /// What the last refresh saw.
@@ -132,16 +148,17 @@ impl EmbeddedStore {
     pub fn open(folder: &Path, settings: EmbeddedSettings) -> Result<Self, StoreError> {
         let folder = Folder::open(folder)?;
         let seen = Mutex::new(folder.glance()?);
-        Ok(Self {
-            shelf: Arc::new(Shelf {
-                folder,
-                settings,
-                open: RwLock::default(),
-                turn: Mutex::default(),
-                seen,
-                listed: Mutex::default(),
-            }),
-        })
+        let shelf = Arc::new(Shelf {
+            folder,
+            settings,
+            open: RwLock::default(),
+            bundles: Bundles::default(),
+            turn: Mutex::default(),
+            seen,
+            listed: Mutex::default(),
+        });
+        shelf.look_at_bundles();
+        Ok(Self { shelf })
     }
 }
 
@@ -170,6 +187,7 @@ impl Shelf {
             return Ok(held);
         }
         let generation = Arc::new(generation);
+        generation.set_membership(self.bundles.current().membership(&generation));
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         let versions = open.entry(view).or_default();
         versions.insert(version, Arc::clone(&generation));
@@ -222,6 +240,8 @@ impl Shelf {
     }
 
     fn refresh(&self) -> Result<bool, StoreError> {
+        // No news of its own: what is read from them is the same.
+        self.look_at_bundles();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.folder.glance()?;
         let mut changed = now != *seen;
@@ -295,7 +315,9 @@ impl Shelf {
             self.remove(view, version);
         }
         folder.remove_generations_but(None)?;
-        self.folder.count_change()
+        self.folder.count_change()?;
+        self.tidy_bundles();
+        Ok(())
     }
 }
 
@@ -336,9 +358,9 @@ impl OnlineStore for EmbeddedStore {
         sink: &mut dyn RowSink,
     ) -> Result<(), StoreError> {
         if keys.len() * generations.len() < self.shelf.settings.blocking_reads_min {
-            return lookups::read_all(keys, generations, sink);
+            return lookups::read_all(&self.shelf.bundles, keys, generations, sink);
         }
-        blocking(|| lookups::read_all(keys, generations, sink))
+        blocking(|| lookups::read_all(&self.shelf.bundles, keys, generations, sink))
     }
 
     #[instrument(skip_all, err, fields(view, version))]
@@ -366,6 +388,11 @@ impl OnlineStore for EmbeddedStore {
     #[instrument(skip_all, err, fields(view, version))]
     async fn drop_version(&self, view: &str, version: u32) -> Result<(), StoreError> {
         blocking(|| self.shelf.drop_version(view, version))
+    }
+
+    #[instrument(skip_all)]
+    async fn bundle(&self, views: &[(String, u32)]) -> Result<bool, StoreError> {
+        blocking(|| self.shelf.bundle(views))
     }
 
     async fn refresh(&self) -> Result<bool, StoreError> {

@@ -233,6 +233,14 @@ pub trait OnlineStore: Debug + Send + Sync {
     /// it. Nothing published is fine; `StoreError::Busy` beside a writer.
     async fn drop_version(&self, view: &str, version: u32) -> Result<(), StoreError>;
 
+    /// Lays the rows of these views and versions, all keyed alike, together where
+    /// that makes reads of several of them faster; what they read is the same.
+    /// True if it did. Views that are not published are left out. For whoever
+    /// published them, after it did.
+    async fn bundle(&self, _views: &[(String, u32)]) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
     /// Takes notice of what was published, written or dropped, by this process
     /// or another; true if there was something since the last call on this
     /// store. Cheap enough to be called several times a second.
@@ -283,6 +291,10 @@ impl<S: OnlineStore + ?Sized> OnlineStore for Arc<S> {
 
     async fn drop_version(&self, view: &str, version: u32) -> Result<(), StoreError> {
         (**self).drop_version(view, version).await
+    }
+
+    async fn bundle(&self, views: &[(String, u32)]) -> Result<bool, StoreError> {
+        (**self).bundle(views).await
     }
 
     async fn refresh(&self) -> Result<bool, StoreError> {

@@ -3,7 +3,7 @@
 //!
 //! | part | bytes |
 //! |---|---|
-//! | header | 64: magic, format, rows, where the records end, homes, lines |
+//! | header | 64: magic, format, rows, where the records end, homes, lines, hash of the records (0: not known) |
 //! | records | in order of their stored keys (`changes.rs`): length of the key (4), of the row (4), key, row |
 //! | table | from the next multiple of 64: lines of eight slots, each 16 bits of a key's hash and 48 of its record's place, or 0 |
 //!
@@ -21,10 +21,11 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::{Advice, Mmap};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::EmbeddedSettings;
 use super::folder::io_error;
@@ -37,7 +38,7 @@ const HEADER_BYTES: usize = 64;
 const RECORD_HEADER_BYTES: usize = 8;
 const SLOT_BYTES: usize = 8;
 const LINE_SLOTS: usize = 8;
-const LINE_BYTES: usize = LINE_SLOTS * SLOT_BYTES;
+pub(super) const LINE_BYTES: usize = LINE_SLOTS * SLOT_BYTES;
 const PLACE_BITS: u32 = 48;
 const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
 /// Lines of the table that are made at a time: 64 MiB.
@@ -66,6 +67,8 @@ struct Header {
     homes: u64,
     /// These, and behind them those for which there was no room.
     lines: u64,
+    /// 0 in files that were written before it was kept.
+    content: u64,
 }
 
 impl Header {
@@ -74,7 +77,14 @@ impl Header {
     }
 
     fn to_bytes(self) -> [u8; HEADER_BYTES] {
-        let numbers = [FORMAT, self.rows, self.records_end, self.homes, self.lines];
+        let numbers = [
+            FORMAT,
+            self.rows,
+            self.records_end,
+            self.homes,
+            self.lines,
+            self.content,
+        ];
         let mut bytes = [0; HEADER_BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
         for (to, number) in bytes[8..].chunks_exact_mut(8).zip(numbers) {
@@ -94,6 +104,7 @@ impl Header {
             records_end: number(3)?,
             homes: number(4)?,
             lines: number(5)?,
+            content: number(6)?,
         };
         let table = header.lines.checked_mul(LINE_BYTES as u64)?;
         let at = header
@@ -192,8 +203,32 @@ impl BaseFile {
         }))
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(super) fn rows(&self) -> u64 {
         self.header.rows
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// A hash of keys and rows: that of other rows is another.
+    pub(super) fn content(&self) -> u64 {
+        self.header.content
+    }
+
+    /// Bytes of all records together.
+    pub(super) fn records_bytes(&self) -> u64 {
+        self.header.records_end - HEADER_BYTES as u64
+    }
+
+    /// Lines of the cache that are worth asking for before a record is looked at.
+    #[inline]
+    pub(super) fn record_lines(&self) -> usize {
+        self.record_lines + 1
     }
 
     /// Has the key's home on its way from memory.
@@ -203,14 +238,19 @@ impl BaseFile {
         prefetch(&self.map, self.line_at(home));
     }
 
-    /// The first record that may be the key's, on its way from memory.
+    /// The first record that may be the key's.
     #[inline]
     pub(super) fn candidate(&self, hash: KeyHash) -> Option<Candidate> {
-        let found = self.candidate_from(hash, hash.home(self.header.homes), 0)?;
-        for line in 0..=self.record_lines {
+        self.candidate_from(hash, hash.home(self.header.homes), 0)
+    }
+
+    /// Has lines of a record, counted from its beginning, on their way from
+    /// memory.
+    #[inline]
+    pub(super) fn prefetch_record(&self, found: Candidate, lines: Range<usize>) {
+        for line in lines {
             prefetch(&self.map, found.place + line * LINE_BYTES);
         }
-        Some(found)
     }
 
     /// The row of a key, from its first candidate on.
@@ -371,6 +411,7 @@ pub(super) struct BaseWriter {
     waiting: Vec<u8>,
     written: usize,
     rows: u64,
+    content: u64,
     /// Where the next record goes.
     at: u64,
     window_lines: u64,
@@ -392,6 +433,7 @@ impl BaseWriter {
             written: 0,
             path: path.to_owned(),
             rows: 0,
+            content: 0,
             at: HEADER_BYTES as u64,
             window_lines: WINDOW_LINES,
         })
@@ -415,6 +457,7 @@ impl BaseWriter {
             self.at += part.len() as u64;
         }
         self.rows += 1;
+        self.content = xxh3_64_with_seed(row, xxh3_64_with_seed(key, self.content));
         self.write_chunks()
     }
 
@@ -434,6 +477,7 @@ impl BaseWriter {
             records_end: self.at,
             homes: homes_of(self.rows),
             lines: 0,
+            content: self.content,
         };
         let records = self.written()?;
         let padding = (header.table_at() - self.at) as usize;

@@ -6,7 +6,12 @@
 //!                            lock         held (flock) by the one writer
 //!                            g<number>.rows          what it was made with
 //!                            g<number>.mdb, -lock    what changed since
+//! <folder>/.bundles/manifest.json
+//!                   lock                  held (flock) by who bundles
+//!                   b<number>.rows        rows of several views side by side
 //! ```
+//!
+//! No view's folder has a dot in its name.
 //!
 //! This module knows nothing of what the files hold.
 
@@ -34,6 +39,12 @@ pub(super) struct VersionFolder {
     path: PathBuf,
 }
 
+/// The folder of the bundles.
+#[derive(Debug, Clone)]
+pub(super) struct BundleFolder {
+    path: PathBuf,
+}
+
 /// What a glance at the folder sees. Two that are equal saw the same manifests.
 ///
 /// The count of changes tells publications apart that are too close for the
@@ -52,18 +63,44 @@ impl Glance {
     }
 }
 
+/// Tells a small file that was replaced from the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+pub(super) struct Stamp {
     modified: Option<SystemTime>,
     bytes: u64,
     inode: u64,
 }
 
-/// Held by the one writer of a version, in all processes; freed when dropped
-/// and when the process ends, however it ends.
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            modified: metadata.modified().ok(),
+            bytes: metadata.len(),
+            inode: inode(metadata),
+        }
+    }
+}
+
+/// Held by the one writer of a version, or of bundles, in all processes; freed
+/// when dropped and when the process ends, however it ends.
 #[derive(Debug)]
 pub(super) struct WriterLock {
     file: File,
+}
+
+impl WriterLock {
+    /// `None` while another has it.
+    fn take(path: &Path) -> Result<Option<Self>, StoreError> {
+        let failed = |e| io_error(path, "the writer's lock", e);
+        let mut options = OpenOptions::new();
+        let file = options.create(true).truncate(false).write(true).open(path);
+        let file = file.map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(failed(e)),
+        }
+    }
 }
 
 impl Drop for WriterLock {
@@ -96,6 +133,12 @@ impl Folder {
         }
     }
 
+    pub(super) fn bundles(&self) -> BundleFolder {
+        BundleFolder {
+            path: self.root.join(BUNDLES),
+        }
+    }
+
     fn changes_path(&self) -> PathBuf {
         self.root.join("changes")
     }
@@ -106,15 +149,13 @@ impl Folder {
         let changes = metadata(&self.changes_path())?.map_or(0, |file| file.len());
         let mut manifests = BTreeMap::new();
         for view in entries(&self.root)? {
+            if view.ends_with(BUNDLES) {
+                continue;
+            }
             // Files beside the views' folders have no entries.
             for version in entries(&view)? {
                 if let Some(manifest) = metadata(&version.join(MANIFEST))? {
-                    let stamp = Stamp {
-                        modified: manifest.modified().ok(),
-                        bytes: manifest.len(),
-                        inode: inode(&manifest),
-                    };
-                    manifests.insert(version, stamp);
+                    manifests.insert(version, Stamp::of(&manifest));
                 }
             }
         }
@@ -135,10 +176,6 @@ impl Folder {
 }
 
 impl VersionFolder {
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     pub(super) fn manifest_path(&self) -> PathBuf {
         self.path.join(MANIFEST)
     }
@@ -157,18 +194,8 @@ impl VersionFolder {
 
     /// `StoreError::Busy` while another writer holds it.
     pub(super) fn lock(&self) -> Result<WriterLock, StoreError> {
-        let path = self.path.join("lock");
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(|e| io_error(&path, "the writer's lock", e))?;
-        match file.try_lock() {
-            Ok(()) => Ok(WriterLock { file }),
-            Err(TryLockError::WouldBlock) => Err(StoreError::busy(&self.view, self.version)),
-            Err(TryLockError::Error(e)) => Err(io_error(&path, "the writer's lock", e)),
-        }
+        let lock = WriterLock::take(&self.path.join(LOCK))?;
+        lock.ok_or_else(|| StoreError::busy(&self.view, self.version))
     }
 
     /// Removes the files of every generation but `keep`: those that were
@@ -214,7 +241,56 @@ impl VersionFolder {
     }
 }
 
+impl BundleFolder {
+    pub(super) fn manifest_path(&self) -> PathBuf {
+        self.path.join(MANIFEST)
+    }
+
+    pub(super) fn file_path(&self, number: u64) -> PathBuf {
+        self.path.join(format!("b{number}{BASE_SUFFIX}"))
+    }
+
+    /// `None` where nothing was ever bundled.
+    pub(super) fn stamp(&self) -> Result<Option<Stamp>, StoreError> {
+        let manifest = metadata(&self.manifest_path())?;
+        Ok(manifest.as_ref().map(Stamp::of))
+    }
+
+    pub(super) fn exists(&self) -> bool {
+        self.path.is_dir()
+    }
+
+    pub(super) fn create(&self) -> Result<(), StoreError> {
+        std::fs::create_dir_all(&self.path).map_err(|e| io_error(&self.path, "a folder", e))
+    }
+
+    /// `None` while another bundles.
+    pub(super) fn lock(&self) -> Result<Option<WriterLock>, StoreError> {
+        WriterLock::take(&self.path.join(LOCK))
+    }
+
+    /// Removes every file but these, the manifest and the lock. Only under the
+    /// lock.
+    pub(super) fn remove_files_but(&self, numbers: &[u64]) -> Result<(), StoreError> {
+        let kept: Vec<PathBuf> = { numbers.iter() }
+            .map(|number| self.file_path(*number))
+            .chain([self.manifest_path(), self.path.join(LOCK)])
+            .collect();
+        let mut others = entries(&self.path)?;
+        others.retain(|path| !kept.contains(path));
+        others.iter().try_for_each(|path| remove(path))
+    }
+
+    /// Makes the names of new files in the folder durable.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        sync_folder(&self.path)?;
+        self.path.parent().map_or(Ok(()), sync_folder)
+    }
+}
+
 const MANIFEST: &str = "manifest.json";
+const LOCK: &str = "lock";
+const BUNDLES: &str = ".bundles";
 
 /// `None` where there is no such file.
 fn metadata(path: &Path) -> Result<Option<Metadata>, StoreError> {
@@ -274,12 +350,13 @@ fn sync_folder(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Replaces a small file as a whole: readers see the old or the new one, and
-/// the new one is durable when this returns.
+/// the new one is durable when this returns. `sync` makes the names of what it
+/// speaks of durable before its own.
 pub(super) fn write_atomically(
-    folder: &VersionFolder,
     path: &Path,
     bytes: &[u8],
     what: &str,
+    sync: impl FnOnce() -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let next = path.with_extension("next");
     let written = File::create(&next).and_then(|mut file| {
@@ -287,10 +364,9 @@ pub(super) fn write_atomically(
         file.sync_all()
     });
     written.map_err(|e| io_error(&next, what, e))?;
-    // Names of generation files must not come after the name that points to them.
-    folder.sync()?;
+    sync()?;
     std::fs::rename(&next, path).map_err(|e| io_error(path, what, e))?;
-    sync_folder(folder.path())
+    path.parent().map_or(Ok(()), sync_folder)
 }
 
 /// A view's name as a folder's: what is not a plain lower-case name is escaped,

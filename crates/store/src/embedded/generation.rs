@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use granary_model::UtcMicros;
 
 use super::base::BaseFile;
+use super::bundle::Membership;
 use super::files::Files;
 use super::folder::VersionFolder;
 use super::manifest::{Manifest, Published};
@@ -34,6 +35,8 @@ pub(super) struct EmbeddedGeneration {
     counter_seen: AtomicU64,
     /// The last state that could be read.
     rows_seen: AtomicU64,
+    /// Of the bundles that were open last.
+    membership: AtomicU64,
 }
 
 impl EmbeddedGeneration {
@@ -58,6 +61,7 @@ impl EmbeddedGeneration {
             told_up_to: AtomicU64::new(published.write_counter),
             counter_seen: AtomicU64::new(state.write_counter),
             rows_seen: AtomicU64::new(state.rows),
+            membership: AtomicU64::new(Membership::NONE.to_bits()),
         })
     }
 
@@ -109,6 +113,17 @@ impl EmbeddedGeneration {
     #[inline]
     pub(super) fn default_row(&self) -> Option<&[u8]> {
         self.default_row.as_deref()
+    }
+
+    /// The bundle that has the rows of the base; it may be closed by now.
+    #[inline]
+    pub(super) fn membership(&self) -> Membership {
+        Membership::from_bits(self.membership.load(Ordering::Acquire))
+    }
+
+    pub(super) fn set_membership(&self, membership: Membership) {
+        let bits = membership.to_bits();
+        self.membership.store(bits, Ordering::Release);
     }
 
     /// Hands the rows of `keys` to the sink as generation `index`, from one

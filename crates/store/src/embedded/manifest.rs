@@ -16,6 +16,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use granary_model::UtcMicros;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::folder::{VersionFolder, io_error, write_atomically};
@@ -116,30 +117,48 @@ impl Manifest {
 
     /// `None` where the version was never published.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, StoreError> {
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(io_error(path, "a manifest", e)),
-        };
-        let damaged = |error: serde_json::Error| StoreError::Damaged {
-            path: path.to_owned(),
-            reason: format!("not a manifest: {error}"),
-        };
-        let FormatOnly { format } = serde_json::from_slice(&bytes).map_err(damaged)?;
-        if format > MANIFEST_FORMAT {
-            return Err(StoreError::NewerFormat {
-                path: path.to_owned(),
-                found: format,
-                supported: MANIFEST_FORMAT,
-            });
-        }
-        serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+        read_manifest(path, MANIFEST_FORMAT)
     }
 
     pub(super) fn write(&self, folder: &VersionFolder) -> Result<(), StoreError> {
-        let path = folder.manifest_path();
-        let bytes = serde_json::to_vec_pretty(self)
-            .map_err(|e| StoreError::Codec(format!("manifest: {e}")))?;
-        write_atomically(folder, &path, &bytes, "a manifest")
+        // Names of generation files must not come after the name that points to them.
+        write_manifest(self, &folder.manifest_path(), || folder.sync())
     }
+}
+
+/// A manifest of a format up to the one that is supported; `None` where there
+/// is none.
+pub(super) fn read_manifest<M: DeserializeOwned>(
+    path: &Path,
+    supported: u32,
+) -> Result<Option<M>, StoreError> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(io_error(path, "a manifest", e)),
+    };
+    let damaged = |error: serde_json::Error| StoreError::Damaged {
+        path: path.to_owned(),
+        reason: format!("not a manifest: {error}"),
+    };
+    let FormatOnly { format } = serde_json::from_slice(&bytes).map_err(damaged)?;
+    if format > supported {
+        return Err(StoreError::NewerFormat {
+            path: path.to_owned(),
+            found: format,
+            supported,
+        });
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+}
+
+/// See [`write_atomically`].
+pub(super) fn write_manifest<M: Serialize>(
+    manifest: &M,
+    path: &Path,
+    sync: impl FnOnce() -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let bytes = serde_json::to_vec_pretty(manifest)
+        .map_err(|e| StoreError::Codec(format!("manifest: {e}")))?;
+    write_atomically(path, &bytes, "a manifest", sync)
 }

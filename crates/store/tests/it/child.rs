@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use granary_store::{EmbeddedStore, OnlineStore, RowSink, WriteMode};
 
+use super::bundles;
 use super::facts::{UPSERT, VIEW, fill, keys, merging, open, pinned, times};
 
 /// A started child; killed when dropped.
@@ -20,7 +21,24 @@ pub struct Started {
 }
 
 pub fn start(role: &str, folder: &Path) -> Started {
-    let mut process = Command::new(std::env::current_exe().unwrap())
+    started(Command::new(std::env::current_exe().unwrap()), role, folder)
+}
+
+/// One whose files do not grow beyond so many bytes.
+pub fn start_with_files_up_to(bytes: u64, role: &str, folder: &Path) -> Started {
+    let mut shell = Command::new("sh");
+    // The limit is told in blocks, and a signal that is not heeded is an error.
+    let limited = format!(
+        "trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"",
+        bytes / 512
+    );
+    shell.arg("-c").arg(limited);
+    shell.arg(std::env::current_exe().unwrap());
+    started(shell, role, folder)
+}
+
+fn started(mut command: Command, role: &str, folder: &Path) -> Started {
+    let mut process = command
         .args(["child::obeys", "--exact", "--nocapture", "--test-threads=1"])
         .arg(format!("role={role}"))
         .arg(format!("folder={}", folder.display()))
@@ -97,6 +115,11 @@ async fn obeys() {
                 .unwrap(),
         ),
         "drop" => open(folder).drop_version(VIEW, 1).await.unwrap(),
+        "bundle" => match open(folder).bundle(&bundles::views(&["a", "b", "c"])).await {
+            Ok(bundled) => assert!(bundled),
+            Err(error) => say(&error.to_string()),
+        },
+        "bundle again and again" => bundle_again_and_again(&open(folder)).await,
         "hold a read" => hold_a_read(folder).await,
         "hold a writer" => {
             let store = open(folder);
@@ -110,6 +133,19 @@ async fn obeys() {
         "script" => script(open(folder)).await,
         "merging script" => script(merging(folder)).await,
         other => panic!("no role {other}"),
+    }
+}
+
+/// Has always something to bundle, until it is killed.
+async fn bundle_again_and_again(store: &EmbeddedStore) {
+    for at in 100.. {
+        for view in ["a", "b"] {
+            let facts: Vec<_> = (0..2_000).map(|id| (id, at)).collect();
+            bundles::fill(store, view, WriteMode::Create, &facts).await;
+        }
+        say("bundling");
+        let bundled = store.bundle(&bundles::views(&["a", "b", "c"])).await;
+        assert!(bundled.unwrap());
     }
 }
 

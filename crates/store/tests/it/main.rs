@@ -1,6 +1,8 @@
 //! The store's integration tests.
 
 #[cfg(test)]
+mod bundles;
+#[cfg(test)]
 mod cache;
 #[cfg(test)]
 mod child;

@@ -41,6 +41,10 @@ enum Broken {
     ForgetsDefaults,
     /// A NULL key has the row of everybody else.
     DefaultsNullKeys,
+    /// What was bundled is there no more.
+    BundlesAway,
+    /// Default rows are lost by it.
+    BundlesNoDefaults,
 }
 
 #[derive(Debug, Clone)]
@@ -162,6 +166,24 @@ impl OnlineStore for Mutant {
         self.inner.drop_version(view, version).await
     }
 
+    async fn bundle(&self, views: &[(String, u32)]) -> Result<bool, StoreError> {
+        for (view, version) in views {
+            let Some(held) = self.inner.generation(view, *version).await? else {
+                continue;
+            };
+            match self.broken {
+                Broken::BundlesAway => self.inner.drop_version(view, *version).await?,
+                Broken::BundlesNoDefaults => {
+                    let layout = Arc::clone(held.layout());
+                    let writer = self.inner.writer(view, *version, layout, WriteMode::Create);
+                    writer.await?.publish(held.state().coverage).await?;
+                }
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+
     async fn refresh(&self) -> Result<bool, StoreError> {
         let changed = self.inner.refresh().await?;
         Ok(match self.broken {
@@ -243,6 +265,8 @@ async fn a_broken_promise_fails_the_suite() {
         Broken::TakesAnyLayout,
         Broken::ForgetsDefaults,
         Broken::DefaultsNullKeys,
+        Broken::BundlesAway,
+        Broken::BundlesNoDefaults,
     ] {
         let failed = failures(broken).await;
         assert!(!failed.is_empty(), "{broken:?} passes the suite");
