@@ -148,6 +148,8 @@ impl Materializer {
     /// by side. Unknown views fail before anything runs; a failed view fails
     /// itself and what depends on it, the others go on. Outcomes come in the
     /// order of dependencies, of one view by T; a view's first failure ends it.
+    /// In the end rows of all views that are online are laid together, see
+    /// [`OnlineStore::bundle`].
     ///
     /// Dropping the future stops all of it, as killing the process would.
     #[instrument(skip_all, err, fields(snapshot = snapshot.number))]
@@ -185,6 +187,7 @@ impl Materializer {
             })
             .collect();
         let mut outcomes = self.run_all(queue, &mut runs).await;
+        self.sink.bundle(&definitions).await;
         let order = chosen.iter().filter_map(|view| outcomes.remove(&view.name));
         Ok(order.flatten().collect())
     }
@@ -254,6 +257,10 @@ impl Materializer {
                 let filled = self.sink.catch_up(&snapshot.definitions, view).await;
                 ended.push((view.name.clone(), filled));
             }
+        }
+        let is_new = |filled: &Result<Filled, _>| matches!(filled, Ok(Filled::Written { .. }));
+        if ended.iter().any(|(_, filled)| is_new(filled)) {
+            self.sink.bundle(&snapshot.definitions).await;
         }
         ended
     }

@@ -5,6 +5,7 @@
 //! difference whether a run has just ended, was killed before it got online,
 //! or the store is new and empty.
 
+mod bundles;
 mod empty;
 mod need;
 mod pump;

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io::ErrorKind;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -95,12 +95,17 @@ impl ObjectStore for FullFiles {
     }
 }
 
-/// Fails the n-th step of a writer (batches, then the publication), counting
-/// down over all writers; 0: never again.
+/// Views and their versions.
+type Views = Vec<(String, u32)>;
+
+/// Fails the n-th step of a writer (batches, then the publication) or of who
+/// bundles, counting down over all of them; 0: never again.
 #[derive(Debug, Clone)]
 pub struct FullStore {
     pub inner: Arc<dyn OnlineStore>,
     pub steps_left: Arc<AtomicUsize>,
+    /// What was asked for.
+    pub bundled: Arc<Mutex<Vec<Views>>>,
 }
 
 struct FullWriter {
@@ -110,17 +115,18 @@ struct FullWriter {
 
 impl FullWriter {
     fn step(&self) -> std::result::Result<(), StoreError> {
-        let down = |n: usize| n.checked_sub(1);
-        let before = self
-            .steps_left
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, down);
-        match before {
-            Ok(1) => Err(StoreError::Full {
-                path: "online".into(),
-                what: "the rows".into(),
-            }),
-            _ => Ok(()),
-        }
+        step(&self.steps_left)
+    }
+}
+
+fn step(left: &AtomicUsize) -> std::result::Result<(), StoreError> {
+    let down = |n: usize| n.checked_sub(1);
+    match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, down) {
+        Ok(1) => Err(StoreError::Full {
+            path: "online".into(),
+            what: "the rows".into(),
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -196,6 +202,12 @@ impl OnlineStore for FullStore {
 
     async fn drop_version(&self, view: &str, version: u32) -> std::result::Result<(), StoreError> {
         self.inner.drop_version(view, version).await
+    }
+
+    async fn bundle(&self, views: &[(String, u32)]) -> std::result::Result<bool, StoreError> {
+        self.bundled.lock().unwrap().push(views.to_vec());
+        step(&self.steps_left)?;
+        self.inner.bundle(views).await
     }
 
     async fn refresh(&self) -> std::result::Result<bool, StoreError> {

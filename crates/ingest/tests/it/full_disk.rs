@@ -71,6 +71,7 @@ async fn rows_that_do_not_fit_online_are_caught_up() {
         let store = FullStore {
             inner: Arc::new(MemoryStore::new()),
             steps_left: Arc::clone(&steps_left),
+            bundled: Arc::default(),
         };
         let project = Project::at(folder.path(), Arc::new(store));
         project.write(&events());
