@@ -125,20 +125,30 @@ impl Refusal {
     }
 
     pub fn status(self) -> Status {
-        let why = match self {
-            Self::Full => "the queue of requests is full",
-            Self::CallerFull => "this caller's share of the queue of requests is full",
-            Self::Displaced => {
-                "the queue of requests is full, and this caller has most of those that wait"
-            }
-            Self::Late => "the read waited in the queue of requests for as long as reads may",
-            Self::Deadline => {
-                let message = "the deadline was over before the request's turn came";
-                return status(ErrorKind::DeadlineExceeded, message.to_owned());
-            }
+        // Whole, as there may be more refusals than answers.
+        let (kind, message) = match self {
+            Self::Full => (
+                ErrorKind::ResourceExhausted,
+                "the queue of requests is full; wait a little before trying again, or ask less at a time",
+            ),
+            Self::CallerFull => (
+                ErrorKind::ResourceExhausted,
+                "this caller's share of the queue of requests is full; wait a little before trying again, or ask less at a time",
+            ),
+            Self::Displaced => (
+                ErrorKind::ResourceExhausted,
+                "the queue of requests is full, and this caller has most of those that wait; wait a little before trying again, or ask less at a time",
+            ),
+            Self::Late => (
+                ErrorKind::ResourceExhausted,
+                "the read waited in the queue of requests for as long as reads may; wait a little before trying again, or ask less at a time",
+            ),
+            Self::Deadline => (
+                ErrorKind::DeadlineExceeded,
+                "the deadline was over before the request's turn came",
+            ),
         };
-        let message = format!("{why}; wait a little before trying again, or ask less at a time");
-        status(ErrorKind::ResourceExhausted, message)
+        status(kind, message.to_owned())
     }
 }
 
@@ -303,7 +313,8 @@ impl Admitted {
 
     fn give_back(&mut self, place: bool) {
         let had_slot = std::mem::take(&mut self.has_slot);
-        let worked = self.began.filter(|_| had_slot).map(|began| began.elapsed());
+        let now = Instant::now();
+        let worked = self.began.filter(|_| had_slot).map(|began| now - began);
         if had_slot {
             self.admission.counts().running.dec();
         }
@@ -314,7 +325,7 @@ impl Admitted {
             }
             // The slot of a read that waited for something was not held to its end.
             if let (true, Class::Read, Some(worked)) = (place, self.asked.class, worked) {
-                queue.remember(worked);
+                queue.remember(worked, now, &admission.limits);
             }
             if place {
                 queue.leave_place(self.asked.caller);

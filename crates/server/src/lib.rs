@@ -6,6 +6,10 @@
 //! ([`status`]). It constructs no component and reads no environment: see
 //! [`serve()`] for what it is given.
 
+// Whether the future of a read may go to another thread is a question of all types
+// that DataFusion's plans are made of.
+#![recursion_limit = "256"]
+
 mod admission;
 #[cfg(test)]
 mod allocations;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, TimestampMicrosecondArray};
+use futures::FutureExt;
 use futures::future::try_join_all;
 use granary_engine::Engine;
 use granary_model::types::UTC;
@@ -168,8 +169,8 @@ async fn fetch_level(
                 events_max: sources.live_events_max,
                 tiles: sources.tiles,
             };
-            let reading = Box::pin(fetch.read(snapshots, (&encoded, &arrays), time));
-            let fetched = reading.await?;
+            let reading = fetch.read(snapshots, (&encoded, &arrays), time);
+            let fetched = reading.boxed().await?;
             found[live.fetch] = Some(fetched);
         }
         if !group.queries.is_empty() {
@@ -183,7 +184,7 @@ async fn fetch_level(
         }
     }
     if !queries.is_empty() {
-        for (fetch, fetched) in Box::pin(try_join_all(queries)).await? {
+        for (fetch, fetched) in try_join_all(queries).boxed().await? {
             found[fetch] = Some(fetched);
         }
     }

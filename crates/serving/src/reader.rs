@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use arrow::array::Array;
+use futures::FutureExt;
 use futures::future::join_all;
 use granary_catalog::{Catalog, Snapshot};
 use granary_engine::{Engine, TileSettings};
@@ -290,7 +291,8 @@ impl Reader {
             Err(error) if error.is_of_a_moment() => {
                 // On the heap, as whatever few reads need: a read that needs nothing
                 // of it is small, and is moved several times before it begins.
-                Box::pin(self.answer_again(state, request, time, error)).await
+                let again = self.answer_again(state, request, time, error);
+                again.boxed().await
             }
             answer => answer,
         }

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::FutureExt;
 use granary_catalog::{Catalog, Snapshot};
 use granary_engine::Engine;
 use granary_model::definitions::ServeMode;
@@ -112,7 +113,7 @@ impl ReadState {
                 let known = self.services.get(name).cloned();
                 known.ok_or_else(|| self.unknown_service(name))?
             }
-            ReadTarget::Features(list) => Box::pin(self.list_plan(list, planner)).await,
+            ReadTarget::Features(list) => self.list_plan(list, planner).boxed().await,
         };
         planned.map_err(ServingError::Shared)
     }

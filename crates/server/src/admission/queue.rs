@@ -16,9 +16,11 @@ const WORK_BETWEEN_LOOKS: Duration = Duration::from_micros(500);
 /// server paused, or many came at once, and they are better answered a little late
 /// than not at all.
 const STANDING: Duration = Duration::from_millis(50);
+/// So many times as long as reads may wait they do in such a queue.
+const BEGUN_TIMES: u32 = 8;
 /// For so long after a read found no room, an empty queue is a pause of overload, and
 /// not the other way round.
-const OVERLOAD_REMEMBERED: Duration = Duration::from_secs(1);
+const OVERLOAD_REMEMBERED: Duration = Duration::from_millis(100);
 /// Reads may always wait so many at a time, however slow they have been.
 const WAITING_READS_MIN: u32 = 2;
 /// How much of the mean time in a slot the newest read makes: one in so many.
@@ -107,8 +109,11 @@ pub(super) struct Queue {
     tired: usize,
     /// Time that slots were held since the last look around.
     worked: Duration,
-    /// The mean of what reads held one for.
+    /// The mean of what reads held one for; where others wait, with what lies between
+    /// two of them, as refusing the rest does.
     read_time: Duration,
+    /// When the last of them ended.
+    read_ended: Option<Instant>,
     places: usize,
     /// Requests that wait and that the bounds are for.
     bounded: usize,
@@ -236,11 +241,11 @@ impl Queue {
     }
 
     /// How many may wait so that the last of them begins in time, or, in a queue
-    /// that has just begun, not much later.
+    /// that has just begun, before that has stood for long.
     fn room_for_reads(&self, limits: &Limits) -> usize {
         let wait = match self.is_overloaded() {
             true => limits.read_wait,
-            false => limits.read_wait * 2,
+            false => limits.read_wait * BEGUN_TIMES,
         };
         let turns = wait.as_nanos().checked_div(self.read_time.as_nanos());
         let turns = turns.map_or(usize::MAX, |turns| {
@@ -346,10 +351,14 @@ impl Queue {
 
     /// One that is longer by far than those before tells of a cold page or of a
     /// thread that was not let run, not of reads: only a part of it counts.
-    pub fn remember(&mut self, read: Duration) {
+    pub fn remember(&mut self, read: Duration, ended: Instant, limits: &Limits) {
+        let before = self.read_ended.replace(ended);
+        let since = before.filter(|_| self.standing.is_some());
+        let cores = u32::try_from(limits.cores).unwrap_or(u32::MAX);
+        let turn = since.map_or(read, |before| (ended - before).saturating_mul(cores));
         let known = self.read_time.max(QUICK_READ);
-        let read = read.min(known * OUTLIER);
-        self.read_time = known - known / READS_REMEMBERED + read / READS_REMEMBERED;
+        let turn = turn.max(read).min(known * OUTLIER);
+        self.read_time = known - known / READS_REMEMBERED + turn / READS_REMEMBERED;
     }
 }
 

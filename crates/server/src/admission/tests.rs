@@ -283,7 +283,8 @@ async fn what_comes_at_random_ends_and_leaves_nothing_behind() {
 fn worked(admission: &Admission, work: Duration) -> bool {
     let mut queue = admission.queue();
     // Until the mean is that.
-    (0..100).for_each(|_| queue.remember(work));
+    let ended = Instant::now();
+    (0..100).for_each(|_| queue.remember(work, ended, &admission.limits));
     queue.leave_slot(work, &admission.limits)
 }
 
@@ -307,8 +308,8 @@ async fn reads_that_would_begin_too_late_are_refused_at_once() {
     // Reads take a millisecond each: one runs, three wait.
     first.has_slot = false;
     assert!(worked(&admission, Duration::from_millis(1)));
-    // Twice as long where the queue has just begun.
-    let mut waits: Vec<_> = (0..7)
+    // Eight times as long where the queue has just begun.
+    let mut waits: Vec<_> = (0..31)
         .map(|_| ask(&admission, Class::Read, "a").unwrap())
         .collect();
     assert_eq!(refused(&admission, Class::Read, "a"), Refusal::Full);
@@ -340,12 +341,36 @@ async fn where_some_have_waited_for_long_reads_are_refused_sooner() {
     assert_eq!(refused(&admission, Class::Read, "a"), Refusal::Full);
 }
 
+/// Refusing is work, and so is whatever else lies between two reads.
+#[tokio::test]
+async fn what_lies_between_reads_that_others_wait_for_is_of_their_turn() {
+    let admission = admission(|settings| settings.read_wait_millis_max = 4);
+    let _first = now(&admission, "a");
+    let _waits = ask(&admission, Class::Read, "a").unwrap();
+    let (work, between) = (Duration::from_micros(100), Duration::from_micros(900));
+    let mut queue = admission.queue();
+    let mut ended = Instant::now();
+    for _ in 0..200 {
+        ended += work + between;
+        queue.remember(work, ended, &admission.limits);
+    }
+    drop(queue);
+    // A millisecond a turn: 32 at first, of which one runs.
+    let more: Vec<_> = (0..30)
+        .map(|_| ask(&admission, Class::Read, "a").unwrap())
+        .collect();
+    assert_eq!(refused(&admission, Class::Read, "a"), Refusal::Full);
+    drop(more);
+}
+
 /// One cold page, say, is no reason to refuse what is quick.
 #[tokio::test]
 async fn a_read_that_was_slow_for_once_refuses_no_others() {
     let admission = admission(|settings| settings.read_wait_millis_max = 4);
     let mut first = now(&admission, "a");
-    admission.queue().remember(Duration::from_secs(1));
+    let ended = Instant::now();
+    let second = Duration::from_secs(1);
+    admission.queue().remember(second, ended, &admission.limits);
     first.has_slot = false;
     let for_long = asked(&admission, Class::Read, "a");
     let since = for_long.since - Duration::from_secs(1);

@@ -8,8 +8,8 @@
 
 mod admission;
 mod background;
-mod bodies;
 mod bindings;
+mod bodies;
 mod bounds;
 mod catalog;
 mod events;
