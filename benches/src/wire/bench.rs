@@ -150,8 +150,8 @@ impl Bench {
         Ok(seen)
     }
 
-    /// The greatest rates: as loaded, or by the servers' CPU time where the
-    /// generator could not load one of them.
+    /// The greatest rates: as loaded, or by the servers' CPU time where
+    /// one of them was not fully loaded.
     pub fn rates(&mut self, what: &str, ours: &[Seen], peer: &[Seen]) -> Rates {
         let of = |seen: &[Seen], rate: fn(&Seen) -> f64| seen.iter().map(rate).collect();
         let bounded = self.is_bound(what, ours) | self.is_bound(what, peer);
@@ -167,14 +167,14 @@ impl Bench {
         }
     }
 
-    /// Whether the generator was the bound and not the server; said if it was.
+    /// Whether something else than the server's core was the bound; said if it was.
     fn is_bound(&mut self, what: &str, seen: &[Seen]) -> bool {
         let shares: Vec<f64> = seen.iter().map(Seen::server_share).collect();
         let is_bound = !shares.is_empty() && median(&shares) < FULL;
         if is_bound {
             self.report.note(format!(
-                "{what}: the generator's core was the bound, a server had {:.0} % of its own; so \
-                 the greatest rates are taken from the servers' CPU time a request.",
+                "{what}: a server had {:.0} % of its core, so the greatest rates are taken from \
+                 the servers' CPU time a request.",
                 median(&shares) * 100.0
             ));
         }

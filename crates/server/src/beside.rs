@@ -14,7 +14,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 #[cfg(target_os = "linux")]
 const NICE: i32 = 10;
 
-/// The threads; they end with it, and what is under way on them as well.
+/// The threads; they end with it, and what is under way on them as well, but for work
+/// that cannot be broken off.
 #[derive(Debug)]
 pub(crate) struct Beside {
     /// `None` when it is dropped.
@@ -52,11 +53,39 @@ impl Drop for Beside {
     }
 }
 
-/// On Linux priorities are those of threads; elsewhere it would be the whole
+/// Not by so much more: threads have the priority of those that start them. On Linux
+/// priorities are those of threads; elsewhere it would be the whole
 /// process that gave way.
 fn give_way() {
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::nice(NICE) {
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
         tracing::warn!(%error, "background work has the priority of reads");
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tokio::task::{block_in_place, spawn_blocking};
+
+    use super::*;
+
+    fn priority() -> i32 {
+        rustix::process::getpriority_process(None).unwrap()
+    }
+
+    #[tokio::test]
+    async fn all_its_threads_give_way_alike() {
+        let own = priority();
+        let beside = Beside::start().unwrap();
+        let work = async {
+            let first = block_in_place(priority);
+            let second = spawn_blocking(priority).await.unwrap();
+            // On the thread that took this one's place.
+            let third = tokio::spawn(async { block_in_place(priority) });
+            [first, second, third.await.unwrap(), priority()]
+        };
+        let seen = beside.handle().spawn(work).await.unwrap();
+        assert_eq!(seen, [NICE; 4]);
+        assert_eq!(priority(), own);
     }
 }

@@ -148,19 +148,21 @@ where
             since: started,
             deadline: underway.deadline,
         };
-        let asked = shared.admission.ask(asked);
+        let turn = match shared.admission.ask(asked) {
+            Ok(turn) => turn,
+            Err(refusal) => return Box::pin(async move { Ok(refuse(refusal, underway)) }),
+        };
         let route = self.route(rpc);
-        match asked {
-            Ok(Turn::Now(admitted)) => {
+        match turn {
+            Turn::Now(admitted) => {
                 Box::pin(finish(route.answer(request, caller), underway, admitted))
             }
-            Ok(Turn::Later(ticket)) => Box::pin(async move {
+            Turn::Later(ticket) => Box::pin(async move {
                 match ticket.wait().await {
                     Ok(admitted) => finish(route.answer(request, caller), underway, admitted).await,
                     Err(refusal) => Ok(refuse(refusal, underway)),
                 }
             }),
-            Err(refusal) => Box::pin(async move { Ok(refuse(refusal, underway)) }),
         }
     }
 }

@@ -102,12 +102,15 @@ impl Historical for HistoricalRpc {
     }
 }
 
-/// The same stream, polled by other threads, a part ahead; dropped, it takes their
-/// work along.
-fn computed_on<T: Send + 'static>(
+/// One message down, or why there are no more.
+type Part = Result<pb::GetHistoricalResponse, Status>;
+
+/// The same stream, polled by other threads, two parts ahead; dropped, it takes their
+/// work along. One that breaks off there ends with an error.
+fn computed_on(
     threads: &Handle,
-    parts: impl Stream<Item = T> + Send + 'static,
-) -> BoxStream<'static, T> {
+    parts: impl Stream<Item = Part> + Send + 'static,
+) -> BoxStream<'static, Part> {
     let (sender, receiver) = mpsc::channel(1);
     let computing = threads.spawn(async move {
         let mut parts = pin!(parts);
@@ -118,9 +121,14 @@ fn computed_on<T: Send + 'static>(
         }
     });
     let computing = AbortOnDropHandle::new(computing);
-    stream::unfold((receiver, computing), async |(mut receiver, computing)| {
-        let part = receiver.recv().await?;
-        Some((part, (receiver, computing)))
+    stream::unfold(Some((receiver, computing)), async |computed| {
+        let (mut receiver, computing) = computed?;
+        if let Some(part) = receiver.recv().await {
+            return Some((part, Some((receiver, computing))));
+        }
+        let broken = computing.await.err()?;
+        tracing::error!(%broken, "a training set was broken off");
+        Some((Err(panicked()), None))
     })
     .boxed()
 }
@@ -363,5 +371,20 @@ fn report(set: &TrainingSet, snapshot: &Snapshot) -> pb::HistoricalReport {
                 backfill: backfill(&snapshot.definitions, without),
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_breaks_off_on_other_threads_does_not_end_as_if_it_were_whole() {
+        let whole = stream::iter([Ok(pb::GetHistoricalResponse::default())]);
+        let broken = whole.clone().chain(stream::once(async { panic!("a bug") }));
+        let threads = Handle::current();
+        assert_eq!(computed_on(&threads, whole).count().await, 1);
+        let parts: Vec<Part> = computed_on(&threads, broken).collect().await;
+        assert!(matches!(parts.as_slice(), [Ok(_), Err(_)]), "{parts:?}");
     }
 }

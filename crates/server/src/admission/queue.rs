@@ -16,7 +16,7 @@ const WORK_BETWEEN_LOOKS: Duration = Duration::from_micros(500);
 /// server paused, or many came at once, and they are better answered a little late
 /// than not at all.
 const STANDING: Duration = Duration::from_millis(50);
-/// So many times as long as reads may wait they do in such a queue.
+/// Reads may wait so many times longer in a queue that has just begun.
 const BEGUN_TIMES: u32 = 8;
 /// For so long after a read found no room, an empty queue is a pause of overload, and
 /// not the other way round.
@@ -218,7 +218,8 @@ impl Queue {
         if self.bounded < room {
             return Ok(None);
         }
-        if asked.class == Class::Read {
+        // Else a burst now and then would keep itself without room.
+        if asked.class == Class::Read && (self.has_stood() || !self.is_overloaded()) {
             self.crowded = Some(asked.since);
         }
         let bounded = |caller: &CallerId| self.lines.get(caller).map_or(0, |line| line.bounded);
@@ -235,9 +236,13 @@ impl Queue {
 
     /// Whether more comes than can be done, and not just now.
     fn is_overloaded(&self) -> bool {
-        let since = |time: Option<Instant>| time.map(|time| time.elapsed());
-        since(self.standing).is_some_and(|stood| stood > STANDING)
-            || since(self.crowded).is_some_and(|ago| ago < OVERLOAD_REMEMBERED)
+        let crowded = self.crowded.map(|time| time.elapsed());
+        self.has_stood() || crowded.is_some_and(|ago| ago < OVERLOAD_REMEMBERED)
+    }
+
+    fn has_stood(&self) -> bool {
+        self.standing
+            .is_some_and(|since| since.elapsed() > STANDING)
     }
 
     /// How many may wait so that the last of them begins in time, or, in a queue
@@ -353,9 +358,11 @@ impl Queue {
     /// thread that was not let run, not of reads: only a part of it counts.
     pub fn remember(&mut self, read: Duration, ended: Instant, limits: &Limits) {
         let before = self.read_ended.replace(ended);
-        let since = before.filter(|_| self.standing.is_some());
+        // Before some waited nothing was in anybody's way.
+        let since = before.zip(self.standing).map(|(a, b)| a.max(b));
         let cores = u32::try_from(limits.cores).unwrap_or(u32::MAX);
-        let turn = since.map_or(read, |before| (ended - before).saturating_mul(cores));
+        let between = since.map(|since| ended.saturating_duration_since(since));
+        let turn = between.map_or(read, |between| between.saturating_mul(cores));
         let known = self.read_time.max(QUICK_READ);
         let turn = turn.max(read).min(known * OUTLIER);
         self.read_time = known - known / READS_REMEMBERED + turn / READS_REMEMBERED;
@@ -364,6 +371,15 @@ impl Queue {
 
 #[cfg(test)]
 impl Queue {
+    /// As if somebody had waited since then.
+    pub fn stand_since(&mut self, since: Instant) {
+        self.standing = Some(since);
+    }
+
+    pub fn read_time(&self) -> Duration {
+        self.read_time
+    }
+
     /// Whether nothing is under way or waits, and nobody is remembered.
     pub fn is_idle(&self) -> bool {
         let counted = [self.places, self.bounded, self.slotless];

@@ -363,6 +363,44 @@ async fn what_lies_between_reads_that_others_wait_for_is_of_their_turn() {
     drop(more);
 }
 
+/// What is read now and then takes no longer for it.
+#[tokio::test]
+async fn the_time_before_somebody_waits_is_of_no_turn() {
+    let admission = admission(|settings| settings.read_wait_millis_max = 4);
+    let _first = now(&admission, "a");
+    let mut queue = admission.queue();
+    let ended = Instant::now();
+    let (work, between) = (Duration::from_micros(100), Duration::from_millis(100));
+    for n in 1..200 {
+        let ended = ended + between * n;
+        queue.stand_since(ended - work);
+        queue.remember(work, ended, &admission.limits);
+    }
+    assert!(queue.read_time() <= work, "{:?}", queue.read_time());
+}
+
+/// A burst that found no room is no reason to refuse all that come after it.
+#[tokio::test]
+async fn bursts_do_not_keep_themselves_without_room() {
+    let admission = admission(|settings| settings.read_wait_millis_max = 4);
+    let mut first = now(&admission, "a");
+    first.has_slot = false;
+    assert!(worked(&admission, Duration::from_millis(1)));
+    let burst = |reads: usize| {
+        let asked: Vec<_> = (0..reads)
+            .map(|_| ask(&admission, Class::Read, "a"))
+            .collect();
+        asked.iter().filter(|turn| turn.is_err()).count()
+    };
+    assert!(burst(40) > 0);
+    // Before that is forgotten, and after.
+    assert!(burst(10) > 0);
+    std::thread::sleep(Duration::from_millis(60));
+    assert!(burst(10) > 0);
+    std::thread::sleep(Duration::from_millis(60));
+    assert_eq!(burst(10), 0);
+}
+
 /// One cold page, say, is no reason to refuse what is quick.
 #[tokio::test]
 async fn a_read_that_was_slow_for_once_refuses_no_others() {
