@@ -125,30 +125,32 @@ impl Refusal {
     }
 
     pub fn status(self) -> Status {
-        // Whole, as there may be more refusals than answers.
-        let (kind, message) = match self {
-            Self::Full => (
-                ErrorKind::ResourceExhausted,
-                "the queue of requests is full; wait a little before trying again, or ask less at a time",
+        // Put together beforehand: there may be more refusals than answers.
+        macro_rules! and_now {
+            ($why:literal) => {
+                concat!(
+                    $why,
+                    "; wait a little before trying again, or ask less at a time"
+                )
+            };
+        }
+        let message = match self {
+            Self::Full => and_now!("the queue of requests is full"),
+            Self::CallerFull => {
+                and_now!("this caller's share of the queue of requests is full")
+            }
+            Self::Displaced => and_now!(
+                "the queue of requests is full, and this caller has most of those that wait"
             ),
-            Self::CallerFull => (
-                ErrorKind::ResourceExhausted,
-                "this caller's share of the queue of requests is full; wait a little before trying again, or ask less at a time",
-            ),
-            Self::Displaced => (
-                ErrorKind::ResourceExhausted,
-                "the queue of requests is full, and this caller has most of those that wait; wait a little before trying again, or ask less at a time",
-            ),
-            Self::Late => (
-                ErrorKind::ResourceExhausted,
-                "the read waited in the queue of requests for as long as reads may; wait a little before trying again, or ask less at a time",
-            ),
-            Self::Deadline => (
-                ErrorKind::DeadlineExceeded,
-                "the deadline was over before the request's turn came",
-            ),
+            Self::Late => {
+                and_now!("the read waited in the queue of requests for as long as reads may")
+            }
+            Self::Deadline => {
+                let message = "the deadline was over before the request's turn came";
+                return status(ErrorKind::DeadlineExceeded, message.to_owned());
+            }
         };
-        status(kind, message.to_owned())
+        status(ErrorKind::ResourceExhausted, message.to_owned())
     }
 }
 

@@ -288,6 +288,15 @@ fn worked(admission: &Admission, work: Duration) -> bool {
     queue.leave_slot(work, &admission.limits)
 }
 
+/// Reads wait for 4 ms and take one each: one is under way, three wait.
+fn busy() -> (Arc<Admission>, Admitted) {
+    let admission = admission(|settings| settings.read_wait_millis_max = 4);
+    let mut first = now(&admission, "a");
+    first.has_slot = false;
+    assert!(worked(&admission, Duration::from_millis(1)));
+    (admission, first)
+}
+
 #[tokio::test]
 async fn after_some_work_the_sockets_are_looked_at_before_more_begins() {
     let admission = admission(|_| {});
@@ -303,11 +312,7 @@ async fn after_some_work_the_sockets_are_looked_at_before_more_begins() {
 
 #[tokio::test]
 async fn reads_that_would_begin_too_late_are_refused_at_once() {
-    let admission = admission(|settings| settings.read_wait_millis_max = 4);
-    let mut first = now(&admission, "a");
-    // Reads take a millisecond each: one runs, three wait.
-    first.has_slot = false;
-    assert!(worked(&admission, Duration::from_millis(1)));
+    let (admission, _first) = busy();
     // Eight times as long where the queue has just begun.
     let mut waits: Vec<_> = (0..31)
         .map(|_| ask(&admission, Class::Read, "a").unwrap())
@@ -330,10 +335,7 @@ async fn reads_that_would_begin_too_late_are_refused_at_once() {
 
 #[tokio::test]
 async fn where_some_have_waited_for_long_reads_are_refused_sooner() {
-    let admission = admission(|settings| settings.read_wait_millis_max = 4);
-    let mut first = now(&admission, "a");
-    first.has_slot = false;
-    assert!(worked(&admission, Duration::from_millis(1)));
+    let (admission, _first) = busy();
     let for_long = asked(&admission, Class::Read, "a");
     let since = for_long.since - Duration::from_secs(1);
     let mut waits = vec![admission.ask(Asked { since, ..for_long }).unwrap()];
@@ -382,10 +384,7 @@ async fn the_time_before_somebody_waits_is_of_no_turn() {
 /// A burst that found no room is no reason to refuse all that come after it.
 #[tokio::test]
 async fn bursts_do_not_keep_themselves_without_room() {
-    let admission = admission(|settings| settings.read_wait_millis_max = 4);
-    let mut first = now(&admission, "a");
-    first.has_slot = false;
-    assert!(worked(&admission, Duration::from_millis(1)));
+    let (admission, _first) = busy();
     let burst = |reads: usize| {
         let asked: Vec<_> = (0..reads)
             .map(|_| ask(&admission, Class::Read, "a"))
