@@ -8,8 +8,9 @@
 //!
 //! This module knows nothing of what is in a file.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
 use super::base::BaseFile;
@@ -31,9 +32,7 @@ const HELD_PER_LACK: u64 = 2;
 
 /// The bundles that a store has open.
 #[derive(Debug, Default)]
-pub(super) struct Bundles {
-    open: RwLock<Arc<OpenBundles>>,
-}
+pub(super) struct Bundles(ArcSwap<OpenBundles>);
 
 #[derive(Debug, Default)]
 pub(super) struct OpenBundles {
@@ -43,16 +42,9 @@ pub(super) struct OpenBundles {
 }
 
 impl Bundles {
+    #[inline]
     pub(super) fn current(&self) -> Arc<OpenBundles> {
-        Arc::clone(&self.open.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn set(&self, open: Arc<OpenBundles>) {
-        let mut current = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *current, open);
-        drop(current);
-        // Files are closed when nobody waits for it.
-        drop(before);
+        self.0.load_full()
     }
 }
 
@@ -124,7 +116,7 @@ impl Shelf {
         // The stamp first: what is listed after it makes the next look differ.
         let stamp = folder.stamp().unwrap_or_default();
         let open = Arc::new(OpenBundles::open(&folder, stamp, &held, &self.settings));
-        self.bundles.set(Arc::clone(&open));
+        self.bundles.0.store(Arc::clone(&open));
         for generation in self.all() {
             generation.set_membership(open.membership(&generation));
         }
