@@ -43,8 +43,8 @@ const PLACE_BITS: u32 = 48;
 const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
 /// Lines of the table that are made at a time: 64 MiB.
 const WINDOW_LINES: u64 = 1 << 20;
-/// Lines of a record that are on their way before it is looked at, at most.
-const RECORD_LINES_MAX: usize = 8;
+/// Bytes of a record that are on their way before it is looked at, at most.
+const ASKED_BYTES_MAX: usize = 8 * LINE_BYTES;
 /// Writes end at multiples of it: so a system with large pages has the file in
 /// such, where a visit to memory has the shorter way.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -55,8 +55,8 @@ pub(super) struct BaseFile {
     path: PathBuf,
     map: Mmap,
     header: Header,
-    /// Lines of the cache that a record mostly takes.
-    record_lines: usize,
+    /// Bytes that a record mostly takes.
+    usual_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,10 +194,10 @@ impl BaseFile {
         }
         let header = Header::from_bytes(&map);
         let header = header.ok_or_else(|| damaged("not a file of rows".to_owned()))?;
-        let record_bytes = header.records_end / header.rows.max(1);
+        let usual_bytes = header.records_end / header.rows.max(1);
         Ok(Some(Self {
             header,
-            record_lines: (record_bytes as usize / LINE_BYTES + 1).min(RECORD_LINES_MAX),
+            usual_bytes: usual_bytes as usize,
             path: path.to_owned(),
             map,
         }))
@@ -225,10 +225,10 @@ impl BaseFile {
         self.header.records_end - HEADER_BYTES as u64
     }
 
-    /// Lines of the cache that are worth asking for before a record is looked at.
+    /// Bytes that are worth asking for before a record is looked at.
     #[inline]
-    pub(super) fn record_lines(&self) -> usize {
-        self.record_lines + 1
+    pub(super) fn usual_bytes(&self) -> usize {
+        self.usual_bytes.min(ASKED_BYTES_MAX)
     }
 
     /// Has the key's home on its way from memory.
@@ -244,12 +244,13 @@ impl BaseFile {
         self.candidate_from(hash, hash.home(self.header.homes), 0)
     }
 
-    /// Has lines of a record, counted from its beginning, on their way from
+    /// Has bytes of a record, counted from its beginning, on their way from
     /// memory.
     #[inline]
-    pub(super) fn prefetch_record(&self, found: Candidate, lines: Range<usize>) {
-        for line in lines {
-            prefetch(&self.map, found.place + line * LINE_BYTES);
+    pub(super) fn prefetch_record(&self, found: Candidate, bytes: Range<usize>) {
+        let first = (found.place + bytes.start) & !(LINE_BYTES - 1);
+        for line in (first..found.place + bytes.end).step_by(LINE_BYTES) {
+            prefetch(&self.map, line);
         }
     }
 

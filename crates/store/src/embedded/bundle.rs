@@ -18,13 +18,14 @@
 //! Numbers are little endian. Which generations the members are is not in the
 //! file but in the manifest of the bundles (`listing.rs`).
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tracing::warn;
 
 use super::EmbeddedSettings;
-use super::base::{BaseFile, BaseWriter, LINE_BYTES, Records};
+use super::base::{BaseFile, BaseWriter, Records};
 use super::changes::{PLAIN_KEY_BYTES_MAX, stored_key};
 use crate::error::StoreError;
 
@@ -123,12 +124,10 @@ impl Bundle {
         Membership(self.serial << 16 | member as u64)
     }
 
-    /// The first and the last line of a record, counted from its beginning, in
-    /// which a member's row mostly lies.
+    /// Where in a record, counted from its beginning, a member's row mostly lies.
     #[inline]
-    pub(super) fn lines(&self, member: usize) -> (usize, usize) {
-        let [start, end] = [self.offsets[member], self.offsets[member + 1]];
-        (start / LINE_BYTES, end.div_ceil(LINE_BYTES))
+    pub(super) fn usual(&self, member: usize) -> Range<usize> {
+        self.offsets[member]..self.offsets[member + 1]
     }
 
     /// The rows of a record; `None` where it is damaged.

@@ -2,18 +2,20 @@
 //! side by side.
 //!
 //! A row is found in two visits to memory, that of its slot and that of its
-//! record, and each takes longer than all of the work on it. So keys come one
-//! after another, and each goes three steps at a distance from those before and
-//! after it: its slot is asked for; its slot is looked at and its record asked
-//! for; its row is handed over. While rows are handed over, memory works for the
-//! keys behind them.
+//! record, and each takes longer than all of the work on it. So keys go in
+//! groups, three of them under way, each a step before the next: its slots are
+//! asked for; they are looked at and its records asked for; its rows are handed
+//! over. While rows are handed over, memory works for the groups behind them.
+//! What is asked for is asked for in a row, with no other work between: a visit
+//! begins with the look-up of an address, and a core has those of its next few
+//! hundred instructions under way at once.
 //!
 //! Generations whose rows lie side by side (`bundle.rs`) are looked up together.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::base::{BaseFile, Candidate, KeyHash};
+use super::base::{BaseFile, Candidate, KeyHash, LINE_BYTES};
 use super::bundle::{Bundle, BundledRows, Membership};
 use super::bundling::{Bundles, OpenBundles};
 use super::generation::EmbeddedGeneration;
@@ -24,12 +26,14 @@ use crate::online::{Generation, RowSink};
 /// Lines of memory that are under way for one step: several times as many as
 /// a core waits for at once, and a quarter of what its first cache holds.
 const LINES_UNDER_WAY: usize = 128;
-/// Keys from one step to the next, at most.
-const DISTANCE_MAX: usize = 32;
+/// Keys that take a step together, at most.
+const GROUP_MAX: usize = 32;
+/// Groups under way: one a step.
+const GROUPS: usize = 3;
 /// Files looked into in one pass over the keys.
 const SOURCES_MAX: usize = 64;
-/// Lines of a bundle's record that are asked for before it is looked at, at most.
-const BUNDLED_LINES_MAX: usize = 32;
+/// Bytes of a bundle's record that are asked for before it is looked at, at most.
+const ASKED_BYTES_MAX: usize = 32 * LINE_BYTES;
 
 /// A generation that its base alone answers.
 struct Taker<'a> {
@@ -37,8 +41,9 @@ struct Taker<'a> {
     base: &'a BaseFile,
     default_row: Option<&'a [u8]>,
     membership: Membership,
-    /// Of a bundle's record those that are asked for for its row.
-    lines: Range<usize>,
+    /// Of a bundle's record the bytes that are asked for for its row, and for
+    /// those that lie right behind it.
+    asked: Range<usize>,
 }
 
 /// A file that is looked into.
@@ -48,10 +53,10 @@ struct Source<'a> {
     bundle: Option<&'a Bundle>,
     /// In the order of its members.
     takers: Range<usize>,
-    /// Lines from a record's beginning that are always asked for.
-    head_lines: usize,
-    /// All lines that a look-up asks for.
-    lines: usize,
+    /// Bytes from a record's beginning that are always asked for.
+    head: usize,
+    /// All bytes of a record that are asked for, by takers too.
+    asked: usize,
 }
 
 pub(super) fn read_all(
@@ -78,7 +83,7 @@ pub(super) fn read_all(
             base,
             default_row: generation.default_row(),
             membership,
-            lines: 0..0,
+            asked: 0..0,
         });
     }
     let open = (bundled >= 2).then(|| bundles.current());
@@ -111,36 +116,59 @@ fn sources<'a>(takers: &mut [Taker<'a>], bundles: Option<&'a OpenBundles>) -> Ve
 
 impl<'a> Source<'a> {
     fn base((taker, position): (&Taker<'a>, usize)) -> Self {
-        let head_lines = taker.base.record_lines();
+        let head = taker.base.usual_bytes();
         Self {
             file: taker.base,
             bundle: None,
             takers: position..position + 1,
-            head_lines,
-            lines: 1 + head_lines,
+            head,
+            asked: head,
         }
     }
 
-    /// Asks for the lines of the wanted rows, and of none between them.
     fn bundle(bundle: &'a Bundle, takers: &mut [Taker<'a>], positions: Range<usize>) -> Self {
-        let head_lines = (bundle.lines(0).0 + 1).min(BUNDLED_LINES_MAX);
-        let (mut next, mut lines) = (head_lines, 1 + head_lines);
-        for taker in takers {
-            let (start, last) = bundle.lines(taker.membership.member());
-            let start = start.max(next);
-            let room = BUNDLED_LINES_MAX.saturating_sub(lines);
-            taker.lines = start..(last + 1).clamp(start, start + room);
-            next = taker.lines.end.max(next);
-            lines += taker.lines.len();
-        }
+        let rows = takers.iter_mut().map(|taker| {
+            let usual = bundle.usual(taker.membership.member());
+            (usual, &mut taker.asked)
+        });
+        let (head, asked) = ask_for(bundle.usual(0).start, rows);
         Self {
             file: bundle.file(),
             bundle: Some(bundle),
             takers: positions,
-            head_lines,
-            lines,
+            head,
+            asked,
         }
     }
+
+    /// Lines of memory that a look-up visits, about.
+    fn lines(&self) -> usize {
+        2 + self.asked / LINE_BYTES
+    }
+}
+
+/// What to ask for of a record: some rows, in their order, and of what lies
+/// between them less than a line. What is for a row is for those right behind it
+/// too, and what is right behind the record's `head` is part of that. Gives the
+/// head, and how many bytes are asked for.
+fn ask_for<'t>(
+    head: usize,
+    rows: impl Iterator<Item = (Range<usize>, &'t mut Range<usize>)>,
+) -> (usize, usize) {
+    let mut head = 0..head.min(ASKED_BYTES_MAX);
+    let mut asked = head.end;
+    let mut last = &mut head;
+    for (row, of_row) in rows {
+        if row.start >= last.end + LINE_BYTES {
+            *of_row = row.start..row.start;
+            last = of_row;
+        }
+        let more = row.end.saturating_sub(last.end);
+        let more = more.min(ASKED_BYTES_MAX - asked);
+        last.end += more;
+        asked += more;
+    }
+    (head.end, asked)
 }
 
 /// The keys of a read on their way through some files.
@@ -148,97 +176,118 @@ struct Lookups<'a> {
     keys: &'a EntityKeys,
     sources: &'a [Source<'a>],
     takers: &'a [Taker<'a>],
-    /// Keys from one step to the next.
-    distance: usize,
-    /// Of the keys under way, in turn.
-    hashes: [KeyHash; 2 * DISTANCE_MAX],
+    /// Keys that take a step together.
+    group: usize,
+    /// Of the keys under way.
+    hashes: Vec<KeyHash>,
     /// Of each of them one a source.
-    candidates: [Option<Candidate>; LINES_UNDER_WAY],
+    candidates: Vec<Option<Candidate>>,
 }
 
 impl<'a> Lookups<'a> {
     fn new(keys: &'a EntityKeys, sources: &'a [Source<'a>], takers: &'a [Taker<'a>]) -> Self {
-        // A source takes two lines or more, so the candidates have room.
-        let lines: usize = sources.iter().map(|source| source.lines.max(2)).sum();
-        let distance = (LINES_UNDER_WAY / lines.max(1)).clamp(1, DISTANCE_MAX);
+        let lines: usize = sources.iter().map(Source::lines).sum();
+        let group = (LINES_UNDER_WAY / lines.max(1)).clamp(1, GROUP_MAX);
+        let places = keys.len().min(GROUPS * group);
         Self {
             keys,
             sources,
             takers,
-            distance: distance.min(keys.len()),
-            hashes: [KeyHash::default(); 2 * DISTANCE_MAX],
-            candidates: [None; LINES_UNDER_WAY],
+            group,
+            hashes: vec![KeyHash::default(); places],
+            candidates: vec![None; places * sources.len()],
         }
     }
 
     fn run(mut self, sink: &mut dyn RowSink) -> Result<(), StoreError> {
-        let (entities, distance) = (self.keys.len(), self.distance);
-        let under_way = 2 * distance;
-        // The place of the key that begins, which is that of the one that ends.
-        let mut place = 0;
-        for next in 0..entities + under_way {
-            if let Some(ends) = next.checked_sub(under_way) {
-                self.hand_over(ends, place, sink)?;
+        let groups = self.keys.len().div_ceil(self.group);
+        for step in 0..groups + GROUPS - 1 {
+            let earlier = |steps| step.checked_sub(steps).filter(|group| *group < groups);
+            if let Some(group) = earlier(0) {
+                self.begin(group);
             }
-            if let Some(between) = next.checked_sub(distance).filter(|at| *at < entities) {
-                let half = match place < distance {
-                    true => place + distance,
-                    false => place - distance,
-                };
-                self.find(between, half);
+            if let Some(group) = earlier(1) {
+                self.find(group);
             }
-            if next < entities {
-                self.begin(next, place);
+            if let Some(group) = earlier(2) {
+                self.hand_over(group, sink)?;
             }
-            place = if place + 1 == under_way { 0 } else { place + 1 };
         }
         Ok(())
     }
 
-    /// Asks for the slots of an entity.
+    /// The keys of a group that are not NULL: each with its entity and its place
+    /// among those under way.
     #[inline]
-    fn begin(&mut self, entity: usize, place: usize) {
-        let Some(key) = self.keys.get(entity) else {
-            return;
-        };
-        let hash = KeyHash::of(key);
-        self.hashes[place] = hash;
-        for source in self.sources {
-            source.file.prefetch(hash);
+    fn members(&self, group: usize) -> impl Iterator<Item = (usize, usize, &'a [u8])> + use<'a> {
+        let keys = self.keys;
+        let first = group * self.group;
+        let entities = first..(first + self.group).min(keys.len());
+        let places = group % GROUPS * self.group..;
+        let members = entities.zip(places);
+        members.filter_map(move |(entity, place)| Some((entity, place, keys.get(entity)?)))
+    }
+
+    /// Asks for the slots.
+    #[inline]
+    fn begin(&mut self, group: usize) {
+        for (_, place, key) in self.members(group) {
+            let hash = KeyHash::of(key);
+            self.hashes[place] = hash;
+            for source in self.sources {
+                source.file.prefetch(hash);
+            }
         }
     }
 
-    /// Looks at the slots, and asks for the records.
+    /// Looks at the slots, then asks for the records: for the first line of each
+    /// before the rest, so that their addresses are looked up side by side.
     #[inline]
-    fn find(&mut self, entity: usize, place: usize) {
-        if self.keys.get(entity).is_none() {
-            return;
+    fn find(&mut self, group: usize) {
+        let width = self.sources.len();
+        for (_, place, _) in self.members(group) {
+            let hash = self.hashes[place];
+            let candidates = &mut self.candidates[place * width..];
+            for (source, candidate) in self.sources.iter().zip(candidates) {
+                *candidate = source.file.candidate(hash);
+            }
         }
-        let hash = self.hashes[place];
-        let candidates = &mut self.candidates[place * self.sources.len()..];
-        for (source, candidate) in self.sources.iter().zip(candidates) {
-            *candidate = source.file.candidate(hash);
-            let Some(found) = *candidate else {
-                continue;
-            };
-            source.file.prefetch_record(found, 0..source.head_lines);
+        self.each_found(group, |source, found| {
+            source.file.prefetch_record(found, 0..1);
+        });
+        self.each_found(group, |source, found| {
+            source.file.prefetch_record(found, 0..source.head);
             for taker in &self.takers[source.takers.clone()] {
-                source.file.prefetch_record(found, taker.lines.clone());
+                source.file.prefetch_record(found, taker.asked.clone());
+            }
+        });
+    }
+
+    #[inline]
+    fn each_found(&self, group: usize, each: impl Fn(&Source<'a>, Candidate)) {
+        for (_, place, _) in self.members(group) {
+            let candidates = &self.candidates[place * self.sources.len()..];
+            for (source, candidate) in self.sources.iter().zip(candidates) {
+                if let Some(found) = *candidate {
+                    each(source, found);
+                }
             }
         }
     }
 
     /// Looks at the records, and gives the rows away.
     #[inline]
-    fn hand_over(
+    fn hand_over(&self, group: usize, sink: &mut dyn RowSink) -> Result<(), StoreError> {
+        let mut members = self.members(group);
+        members.try_for_each(|member| self.hand_over_one(member, sink))
+    }
+
+    #[inline]
+    fn hand_over_one(
         &self,
-        entity: usize,
-        place: usize,
+        (entity, place, key): (usize, usize, &[u8]),
         sink: &mut dyn RowSink,
     ) -> Result<(), StoreError> {
-        let Some(key) = self.keys.get(entity) else {
-            return Ok(());
-        };
         let hash = self.hashes[place];
         let candidates = &self.candidates[place * self.sources.len()..];
         for (source, candidate) in self.sources.iter().zip(candidates) {
@@ -294,4 +343,51 @@ fn give_bundled(
     }
     // Of a key that no member has.
     takers.for_each(|taker| give(taker, None));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever rows are wanted, each byte of the head and of them is asked for,
+    /// once, and at most a line between two of them.
+    #[test]
+    fn wanted_rows_are_asked_for() {
+        let head = 40;
+        let ends = [90, 153, 300, 301, 400, 464, 600];
+        let starts = [head].into_iter().chain(ends);
+        let rows: Vec<_> = starts.zip(ends).map(|(start, end)| start..end).collect();
+        for wanted in 0..1_u32 << rows.len() {
+            let is_wanted = |at: &usize| wanted >> at & 1 == 1;
+            let wanted: Vec<_> = (0..rows.len()).filter(is_wanted).collect();
+            let mut asked = vec![0..0; wanted.len()];
+            let usual = wanted.iter().map(|at| rows[*at].clone());
+            let (of_all, bytes) = ask_for(head, usual.zip(&mut asked));
+            asked.push(0..of_all);
+            let count = |byte: usize| asked.iter().filter(|asked| asked.contains(&byte)).count();
+            let is_needed = |byte| byte < head || wanted.iter().any(|at| rows[*at].contains(&byte));
+            let mut beside = 0;
+            for byte in 0..700 {
+                assert!(count(byte) <= 1, "{wanted:?}: {byte}");
+                beside = match is_needed(byte) {
+                    true => 0,
+                    false => beside + count(byte),
+                };
+                assert!(!is_needed(byte) || count(byte) == 1, "{wanted:?}: {byte}");
+                assert!(beside < LINE_BYTES, "{wanted:?}: {byte}");
+            }
+            assert_eq!(bytes, (0..700).map(count).sum::<usize>());
+        }
+    }
+
+    #[test]
+    fn a_long_record_is_not_asked_for_as_a_whole() {
+        let (mut first, mut second) = (0..0, 0..0);
+        let rows = [(8..5_000, &mut first), (9_000..9_001, &mut second)];
+        assert_eq!(
+            ask_for(8, rows.into_iter()),
+            (ASKED_BYTES_MAX, ASKED_BYTES_MAX)
+        );
+        assert!(first.is_empty() && second.is_empty());
+    }
 }
