@@ -20,7 +20,7 @@ use crate::wire::{self, Form};
 
 mod out;
 
-use out::{FIXED64, Out, VARINT_BYTES_MAX, put_one, put_varint};
+use out::{FIXED64, Out, VARINT_BYTES_MAX, put_varint};
 
 /// Numbers of fields: of `StreamFeaturesResponse`, `GetFeaturesResponse`,
 /// `FeatureColumn`, `Values` and the messages in it.
@@ -194,9 +194,16 @@ struct Message {
 
 impl Message {
     fn with_capacity(answer: &Answer, headings: &[Vec<u8>]) -> Self {
-        let headings: usize = headings.iter().map(|heading| heading.len() + 24).sum();
-        let values = answer.width() * answer.entities * 10;
-        let mut bytes = Out::with_capacity(FRAME_HEAD_BYTES + 64 + headings + values);
+        let fixed = headings.iter().map(|heading| heading.len() + 24);
+        let values = answer.columns().map(|column| {
+            let bytes = usual_bytes(&column.planned.data_type);
+            // And half a byte for validity and statuses.
+            (bytes * 2 + 1) * answer.entities / 2
+        });
+        let bytes = fixed.sum::<usize>() + values.sum::<usize>();
+        // A column of varints has room for the longest while it is written.
+        let last = answer.entities * VARINT_BYTES_MAX;
+        let mut bytes = Out::with_capacity(FRAME_HEAD_BYTES + 64 + bytes + last);
         bytes.put(&[0; FRAME_HEAD_BYTES]);
         Self {
             bytes,
@@ -279,42 +286,32 @@ impl Message {
         let column = Packed { rows, about };
         match data_type {
             FeatureType::Boolean => {
-                let put = |to: &mut [u8], value: u8| put_one(to, [u8::from(value != 0)]);
-                self.put_packed::<u8, 1>(field::BOOLS, column, put);
+                let put = |n: u8| [u8::from(n != 0)];
+                self.put_fixed(field::BOOLS, column, put);
             }
             FeatureType::SmallInt => {
-                let put = |to: &mut [u8], n: i16| put_varint(to, zigzag(n.into()));
-                self.put_packed::<_, VARINT_BYTES_MAX>(field::INT32S, column, put);
+                self.put_varints(field::INT32S, column, |n: i16| zigzag(n.into()));
             }
             FeatureType::Int | FeatureType::Date => {
-                let put = |to: &mut [u8], n: i32| put_varint(to, zigzag(n.into()));
-                self.put_packed::<_, VARINT_BYTES_MAX>(field::INT32S, column, put);
+                self.put_varints(field::INT32S, column, |n: i32| zigzag(n.into()));
             }
-            FeatureType::BigInt => {
-                let put = |to: &mut [u8], n: i64| put_varint(to, zigzag(n));
-                self.put_packed::<_, VARINT_BYTES_MAX>(field::INT64S, column, put);
-            }
-            FeatureType::Real => {
-                let put = |to: &mut [u8], n: f32| put_one(to, n.to_le_bytes());
-                self.put_packed::<_, 4>(field::FLOATS, column, put);
-            }
-            FeatureType::Double => {
-                let put = |to: &mut [u8], n: f64| put_one(to, n.to_le_bytes());
-                self.put_packed::<_, 8>(field::DOUBLES, column, put);
-            }
+            FeatureType::BigInt => self.put_varints(field::INT64S, column, zigzag),
+            FeatureType::Real => self.put_fixed(field::FLOATS, column, f32::to_le_bytes),
+            FeatureType::Double => self.put_fixed(field::DOUBLES, column, f64::to_le_bytes),
             FeatureType::Decimal { .. } => {
-                let put = |to: &mut [u8], n: i128| put_one(to, n.to_le_bytes());
-                self.put_packed::<_, 16>(field::DECIMALS, column, put);
+                self.put_fixed(field::DECIMALS, column, i128::to_le_bytes);
             }
             FeatureType::Timestamp => {
-                let put = |to: &mut [u8], n: i64| put_one(to, n.to_le_bytes());
-                self.put_packed::<_, 8>(field::TIMESTAMPS, column, put);
+                self.put_fixed(field::TIMESTAMPS, column, i64::to_le_bytes);
             }
-            FeatureType::Varchar => {
-                let is_text = |bytes: &[u8]| std::str::from_utf8(bytes).is_ok();
-                self.put_items(field::STRINGS, column, is_text)?;
-            }
-            FeatureType::Varbinary => self.put_items(field::BINARIES, column, |_| true)?,
+            FeatureType::Varchar => self.put_items(field::STRINGS, column, |written| {
+                // Keys and lengths of short ones are ASCII too.
+                match written.is_ascii() {
+                    true => Ok(()),
+                    false => check_text(rows),
+                }
+            })?,
+            FeatureType::Varbinary => self.put_items(field::BINARIES, column, |_| Ok(()))?,
             FeatureType::List(_) => {
                 self.put_array(&rows.to_array()?, data_type)?;
                 self.statuses
@@ -324,63 +321,95 @@ impl Message {
         Ok(())
     }
 
-    /// Values of a fixed width, packed into one entry of their field; zero where
-    /// there is none. One takes at most `MOST` bytes, as `put` writes it at the
-    /// start of what it is given; it gives how many they are.
+    /// Values of a fixed width on the wire, zero where there is none.
     #[inline]
-    fn put_packed<T: Fixed, const MOST: usize>(
+    fn put_fixed<T: Fixed, const BYTES: usize>(
         &mut self,
         field: u32,
         column: Packed<'_>,
-        put: impl Fn(&mut [u8], T) -> usize,
+        encode: impl Fn(T) -> [u8; BYTES],
     ) {
+        let values = column.rows.fixed_values();
+        let bytes = column.rows.len() * BYTES;
+        self.put_packed(field, column, |out| {
+            let places = out.room(bytes).as_chunks_mut().0;
+            for (to, value) in places.iter_mut().zip(values) {
+                *to = encode(value);
+            }
+            out.advance(bytes);
+        });
+    }
+
+    /// The same of values that are varints on the wire.
+    #[inline]
+    fn put_varints<T: Fixed>(&mut self, field: u32, column: Packed<'_>, encode: impl Fn(T) -> u64) {
+        let values = column.rows.fixed_values();
+        let most = column.rows.len() * VARINT_BYTES_MAX;
+        self.put_packed(field, column, |out| {
+            let to = out.room(most);
+            let mut at = 0;
+            for value in values {
+                at += put_varint(&mut to[at..], encode(value));
+            }
+            out.advance(at);
+        });
+    }
+
+    /// Values that `put` writes one after the other, as one entry of their field.
+    #[inline]
+    fn put_packed(&mut self, field: u32, column: Packed<'_>, put: impl FnOnce(&mut Out)) {
         let Packed { rows, about } = column;
         let message = self.bytes.open(field, about + 2);
-        if rows.is_empty() {
-            return self.bytes.close(message);
+        if !rows.is_empty() {
+            let packed = self.bytes.open(field::ITEMS, about);
+            put(&mut self.bytes);
+            self.bytes.close(packed);
+            self.note_statuses(rows);
         }
-        let packed = self.bytes.open(field::ITEMS, about);
-        let to = self.bytes.room(rows.len() * MOST);
-        let mut at = 0;
-        if let Some(values) = rows.all_values::<T>() {
-            self.statuses.push(FeatureStatus::Present as u8);
-            for value in values {
-                at += put(&mut to[at..], value);
-            }
-        } else {
-            for (status, value) in rows.values::<T>() {
-                self.statuses.push(status as u8);
-                at += put(&mut to[at..], value.unwrap_or_default());
-            }
-            put_validity(&self.statuses, &mut self.validity);
-        }
-        self.bytes.advance(at);
-        self.bytes.close(packed);
         self.bytes.close(message);
     }
 
-    /// Values of variable length, an entry each.
+    /// Values of variable length, an entry each; `check` gets what was written.
     fn put_items(
         &mut self,
         field: u32,
         column: Packed<'_>,
-        is_right: impl Fn(&[u8]) -> bool,
-    ) -> Result<(), Unwritten> {
+        check: impl FnOnce(&[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let message = self.bytes.open(field, column.about);
-        for (status, value) in column.rows.bytes_values() {
-            let value = value?;
-            self.statuses.push(status as u8);
-            let value = value.unwrap_or_default();
-            if !is_right(value) {
-                let reason = "a VARCHAR that is not UTF-8".to_owned();
-                return Err(StoreError::DamagedRow(reason).into());
-            }
-            self.bytes.put_bytes(field::ITEMS, value);
-        }
-        put_validity(&self.statuses, &mut self.validity);
+        let begin = self.bytes.len();
+        let bytes = &mut self.bytes;
+        column
+            .rows
+            .each_bytes(|value| bytes.put_bytes(field::ITEMS, value))?;
+        check(self.bytes.since(begin))?;
         self.bytes.close(message);
+        if !column.rows.is_empty() {
+            self.note_statuses(column.rows);
+        }
         Ok(())
     }
+
+    /// Of a column with an entity at least.
+    #[inline]
+    fn note_statuses(&mut self, rows: RowColumn<'_>) {
+        if rows.is_everywhere() {
+            self.statuses.push(FeatureStatus::Present as u8);
+        } else {
+            let statuses = rows.statuses().map(|status| status as u8);
+            self.statuses.extend(statuses);
+            put_validity(&self.statuses, &mut self.validity);
+        }
+    }
+}
+
+/// Refuses a VARCHAR that is none.
+#[cold]
+fn check_text(rows: RowColumn<'_>) -> Result<(), StoreError> {
+    let mut is_text = true;
+    rows.each_bytes(|value| is_text &= std::str::from_utf8(value).is_ok())?;
+    let refused = || StoreError::DamagedRow("a VARCHAR that is not UTF-8".to_owned());
+    is_text.then_some(()).ok_or_else(refused)
 }
 
 /// A column, and about how many bytes its values take.
@@ -409,15 +438,52 @@ fn usual_bytes(data_type: &FeatureType) -> usize {
 
 /// A bit a value, lowest first; nothing where all are there.
 fn put_validity(statuses: &[u8], to: &mut Vec<u8>) {
-    let is_valid = |status: u8| status == FeatureStatus::Present as u8;
-    if statuses.iter().all(|status| is_valid(*status)) {
-        return;
+    let present = |status: &&u8| **status == FeatureStatus::Present as u8;
+    if statuses.iter().filter(present).count() < statuses.len() {
+        let (eights, rest) = statuses.as_chunks();
+        to.extend(eights.iter().map(present_bits));
+        if !rest.is_empty() {
+            let mut last = [0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            to.push(present_bits(&last));
+        }
     }
-    let bytes = statuses.chunks(8).map(|statuses| {
-        let bits = statuses.iter().enumerate();
-        bits.fold(0, |byte, (at, status)| {
-            byte | u8::from(is_valid(*status)) << at
-        })
-    });
-    to.extend(bytes);
+}
+
+/// Of eight statuses, below 128, a bit for each that is PRESENT.
+#[inline]
+fn present_bits(statuses: &[u8; 8]) -> u8 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let other = u64::from_le_bytes(*statuses) ^ (EACH * FeatureStatus::Present as u64);
+    // The highest bit of a byte, where it is PRESENT.
+    let present = !(other + EACH * 0x7F) & (EACH * 0x80);
+    // All of them side by side in the highest byte.
+    ((present >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn validity_is_a_bit_a_value() {
+        let present = FeatureStatus::Present as u8;
+        for case in 0..4_u32.pow(6) {
+            let statuses: Vec<u8> = (0..11)
+                .map(|at| 1 + (case >> (at * 7 % 12) & 3) as u8)
+                .collect();
+            let mut found = Vec::new();
+            put_validity(&statuses, &mut found);
+            let is_valid = |at: usize| statuses[at] == present;
+            if (0..11).all(is_valid) {
+                assert!(found.is_empty());
+                continue;
+            }
+            assert_eq!(found.len(), 2);
+            for at in 0..16 {
+                let expected = at < 11 && is_valid(at);
+                assert_eq!(found[at / 8] >> (at % 8) & 1 == 1, expected, "{statuses:?}");
+            }
+        }
+    }
 }

@@ -40,6 +40,15 @@ impl Out {
         self.bytes
     }
 
+    pub fn len(&self) -> usize {
+        self.end
+    }
+
+    /// What was written since it had that length.
+    pub fn since(&self, length: usize) -> &[u8] {
+        &self.bytes[length..self.end]
+    }
+
     /// Room for so many bytes, to be written and then told of by
     /// [`Self::advance`].
     #[inline]
@@ -96,12 +105,18 @@ impl Out {
 
     #[inline]
     pub fn put_bytes(&mut self, field: u32, bytes: &[u8]) {
-        self.put_key(field, BYTES);
-        match bytes.len() {
-            short @ 0..SHORT => self.put_byte(short as u8),
-            long => self.put_number_alone(long as u64),
+        let length = bytes.len();
+        if length >= SHORT {
+            self.put_key(field, BYTES);
+            self.put_number_alone(length as u64);
+            return self.put(bytes);
         }
-        self.put(bytes);
+        debug_assert!(field < 16, "a key of one byte");
+        let to = self.room(2 + length);
+        to[0] = (field << 3 | BYTES) as u8;
+        to[1] = length as u8;
+        to[2..].copy_from_slice(bytes);
+        self.end += 2 + length;
     }
 
     pub fn put_times(&mut self, field: u32, times: impl ExactSizeIterator<Item = i64>) {
@@ -154,17 +169,12 @@ impl Out {
     }
 }
 
-/// A value at the start of `to`; gives how many bytes it takes.
-#[inline]
-pub(super) fn put_one<const BYTES: usize>(to: &mut [u8], value: [u8; BYTES]) -> usize {
-    if let Some(to) = to.first_chunk_mut() {
-        *to = value;
-    }
-    BYTES
-}
+/// The marks that more bytes follow, of varints of 0 (that is 4) to 3 bytes.
+const CONTINUED: [u32; 4] = [0x80_8080, 0, 0x80, 0x8080];
 
-/// The same of a varint. Small ones without a branch a byte, as their lengths are
-/// hard to foresee; there must be room for [`VARINT_BYTES_MAX`].
+/// A varint at the start of `to`; gives how many bytes it takes. Small ones
+/// without a branch a byte, as their lengths are hard to foresee; there must be
+/// room for [`VARINT_BYTES_MAX`].
 #[inline]
 pub(super) fn put_varint(to: &mut [u8], value: u64) -> usize {
     if let (0..0x1000_0000, Some(to)) = (value, to.first_chunk_mut::<4>()) {
@@ -174,8 +184,7 @@ pub(super) fn put_varint(to: &mut [u8], value: u64) -> usize {
             | (value & 0x1F_C000) << 2
             | (value & 0xFE0_0000) << 3;
         let bytes = (31 - (value | 1).leading_zeros()) / 7 + 1;
-        let all_but_last = (1 << (8 * (bytes - 1))) - 1;
-        *to = (groups | 0x8080_8080 & all_but_last).to_le_bytes();
+        *to = (groups | CONTINUED[bytes as usize & 3]).to_le_bytes();
         return bytes as usize;
     }
     let mut rest = value;

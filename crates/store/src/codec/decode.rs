@@ -69,7 +69,9 @@ impl RowDecoder {
 pub struct RowReader {
     decoder: Arc<RowDecoder>,
     fresh_since: Option<i64>,
-    /// The rows, one after another.
+    /// The void, then the rows, one after another. The void is a row of which all
+    /// is zero, and so every feature NULL: what is not PRESENT is read from it,
+    /// and costs no branch a value.
     arena: Vec<u8>,
     entities: Vec<Entity>,
     /// How many are PRESENT.
@@ -93,6 +95,24 @@ impl Entity {
         bytes: 0,
         status: FeatureStatus::NotFound,
     };
+
+    /// Where its features are: in its row, or in the void.
+    #[inline]
+    fn features_at(&self) -> usize {
+        match self.status {
+            FeatureStatus::Present => self.start as usize,
+            _ => 0,
+        }
+    }
+
+    /// The status of a feature that has no value.
+    #[inline]
+    fn without_value(&self) -> FeatureStatus {
+        match self.status {
+            FeatureStatus::Present => FeatureStatus::NullValue,
+            other => other,
+        }
+    }
 }
 
 /// What a read found of one view.
@@ -112,8 +132,11 @@ impl RowReader {
     /// has no effect.
     pub fn new(decoder: &Arc<RowDecoder>, entities: usize, fresh_since: Option<UtcMicros>) -> Self {
         let fresh_since = fresh_since.filter(|_| decoder.layout.event_time);
+        let void = decoder.shape.fixed_bytes;
+        let mut arena = Vec::with_capacity(void + entities * decoder.shape.usual_bytes);
+        arena.resize(void, 0);
         Self {
-            arena: Vec::with_capacity(entities * decoder.shape.usual_bytes),
+            arena,
             entities: vec![Entity::NOT_FOUND; entities],
             present: 0,
             valid_everywhere: u64::MAX,
@@ -129,7 +152,8 @@ impl RowReader {
 
     /// One more row behind those before; of a damaged one nothing is kept.
     pub fn push_next(&mut self, row: &[u8]) -> Result<(), StoreError> {
-        let entity = self.keep(row)?;
+        self.check(row)?;
+        let entity = self.keep(row);
         self.entities.push(entity);
         Ok(())
     }
@@ -145,20 +169,31 @@ impl RowReader {
 
     /// The row of an entity. A damaged row is an error, and the entity stays
     /// NOT_FOUND.
+    #[inline]
     pub fn push(&mut self, entity: usize, row: &[u8]) -> Result<(), StoreError> {
-        let kept = self.keep(row)?;
+        self.check(row)?;
+        let kept = self.keep(row);
         let before = std::mem::replace(&mut self.entities[entity], kept);
         self.present -= usize::from(before.status == FeatureStatus::Present);
         Ok(())
     }
 
-    fn keep(&mut self, row: &[u8]) -> Result<Entity, StoreError> {
+    /// Whether a row is whole, and has room behind those before.
+    #[inline]
+    fn check(&self, row: &[u8]) -> Result<(), StoreError> {
         let shape = &self.decoder.shape;
-        shape.check(row)?;
-        let start = self.arena.len();
-        let (Ok(start), Ok(bytes)) = (u32::try_from(start), u32::try_from(row.len())) else {
-            return Err(too_much());
-        };
+        let has_room = self.arena.len() + row.len() <= u32::MAX as usize;
+        match shape.is_whole(row) && has_room {
+            true => Ok(()),
+            false => Err(shape.check(row).err().unwrap_or_else(too_much)),
+        }
+    }
+
+    /// Of a checked row.
+    #[inline]
+    fn keep(&mut self, row: &[u8]) -> Entity {
+        let shape = &self.decoder.shape;
+        let start = self.arena.len() as u32;
         self.arena.extend_from_slice(row);
         let is_old = self.fresh_since.is_some_and(|since| {
             let time = shape.event_time(row);
@@ -172,11 +207,11 @@ impl RowReader {
                 FeatureStatus::Present
             }
         };
-        Ok(Entity {
+        Entity {
             start,
-            bytes,
+            bytes: row.len() as u32,
             status,
-        })
+        }
     }
 
     /// Makes every row that is there outside its age; what is not there stays
@@ -287,51 +322,49 @@ impl<'r> RowColumn<'r> {
         Ok(self.decode()?.0)
     }
 
-    /// The value of each entity, where every one has one. `T` is what the type
-    /// is stored as: see the table of [`crate::codec`]; a BOOLEAN is a byte.
+    /// Whether every entity has a value; false is always right.
     #[inline]
-    pub fn all_values<T: Fixed>(&self) -> Option<impl ExactSizeIterator<Item = T> + use<'r, T>> {
-        let (reader, at) = (self.reader, self.slot.at);
-        self.everywhere.then(move || {
-            reader.entities.iter().map(move |entity| {
-                let value = reader.arena.get(entity.start as usize + at..);
-                value.and_then(T::read).unwrap_or_default()
-            })
+    pub fn is_everywhere(&self) -> bool {
+        self.everywhere
+    }
+
+    /// The value of each entity, zero where it has none. `T` is what the type is
+    /// stored as: see the table of [`crate::codec`]; a BOOLEAN is a byte.
+    #[inline]
+    pub fn fixed_values<T: Fixed>(&self) -> impl ExactSizeIterator<Item = T> + use<'r, T> {
+        let (arena, at) = (self.reader.arena.as_slice(), self.slot.at);
+        self.reader.entities.iter().map(move |entity| {
+            let value = arena.get(entity.features_at() + at..);
+            // Rows are whole, and so is the void.
+            value.and_then(T::read).unwrap_or_default()
         })
     }
 
-    /// Of each entity its status, and the value where that is PRESENT.
+    /// Calls `each` with the value of each entity, empty where it has none, of
+    /// VARCHAR and VARBINARY. The bytes are not looked into.
     #[inline]
-    pub fn values<T: Fixed>(&self) -> impl ExactSizeIterator<Item = (FeatureStatus, Option<T>)> {
-        let column = *self;
-        self.rows()
-            .map(move |(status, row)| (status, row.and_then(|row| T::read(&row[column.slot.at..]))))
-    }
-
-    /// The same of VARCHAR and VARBINARY, whose bytes are not looked into.
-    pub fn bytes_values(
-        &self,
-    ) -> impl ExactSizeIterator<Item = (FeatureStatus, Result<Option<&'r [u8]>, StoreError>)> {
-        let column = *self;
-        self.rows().map(move |(status, row)| {
-            let value = row.map(|row| column.reader.decoder.shape.var(row, column.slot));
-            (status, value.transpose())
-        })
+    pub fn each_bytes(&self, mut each: impl FnMut(&'r [u8])) -> Result<(), StoreError> {
+        let reader = self.reader;
+        let shape = &reader.decoder.shape;
+        for entity in &reader.entities {
+            let at = entity.features_at();
+            let row = reader.arena.get(at..).unwrap_or_default();
+            let data = (entity.bytes as usize).saturating_sub(shape.fixed_bytes);
+            each(shape.var_of(row, data, self.slot)?);
+        }
+        Ok(())
     }
 
     /// Of each entity.
-    pub fn statuses(&self) -> impl ExactSizeIterator<Item = FeatureStatus> {
-        self.rows().map(|(status, _)| status)
-    }
-
-    /// Of each entity its status, and the row where that is PRESENT.
     #[inline]
-    fn rows(&self) -> impl ExactSizeIterator<Item = (FeatureStatus, Option<&'r [u8]>)> + use<'r> {
-        let column = *self;
-        (0..self.reader.entities.len()).map(move |entity| match column.reader.row(entity) {
-            Some(row) if column.slot.is_valid(row) => (FeatureStatus::Present, Some(row)),
-            Some(_) => (FeatureStatus::NullValue, None),
-            None => (column.reader.entities[entity].status, None),
+    pub fn statuses(&self) -> impl ExactSizeIterator<Item = FeatureStatus> + use<'r> {
+        let (arena, slot) = (self.reader.arena.as_slice(), *self.slot);
+        self.reader.entities.iter().map(move |entity| {
+            let row = arena.get(entity.features_at()..);
+            match row.is_some_and(|row| slot.is_valid(row)) {
+                true => FeatureStatus::Present,
+                false => entity.without_value(),
+            }
         })
     }
 
@@ -386,24 +419,11 @@ impl<'r> RowColumn<'r> {
 
     /// Values, validity, and the number of rows whose value is NULL.
     fn fixed<T: Fixed>(&self) -> (Vec<T>, Option<NullBuffer>, usize) {
-        let entities = self.reader.entities.len();
-        let mut values = Vec::with_capacity(entities);
-        let mut valid = Vec::with_capacity(entities);
-        let mut absent = 0;
-        for entity in 0..entities {
-            let value = self.reader.row(entity).and_then(|row| {
-                let there = self.slot.is_valid(row);
-                absent += usize::from(!there);
-                if there {
-                    T::read(&row[self.slot.at..])
-                } else {
-                    None
-                }
-            });
-            valid.push(value.is_some());
-            values.push(value.unwrap_or_default());
-        }
-        (values, null_buffer(&valid), absent)
+        let values = self.fixed_values().collect();
+        let statuses = || self.statuses();
+        let valid: Vec<_> = statuses().map(|s| s == FeatureStatus::Present).collect();
+        let absent = statuses().filter(|s| *s == FeatureStatus::NullValue);
+        (values, null_buffer(&valid), absent.count())
     }
 
     /// Calls `each` once an entity, with the value's bytes or `None`; gives

@@ -163,7 +163,19 @@ impl Shape {
         }
     }
 
-    /// Refuses a row that is not whole: of another format, too short, too long.
+    /// Whether it is of this format, and neither too short nor too long.
+    #[inline]
+    pub(super) fn is_whole(&self, row: &[u8]) -> bool {
+        let var_bytes = match row.len().checked_sub(self.fixed_bytes) {
+            Some(bytes) => bytes,
+            None => return false,
+        };
+        let due = self.last_var.map_or(0, |at| end_at(row, at));
+        row.first() == Some(&ROW_FORMAT) && var_bytes == due
+    }
+
+    /// Refuses a row that is not whole, and says why.
+    #[cold]
     pub(super) fn check(&self, row: &[u8]) -> Result<(), StoreError> {
         match row.first() {
             Some(&ROW_FORMAT) => {}
@@ -218,12 +230,31 @@ impl Shape {
 
     /// The bytes of a value of variable length in a checked row.
     pub(super) fn var<'r>(&self, row: &'r [u8], slot: &Slot) -> Result<&'r [u8], StoreError> {
+        self.var_of(row, row.len() - self.fixed_bytes, slot)
+    }
+
+    /// The same of a row with so many bytes of data, which others may follow;
+    /// nothing of a NULL.
+    #[inline]
+    pub(super) fn var_of<'r>(
+        &self,
+        row: &'r [u8],
+        data: usize,
+        slot: &Slot,
+    ) -> Result<&'r [u8], StoreError> {
         let start = slot.previous_var.map_or(0, |at| end_at(row, at));
         let end = end_at(row, slot.at);
-        row[self.fixed_bytes..]
-            .get(start..end)
-            .ok_or_else(|| damaged(format_args!("a value from byte {start} to {end}")))
+        let value = match end <= data {
+            true => row[self.fixed_bytes..].get(start..end),
+            false => None,
+        };
+        value.ok_or_else(|| not_there(start, end))
     }
+}
+
+#[cold]
+fn not_there(start: usize, end: usize) -> StoreError {
+    damaged(format_args!("a value from byte {start} to {end}"))
 }
 
 /// Of a row that holds its slots.
