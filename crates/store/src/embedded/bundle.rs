@@ -232,19 +232,23 @@ pub(super) fn write(path: &Path, bases: &[&BaseFile]) -> Result<Written, StoreEr
         next.extend_from_slice(least);
         record.clear();
         record.resize(bases.len() * LENGTH_BYTES, 0xFF);
-        let mut key: &[u8] = &[];
+        let mut key = None;
         for (member, head) in heads.iter_mut().enumerate() {
             let Some((found, row)) = head.take(&next)? else {
                 continue;
             };
-            key = found;
+            if *key.get_or_insert(found) != found {
+                // Stored keys of long ones are hashes.
+                return Err(head.damaged("two keys are stored as one"));
+            }
             row_bytes[member] += row.len() as u64;
             // A base has no longer ones.
             let length = (row.len() as u32).to_le_bytes();
             record[member * LENGTH_BYTES..][..LENGTH_BYTES].copy_from_slice(&length);
             record.extend_from_slice(row);
         }
-        writer.append(key, &record)?;
+        // The least one is some head's.
+        writer.append(key.unwrap_or_default(), &record)?;
     }
     let bytes = writer.finish()?;
     Ok(Written { bytes, row_bytes })
@@ -289,6 +293,13 @@ impl<'b> Head<'b> {
         })
     }
 
+    fn damaged(&self, reason: &str) -> StoreError {
+        StoreError::Damaged {
+            path: self.base.path().to_owned(),
+            reason: reason.to_owned(),
+        }
+    }
+
     /// The record, if it is of this stored key; then the next one is looked at.
     fn take(&mut self, stored: &[u8]) -> Result<Option<Record<'b>>, StoreError> {
         if self.stored_key() != Some(stored) {
@@ -297,10 +308,7 @@ impl<'b> Head<'b> {
         let taken = self.next;
         self.advance()?;
         if self.stored_key().is_some_and(|next| next <= stored) {
-            return Err(StoreError::Damaged {
-                path: self.base.path().to_owned(),
-                reason: "its rows are not in the order of their keys".to_owned(),
-            });
+            return Err(self.damaged("its rows are not in the order of their keys"));
         }
         Ok(taken)
     }

@@ -39,6 +39,8 @@ pub(super) struct OpenBundles {
     /// Of the manifest that lists them.
     stamp: Option<Stamp>,
     all: Vec<Arc<Bundle>>,
+    /// Those that could not be opened this time, which says nothing of them.
+    later: Vec<ListedBundle>,
 }
 
 impl Bundles {
@@ -62,17 +64,25 @@ impl OpenBundles {
             Listing::empty()
         });
         let mut all = Vec::with_capacity(listing.bundles.len());
+        let mut later = Vec::new();
         for listed in listing.bundles {
             if let Some(open) = held.all.iter().find(|open| *open.listed() == listed) {
                 all.push(Arc::clone(open));
                 continue;
             }
-            match Bundle::open(&folder.file_path(listed.number), listed, settings) {
+            let path = folder.file_path(listed.number);
+            match Bundle::open(&path, listed.clone(), settings) {
                 Ok(opened) => all.extend(opened.map(Arc::new)),
-                Err(error) => warn!(%error, "a bundle is not used"),
+                Err(error @ StoreError::Damaged { .. }) => warn!(%error, "a bundle is not used"),
+                Err(error) => {
+                    if !held.later.contains(&listed) {
+                        warn!(%error, "a bundle is not used before it can be opened");
+                    }
+                    later.push(listed);
+                }
             }
         }
-        Self { stamp, all }
+        Self { stamp, all, later }
     }
 
     /// The bundle of a serial number, if it is open and whole.
@@ -91,9 +101,12 @@ impl OpenBundles {
         found.unwrap_or(Membership::NONE)
     }
 
-    fn is_whole(&self, listed: &ListedBundle) -> bool {
-        let open = self.all.iter().find(|open| open.listed() == listed);
-        open.is_some_and(|open| !open.is_damaged())
+    /// Whether it is gone, or is not what it should be.
+    fn is_lost(&self, listed: &ListedBundle) -> bool {
+        match self.all.iter().find(|open| open.listed() == listed) {
+            Some(open) => open.is_damaged(),
+            None => !self.later.contains(listed),
+        }
     }
 }
 
@@ -108,7 +121,7 @@ impl Shelf {
         }
         let folder = self.folder.bundles();
         let held = self.bundles.current();
-        if folder.stamp().unwrap_or_default() == held.stamp {
+        if held.later.is_empty() && folder.stamp().unwrap_or_default() == held.stamp {
             return held;
         }
         let _turn = self.turn();
@@ -190,7 +203,7 @@ impl Shelf {
         };
         let open = self.look_at_bundles();
         listing.bundles.retain(|bundle| {
-            let is_of_use = open.is_whole(bundle) && self.is_of_use(bundle);
+            let is_of_use = !open.is_lost(bundle) && self.is_of_use(bundle);
             is_other |= !is_of_use;
             is_of_use
         });

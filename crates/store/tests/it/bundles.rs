@@ -507,6 +507,27 @@ async fn damaged_bundles_are_ignored_and_made_anew() {
     }
 }
 
+/// A process that has no file descriptor left says nothing of the bundle.
+#[cfg(unix)]
+#[tokio::test]
+async fn what_cannot_be_opened_is_kept_for_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = three_views(folder.path()).await;
+    assert!(bundle(&store, &ABC).await);
+    forge(folder.path(), 1, 1);
+    drop(store);
+    let (path, aside) = (bundle_file(folder.path(), 1), folder.path().join("aside"));
+    fs::rename(&path, &aside).unwrap();
+    // Who follows it finds no end: an error that tells of no damage.
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    let store = open(folder.path());
+    assert!(!bundle(&store, &ABC).await, "nothing is lost");
+    assert_eq!(times(&store, &ABC, &[0]).await[0], [Some(1)]);
+    fs::rename(&aside, &path).unwrap();
+    store.refresh().await.unwrap();
+    assert_eq!(times(&store, &ABC, &[0]).await[0], [Some(FORGED)]);
+}
+
 /// Fills a part of every record of a bundle of [`three_views`], where bytes are
 /// counted from the record's beginning.
 fn damage_records(path: &Path, part: std::ops::Range<usize>) {
