@@ -147,19 +147,6 @@ pub fn evict(folder: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Reads every file under the folder, so that its pages are in memory.
-pub fn read_all(folder: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            read_all(&path)?;
-        } else {
-            io::copy(&mut std::fs::File::open(&path)?, &mut io::sink())?;
-        }
-    }
-    Ok(())
-}
-
 /// Has this process, its threads to come among it, run on one core only.
 pub fn pin_to_core(core: usize) -> io::Result<()> {
     run_on(core..core + 1)

@@ -18,7 +18,7 @@ use super::project::{self, Service};
 use super::redis::{self as peer, RedisServer};
 use super::report::{Aim, Row, figure};
 use super::roles::{self, Beside, SERVER_CORE};
-use crate::process::{Server, median, read_all, status_bytes};
+use crate::process::{Server, median, status_bytes};
 
 const METRICS: &str = "/metrics";
 /// How often metrics are read.
@@ -216,9 +216,9 @@ pub async fn large(bench: &mut Bench) -> Result<(), BoxError> {
     let size = bench.options.large();
     let folder = bench.project(size)?;
     let online = folder.join(".granary/online");
-    // What the reads would fetch from the disk is in the rows of restarts.
-    read_all(&online)?;
     let large = roles::start_granary(&folder, Beside::Nothing)?;
+    // What reads fetch from the disk is in the rows of restarts.
+    roles::warm(&large, size).await?;
     for entities in bench.options.entities.clone() {
         let Bench { options, .. } = &*bench;
         let wide = project::requests(Service::Wide, entities, size.customers, options.keys);

@@ -16,7 +16,7 @@ use super::load::{Seen, Target, p99_millis};
 use super::project::{self, DAILY, Service, Size};
 use super::report::{Row, figure};
 use super::roles::{self, Beside};
-use crate::process::{self, Server, evict, median, read_all};
+use crate::process::{self, Server, evict, median};
 
 const ENTITIES: usize = 10;
 /// While something changes: of the rate without, and the slowest of a hundred.
@@ -197,7 +197,8 @@ async fn starts(
 ) -> Result<(), BoxError> {
     let mut starts = Vec::new();
     if pages == Pages::InMemory {
-        read_all(&folder.join(".granary/online"))?;
+        let server = roles::start_granary(folder, Beside::Nothing)?;
+        roles::warm(&server, size).await?;
     }
     for round in 0..bench.options.rounds {
         if pages == Pages::OnDisk {

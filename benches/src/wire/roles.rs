@@ -19,7 +19,8 @@ use tracing::subscriber::NoSubscriber;
 use tracing_subscriber::EnvFilter;
 
 use super::bare::BareService;
-use super::project::{self, Size};
+use super::client::{CallError, Client};
+use super::project::{self, Keys, Service, Size};
 use super::redis::RedisService;
 use crate::process::{Server, give_way, pin_to_core, unpin};
 
@@ -149,6 +150,20 @@ pub fn start_granary(folder: &Path, beside: Beside) -> std::io::Result<Server> {
         command.arg("--logs").stderr(Stdio::null());
     }
     Server::start(&mut command)
+}
+
+/// Has a server read so many customers that all pages of their rows are in memory,
+/// as the server maps them.
+pub async fn warm(server: &Server, size: Size) -> Result<(), BoxError> {
+    let client = Client::connect(&server.address, None).await?;
+    for request in project::requests(Service::Wide, 100, size.customers, Keys::Uniform) {
+        match client.ask(request).await {
+            // The disk takes longer than a read may; the next one finds the page.
+            Ok(_) | Err(CallError::Status(..)) => {}
+            Err(failed) => return Err(failed.into()),
+        }
+    }
+    Ok(())
 }
 
 fn log() {

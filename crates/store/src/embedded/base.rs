@@ -3,7 +3,7 @@
 //!
 //! | part | bytes |
 //! |---|---|
-//! | header | 64: magic, format, rows, where the records end, homes, lines, hash of the records (0: not known) |
+//! | header | 64: magic, format, rows, where the records end, homes, lines, hash of the records (0: not known), the oldest event time in UTC microseconds (0: not known) |
 //! | records | in order of their stored keys (`changes.rs`): length of the key (4), of the row (4), key, row |
 //! | table | from the next multiple of 64: lines of eight slots, each 16 bits of a key's hash and 48 of its record's place, or 0 |
 //!
@@ -23,12 +23,15 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 
+use granary_model::UtcMicros;
 use memmap2::{Advice, Mmap};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::EmbeddedSettings;
 use super::folder::io_error;
+use crate::codec::RowOrder;
 use crate::error::StoreError;
 
 const MAGIC: [u8; 8] = *b"granrows";
@@ -40,6 +43,8 @@ const SLOT_BYTES: usize = 8;
 const LINE_SLOTS: usize = 8;
 pub(super) const LINE_BYTES: usize = LINE_SLOTS * SLOT_BYTES;
 const PLACE_BITS: u32 = 48;
+/// In the place of an oldest event time.
+const NOT_KNOWN: i64 = 0;
 const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
 /// Lines of the table that are made at a time: 64 MiB.
 const WINDOW_LINES: u64 = 1 << 20;
@@ -57,6 +62,8 @@ pub(super) struct BaseFile {
     header: Header,
     /// Bytes that a record mostly takes.
     usual_bytes: usize,
+    /// As in the header; raised by sweeps.
+    oldest: AtomicI64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +76,8 @@ struct Header {
     lines: u64,
     /// 0 in files that were written before it was kept.
     content: u64,
+    /// The same.
+    oldest: i64,
 }
 
 impl Header {
@@ -84,6 +93,7 @@ impl Header {
             self.homes,
             self.lines,
             self.content,
+            self.oldest.cast_unsigned(),
         ];
         let mut bytes = [0; HEADER_BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
@@ -105,6 +115,7 @@ impl Header {
             homes: number(4)?,
             lines: number(5)?,
             content: number(6)?,
+            oldest: number(7)?.cast_signed(),
         };
         let table = header.lines.checked_mul(LINE_BYTES as u64)?;
         let at = header
@@ -198,6 +209,7 @@ impl BaseFile {
         Ok(Some(Self {
             header,
             usual_bytes: usual_bytes as usize,
+            oldest: AtomicI64::new(header.oldest),
             path: path.to_owned(),
             map,
         }))
@@ -218,6 +230,18 @@ impl BaseFile {
     /// A hash of keys and rows: that of other rows is another.
     pub(super) fn content(&self) -> u64 {
         self.header.content
+    }
+
+    /// A time that no row's event time is before, but for rows that a sweep removed
+    /// since; `None` where it is not known.
+    pub(super) fn oldest(&self) -> Option<UtcMicros> {
+        let oldest = self.oldest.load(Ordering::Relaxed);
+        (oldest != NOT_KNOWN).then_some(UtcMicros(oldest))
+    }
+
+    /// A sweep looked at all rows.
+    pub(super) fn set_oldest(&self, oldest: UtcMicros) {
+        self.oldest.store(oldest.0, Ordering::Relaxed);
     }
 
     /// Bytes of all records together.
@@ -413,13 +437,17 @@ pub(super) struct BaseWriter {
     written: usize,
     rows: u64,
     content: u64,
+    /// What tells the event times of rows, and the oldest so far.
+    order: Option<RowOrder>,
+    oldest: Option<UtcMicros>,
     /// Where the next record goes.
     at: u64,
     window_lines: u64,
 }
 
 impl BaseWriter {
-    pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
+    /// With an order, of rows whose event times it tells.
+    pub(super) fn create(path: &Path, order: Option<&RowOrder>) -> Result<Self, StoreError> {
         let failed = |e| io_error(path, "the rows", e);
         // What a killed writer left is not written over, but unlinked.
         match std::fs::remove_file(path) {
@@ -435,6 +463,8 @@ impl BaseWriter {
             path: path.to_owned(),
             rows: 0,
             content: 0,
+            order: order.cloned(),
+            oldest: None,
             at: HEADER_BYTES as u64,
             window_lines: WINDOW_LINES,
         })
@@ -447,6 +477,10 @@ impl BaseWriter {
             u32::try_from(key.len()).map_err(too_long)?,
             u32::try_from(row.len()).map_err(too_long)?,
         ];
+        if let Some(order) = &self.order {
+            let oldest = [self.oldest, order.event_time(row)?];
+            self.oldest = oldest.into_iter().flatten().min();
+        }
         let parts = [
             &lengths[0].to_le_bytes()[..],
             &lengths[1].to_le_bytes(),
@@ -479,6 +513,7 @@ impl BaseWriter {
             homes: homes_of(self.rows),
             lines: 0,
             content: self.content,
+            oldest: self.oldest.map_or(NOT_KNOWN, |oldest| oldest.0),
         };
         let records = self.written()?;
         let padding = (header.table_at() - self.at) as usize;

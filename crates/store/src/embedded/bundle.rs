@@ -222,7 +222,7 @@ pub(super) struct Written {
 
 /// Writes the rows of some bases side by side, in one pass over all of them.
 pub(super) fn write(path: &Path, bases: &[&BaseFile]) -> Result<Written, StoreError> {
-    let mut writer = BaseWriter::create(path)?;
+    let mut writer = BaseWriter::create(path, None)?;
     let heads = bases.iter().map(|base| Head::of(base));
     let mut heads = heads.collect::<Result<Vec<_>, _>>()?;
     let mut row_bytes = vec![0; bases.len()];

@@ -91,10 +91,11 @@ impl EmbeddedWriter {
         let last_number = manifest.as_ref().map_or(0, |m| m.last_number);
         let published = manifest.and_then(|m| m.published);
         folder.remove_generations_but(published.as_ref().map(|p| p.number))?;
+        let order = RowOrder::new(&layout);
         let (number, filling) = match (mode, &published) {
             (WriteMode::Create, _) => {
                 let number = last_number + 1;
-                let base = BaseWriter::create(&folder.base_path(number))?;
+                let base = BaseWriter::create(&folder.base_path(number), Some(&order))?;
                 (number, Filling::Ascending(base))
             }
             (WriteMode::Upsert { .. }, None) => return Err(not_published()),
@@ -114,7 +115,7 @@ impl EmbeddedWriter {
         let live = published.filter(|_| is_upsert);
         Ok(Self {
             shelf: Arc::clone(shelf),
-            order: RowOrder::new(&layout),
+            order,
             folder,
             number,
             layout,
@@ -255,7 +256,8 @@ impl EmbeddedWriter {
 
     /// The rows that LMDB sorted, in a base.
     fn sorted(&self, changes: &ChangesFile) -> Result<BaseWriter, StoreError> {
-        let mut base = BaseWriter::create(&self.folder.base_path(self.number))?;
+        let path = self.folder.base_path(self.number);
+        let mut base = BaseWriter::create(&path, Some(&self.order))?;
         let txn = changes.read()?;
         for entry in changes.after(&txn, None)? {
             let (stored_key, value) = entry?;
@@ -279,7 +281,8 @@ impl EmbeddedWriter {
             return Ok((files, base));
         }
         let next = self.number + 1;
-        let made = BaseWriter::create(&self.folder.base_path(next)).and_then(|mut base| {
+        let path = self.folder.base_path(next);
+        let made = BaseWriter::create(&path, Some(&self.order)).and_then(|mut base| {
             files.merge_into(&mut base)?;
             Files::create(&self.folder, next, base, &self.shelf.settings)
         });

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use granary_model::ErrorKind;
+use granary_model::{ErrorKind, UtcMicros};
 use granary_store::{EmbeddedSettings, EmbeddedStore, OnlineStore, StoreError, WriteMode};
 
 use super::facts::{
@@ -124,6 +124,27 @@ async fn damaged_files_are_named() {
         let generation = pinned(&store).await.unwrap();
         assert_eq!(times(&store, &generation, &[9]).await, [Some(10)], "{name}");
     }
+}
+
+/// Its rows are damaged, so who looks at them says so.
+#[tokio::test]
+async fn a_sweep_that_would_find_nothing_does_not_look() {
+    let folder = published().await;
+    let path = base(folder.path(), 1);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[64..200].fill(0xEE);
+    fs::write(&path, &bytes).unwrap();
+    let sweep = async |older_than| {
+        let store = open(folder.path());
+        store.sweep(VIEW, 1, UtcMicros(older_than)).await
+    };
+    // The oldest is at 1.
+    assert_eq!(sweep(1).await.unwrap(), 0);
+    assert!(matches!(sweep(2).await, Err(StoreError::Damaged { .. })));
+    // As in files that were written before it was kept.
+    bytes[56..64].fill(0);
+    fs::write(&path, &bytes).unwrap();
+    assert!(matches!(sweep(1).await, Err(StoreError::Damaged { .. })));
 }
 
 #[tokio::test]

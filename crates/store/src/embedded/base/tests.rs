@@ -9,7 +9,7 @@ use super::*;
 type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 
 fn write(path: &Path, rows: &Content, window_lines: u64) -> u64 {
-    let mut writer = BaseWriter::create(path).unwrap();
+    let mut writer = BaseWriter::create(path, None).unwrap();
     writer.window_lines = window_lines;
     for (key, row) in rows {
         writer.append(key, row).unwrap();

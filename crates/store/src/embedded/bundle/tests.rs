@@ -16,7 +16,7 @@ fn base(path: &Path, rows: &Content) -> BaseFile {
         .map(|(key, row)| (stored_key(key, &mut hashed).to_vec(), key, row))
         .collect();
     sorted.sort();
-    let mut writer = BaseWriter::create(path).unwrap();
+    let mut writer = BaseWriter::create(path, None).unwrap();
     for (_, key, row) in sorted {
         writer.append(key, row).unwrap();
     }
@@ -99,7 +99,7 @@ fn a_record_whose_lengths_are_not_those_of_its_rows_is_damaged() {
 fn bases_that_are_out_of_order_are_not_bundled() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("g1.rows");
-    let mut writer = BaseWriter::create(&path).unwrap();
+    let mut writer = BaseWriter::create(&path, None).unwrap();
     for key in [b"a", b"c", b"b"] {
         writer.append(key, b"row").unwrap();
     }
