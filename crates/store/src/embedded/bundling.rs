@@ -8,6 +8,7 @@
 //!
 //! This module knows nothing of what is in a file.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -41,6 +42,8 @@ pub(super) struct OpenBundles {
     all: Vec<Arc<Bundle>>,
     /// Those that could not be opened this time, which says nothing of them.
     later: Vec<ListedBundle>,
+    /// Whether the manifest could not be read this time.
+    is_unread: bool,
 }
 
 impl Bundles {
@@ -59,10 +62,19 @@ impl OpenBundles {
         held: &Self,
         settings: &EmbeddedSettings,
     ) -> Self {
-        let listing = Listing::read(folder).unwrap_or_else(|error| {
-            warn!(%error, "bundles are not used");
-            Listing::empty()
-        });
+        let listing = match Listing::read(folder) {
+            Ok(listing) => listing,
+            Err(error) => {
+                if !held.is_unread {
+                    warn!(%error, "bundles are not used");
+                }
+                return Self {
+                    stamp,
+                    is_unread: is_for_later(&error),
+                    ..Self::default()
+                };
+            }
+        };
         let mut all = Vec::with_capacity(listing.bundles.len());
         let mut later = Vec::new();
         for listed in listing.bundles {
@@ -73,16 +85,21 @@ impl OpenBundles {
             let path = folder.file_path(listed.number);
             match Bundle::open(&path, listed.clone(), settings) {
                 Ok(opened) => all.extend(opened.map(Arc::new)),
-                Err(error @ StoreError::Damaged { .. }) => warn!(%error, "a bundle is not used"),
-                Err(error) => {
+                Err(error) if is_for_later(&error) => {
                     if !held.later.contains(&listed) {
                         warn!(%error, "a bundle is not used before it can be opened");
                     }
                     later.push(listed);
                 }
+                Err(error) => warn!(%error, "a bundle is not used"),
             }
         }
-        Self { stamp, all, later }
+        Self {
+            stamp,
+            all,
+            later,
+            is_unread: false,
+        }
     }
 
     /// The bundle of a serial number, if it is open and whole.
@@ -105,9 +122,25 @@ impl OpenBundles {
     fn is_lost(&self, listed: &ListedBundle) -> bool {
         match self.all.iter().find(|open| open.listed() == listed) {
             Some(open) => open.is_damaged(),
-            None => !self.later.contains(listed),
+            None => !self.is_unread && !self.later.contains(listed),
         }
     }
+
+    fn is_whole(&self) -> bool {
+        self.later.is_empty() && !self.is_unread
+    }
+}
+
+/// Whether a file could not be opened for want of descriptors or memory, which says
+/// nothing of the file.
+fn is_for_later(error: &StoreError) -> bool {
+    let StoreError::Io { source, .. } = error else {
+        return false;
+    };
+    !matches!(
+        source.kind(),
+        ErrorKind::PermissionDenied | ErrorKind::IsADirectory | ErrorKind::NotADirectory
+    )
 }
 
 /// What was published of a view, and of it only what can be bundled.
@@ -121,7 +154,7 @@ impl Shelf {
         }
         let folder = self.folder.bundles();
         let held = self.bundles.current();
-        if held.later.is_empty() && folder.stamp().unwrap_or_default() == held.stamp {
+        if held.is_whole() && folder.stamp().unwrap_or_default() == held.stamp {
             return held;
         }
         let _turn = self.turn();

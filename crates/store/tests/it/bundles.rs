@@ -511,21 +511,29 @@ async fn damaged_bundles_are_ignored_and_made_anew() {
 #[cfg(unix)]
 #[tokio::test]
 async fn what_cannot_be_opened_is_kept_for_later() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = three_views(folder.path()).await;
-    assert!(bundle(&store, &ABC).await);
-    forge(folder.path(), 1, 1);
-    drop(store);
-    let (path, aside) = (bundle_file(folder.path(), 1), folder.path().join("aside"));
-    fs::rename(&path, &aside).unwrap();
-    // Who follows it finds no end: an error that tells of no damage.
-    std::os::unix::fs::symlink(&path, &path).unwrap();
-    let store = open(folder.path());
-    assert!(!bundle(&store, &ABC).await, "nothing is lost");
-    assert_eq!(times(&store, &ABC, &[0]).await[0], [Some(1)]);
-    fs::rename(&aside, &path).unwrap();
-    store.refresh().await.unwrap();
-    assert_eq!(times(&store, &ABC, &[0]).await[0], [Some(FORGED)]);
+    for hidden in ["b1.rows", "manifest.json"] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = three_views(folder.path()).await;
+        assert!(bundle(&store, &ABC).await);
+        forge(folder.path(), 1, 1);
+        drop(store);
+        let path = folder.path().join(".bundles").join(hidden);
+        let aside = folder.path().join("aside");
+        fs::rename(&path, &aside).unwrap();
+        // Who follows it finds no end: an error that tells of no damage.
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        let store = open(folder.path());
+        store.refresh().await.unwrap();
+        assert_eq!(times(&store, &ABC, &[0]).await[0], [Some(1)], "{hidden}");
+        match store.bundle(&views(&ABC)).await {
+            Ok(made) => assert!(!made, "{hidden}: nothing is lost"),
+            Err(error) => assert!(matches!(error, StoreError::Io { .. }), "{hidden}: {error}"),
+        }
+        fs::rename(&aside, &path).unwrap();
+        store.refresh().await.unwrap();
+        let seen = times(&store, &ABC, &[0]).await;
+        assert_eq!(seen[0], [Some(FORGED)], "{hidden}");
+    }
 }
 
 /// Fills a part of every record of a bundle of [`three_views`], where bytes are
