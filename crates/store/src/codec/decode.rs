@@ -181,11 +181,10 @@ impl RowReader {
     /// Whether a row is whole, and has room behind those before.
     #[inline]
     fn check(&self, row: &[u8]) -> Result<(), StoreError> {
-        let shape = &self.decoder.shape;
-        let has_room = self.arena.len() + row.len() <= u32::MAX as usize;
-        match shape.is_whole(row) && has_room {
+        self.decoder.shape.check(row)?;
+        match self.arena.len() + row.len() <= u32::MAX as usize {
             true => Ok(()),
-            false => Err(shape.check(row).err().unwrap_or_else(too_much)),
+            false => Err(too_much()),
         }
     }
 
@@ -328,8 +327,9 @@ impl<'r> RowColumn<'r> {
         self.everywhere
     }
 
-    /// The value of each entity, zero where it has none. `T` is what the type is
-    /// stored as: see the table of [`crate::codec`]; a BOOLEAN is a byte.
+    /// The value of each entity, and zero, as NULLs are stored, where it has none.
+    /// `T` is what the type is stored as: see the table of [`crate::codec`]; a
+    /// BOOLEAN is a byte.
     #[inline]
     pub fn fixed_values<T: Fixed>(&self) -> impl ExactSizeIterator<Item = T> + use<'r, T> {
         let (arena, at) = (self.reader.arena.as_slice(), self.slot.at);
@@ -340,8 +340,8 @@ impl<'r> RowColumn<'r> {
         })
     }
 
-    /// Calls `each` with the value of each entity, empty where it has none, of
-    /// VARCHAR and VARBINARY. The bytes are not looked into.
+    /// Calls `each` with the value of each entity, of VARCHAR and VARBINARY, and with
+    /// no bytes, as NULLs are stored, where it has none. They are not looked into.
     #[inline]
     pub fn each_bytes(&self, mut each: impl FnMut(&'r [u8])) -> Result<(), StoreError> {
         let reader = self.reader;
@@ -420,10 +420,13 @@ impl<'r> RowColumn<'r> {
     /// Values, validity, and the number of rows whose value is NULL.
     fn fixed<T: Fixed>(&self) -> (Vec<T>, Option<NullBuffer>, usize) {
         let values = self.fixed_values().collect();
-        let statuses = || self.statuses();
-        let valid: Vec<_> = statuses().map(|s| s == FeatureStatus::Present).collect();
-        let absent = statuses().filter(|s| *s == FeatureStatus::NullValue);
-        (values, null_buffer(&valid), absent.count())
+        let mut absent = 0;
+        let valid = self.statuses().map(|status| {
+            absent += usize::from(status == FeatureStatus::NullValue);
+            status == FeatureStatus::Present
+        });
+        let valid: Vec<_> = valid.collect();
+        (values, null_buffer(&valid), absent)
     }
 
     /// Calls `each` once an entity, with the value's bytes or `None`; gives
@@ -608,5 +611,8 @@ fn not_the_type(error: ArrowError) -> StoreError {
 }
 
 fn too_much() -> StoreError {
-    StoreError::Codec("more than 2 GiB of one feature in one read; ask for fewer entities".into())
+    StoreError::Codec(
+        "more than 2 GiB of one feature, or 4 GiB of one view, in one read; ask for fewer entities"
+            .into(),
+    )
 }

@@ -165,7 +165,7 @@ impl Shape {
 
     /// Whether it is of this format, and neither too short nor too long.
     #[inline]
-    pub(super) fn is_whole(&self, row: &[u8]) -> bool {
+    fn is_whole(&self, row: &[u8]) -> bool {
         let var_bytes = match row.len().checked_sub(self.fixed_bytes) {
             Some(bytes) => bytes,
             None => return false,
@@ -174,34 +174,39 @@ impl Shape {
         row.first() == Some(&ROW_FORMAT) && var_bytes == due
     }
 
-    /// Refuses a row that is not whole, and says why.
-    #[cold]
+    /// Refuses a row that is not whole.
+    #[inline]
     pub(super) fn check(&self, row: &[u8]) -> Result<(), StoreError> {
+        match self.is_whole(row) {
+            true => Ok(()),
+            false => Err(self.not_whole(row)),
+        }
+    }
+
+    #[cold]
+    fn not_whole(&self, row: &[u8]) -> StoreError {
         match row.first() {
             Some(&ROW_FORMAT) => {}
             Some(format) => {
-                return Err(damaged(format_args!(
+                return damaged(format_args!(
                     "row format {format}, this version reads {ROW_FORMAT}"
-                )));
+                ));
             }
-            None => return Err(damaged(format_args!("an empty row"))),
+            None => return damaged(format_args!("an empty row")),
         }
         if row.len() < self.fixed_bytes {
-            return Err(damaged(format_args!(
+            return damaged(format_args!(
                 "{} bytes, its layout has at least {}",
                 row.len(),
                 self.fixed_bytes
-            )));
+            ));
         }
         let var_bytes = self.last_var.map_or(0, |at| end_at(row, at));
-        if row.len() - self.fixed_bytes != var_bytes {
-            return Err(damaged(format_args!(
-                "{} bytes where {} are due",
-                row.len(),
-                self.fixed_bytes + var_bytes
-            )));
-        }
-        Ok(())
+        damaged(format_args!(
+            "{} bytes where {} are due",
+            row.len(),
+            self.fixed_bytes.saturating_add(var_bytes)
+        ))
     }
 
     /// Of a checked row which of its first 64 features are valid.
@@ -233,8 +238,8 @@ impl Shape {
         self.var_of(row, row.len() - self.fixed_bytes, slot)
     }
 
-    /// The same of a row with so many bytes of data, which others may follow;
-    /// nothing of a NULL.
+    /// The same of a row with so many bytes of data, which others may follow. A NULL
+    /// ends where it begins.
     #[inline]
     pub(super) fn var_of<'r>(
         &self,

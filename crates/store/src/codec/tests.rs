@@ -226,6 +226,42 @@ proptest! {
         }
     }
 
+    /// Columns read where they lie are those that are decoded, of entities with and
+    /// without a row, and with one that is too old.
+    #[test]
+    fn a_column_has_what_is_decoded(rows in prop::collection::vec(plain(), 0..12),
+                                    expired in any::<bool>(), skip in 0..3_usize) {
+        let encoded = encode(&rows);
+        let entities = rows.len() * 2 + skip;
+        let median = rows.get(rows.len() / 2).map(|row| UtcMicros(row.at));
+        let mut reader = RowReader::new(&RowDecoder::new(&layout(), (0..7).collect()), entities, median);
+        for (row, bytes) in encoded.iter().enumerate() {
+            reader.push(row * 2 + skip, bytes).unwrap();
+        }
+        if expired {
+            reader.expire();
+        }
+        let decoded = reader.clone().finish().unwrap();
+        for (at, expected) in decoded.statuses.iter().enumerate() {
+            let column = reader.column(at);
+            prop_assert_eq!(column.statuses().collect::<Vec<_>>(), expected.to_vec());
+            let is_everywhere = expected.iter().all(|s| *s == FeatureStatus::Present);
+            prop_assert!(is_everywhere || !column.is_everywhere());
+        }
+        let flags: Vec<_> = decoded.values[0].as_boolean().iter().collect();
+        let found: Vec<u8> = reader.column(0).fixed_values().collect();
+        prop_assert_eq!(found, flags.iter().map(|v| u8::from(v.unwrap_or_default())).collect::<Vec<_>>());
+        let ratios = decoded.values[2].as_primitive::<Float64Type>().iter();
+        let found = reader.column(2).fixed_values::<f64>().map(f64::to_bits);
+        let expected: Vec<u64> = ratios.map(|v| v.unwrap_or_default().to_bits()).collect();
+        prop_assert_eq!(found.collect::<Vec<_>>(), expected);
+        let mut texts = Vec::new();
+        reader.column(3).each_bytes(|text| texts.push(text.to_vec())).unwrap();
+        let expected = decoded.values[3].as_string::<i32>().iter();
+        let expected: Vec<Vec<u8>> = expected.map(|v| v.unwrap_or_default().into()).collect();
+        prop_assert_eq!(texts, expected);
+    }
+
     #[test]
     fn the_join_is_the_greatest_by_the_contract(rows in prop::collection::vec(plain(), 3)) {
         let encoded = encode(&rows);
@@ -260,8 +296,11 @@ proptest! {
             bent[at] = byte;
         }
         let _ = order.compare(&bent, encoded.get(1));
-        let mut reader = RowReader::new(&RowDecoder::new(&layout(), (0..7).collect()), 1, None);
+        let mut reader = RowReader::new(&RowDecoder::new(&layout(), (0..7).collect()), 2, None);
         if reader.push(0, &bent).is_ok() {
+            let _ = reader.column(3).each_bytes(|_| {});
+            let _ = reader.column(2).fixed_values::<f64>().sum::<f64>();
+            prop_assert_eq!(reader.column(3).statuses().len(), 2);
             let _ = reader.finish();
         }
     }

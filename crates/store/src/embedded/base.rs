@@ -43,7 +43,7 @@ const SLOT_BYTES: usize = 8;
 const LINE_SLOTS: usize = 8;
 pub(super) const LINE_BYTES: usize = LINE_SLOTS * SLOT_BYTES;
 const PLACE_BITS: u32 = 48;
-/// In the place of an oldest event time.
+/// In the place of an oldest event time; one that is the same counts as not known.
 const NOT_KNOWN: i64 = 0;
 const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
 /// Lines of the table that are made at a time: 64 MiB.
@@ -62,7 +62,7 @@ pub(super) struct BaseFile {
     header: Header,
     /// Bytes that a record mostly takes.
     usual_bytes: usize,
-    /// As in the header; raised by sweeps.
+    /// As in the header at first; sweeps set it.
     oldest: AtomicI64,
 }
 
@@ -76,7 +76,7 @@ struct Header {
     lines: u64,
     /// 0 in files that were written before it was kept.
     content: u64,
-    /// The same.
+    /// [`NOT_KNOWN`] in those, and where rows have no event time or there are none.
     oldest: i64,
 }
 
@@ -272,6 +272,9 @@ impl BaseFile {
     /// memory.
     #[inline]
     pub(super) fn prefetch_record(&self, found: Candidate, bytes: Range<usize>) {
+        if bytes.is_empty() {
+            return;
+        }
         let first = (found.place + bytes.start) & !(LINE_BYTES - 1);
         for line in (first..found.place + bytes.end).step_by(LINE_BYTES) {
             prefetch(&self.map, line);
@@ -477,9 +480,11 @@ impl BaseWriter {
             u32::try_from(key.len()).map_err(too_long)?,
             u32::try_from(row.len()).map_err(too_long)?,
         ];
-        if let Some(order) = &self.order {
-            let oldest = [self.oldest, order.event_time(row)?];
-            self.oldest = oldest.into_iter().flatten().min();
+        match self.order.as_ref().map(|order| order.event_time(row)) {
+            Some(Ok(time)) => self.oldest = [self.oldest, time].into_iter().flatten().min(),
+            // Whoever reads the row is told; its time nobody knows.
+            Some(Err(_)) => (self.order, self.oldest) = (None, None),
+            None => {}
         }
         let parts = [
             &lengths[0].to_le_bytes()[..],

@@ -41,8 +41,8 @@ struct Taker<'a> {
     base: &'a BaseFile,
     default_row: Option<&'a [u8]>,
     membership: Membership,
-    /// Of a bundle's record the bytes that are asked for for its row, and for
-    /// those that lie right behind it.
+    /// The bytes of a bundle's record to ask for on behalf of its row and of those
+    /// right behind it.
     asked: Range<usize>,
 }
 
@@ -148,9 +148,9 @@ impl<'a> Source<'a> {
 }
 
 /// What to ask for of a record: some rows, in their order, and of what lies
-/// between them less than a line. What is for a row is for those right behind it
-/// too, and what is right behind the record's `head` is part of that. Gives the
-/// head, and how many bytes are asked for.
+/// between them less than a line. A row's part holds those right behind it too,
+/// whose own is empty, and the head those right behind it. Gives the head's end,
+/// and how many bytes are asked for.
 fn ask_for<'t>(
     head: usize,
     rows: impl Iterator<Item = (Range<usize>, &'t mut Range<usize>)>,
@@ -350,7 +350,7 @@ mod tests {
     use super::*;
 
     /// Whatever rows are wanted, each byte of the head and of them is asked for,
-    /// once, and at most a line between two of them.
+    /// once, and less than a line between two of them.
     #[test]
     fn wanted_rows_are_asked_for() {
         let head = 40;

@@ -107,7 +107,7 @@ impl Sweep<'_> {
                 match self.order.event_time(row)? {
                     Some(time) if time < self.older_than => {}
                     time => {
-                        oldest = oldest.min(time.unwrap_or(UtcMicros::MAX));
+                        oldest = time.map_or(oldest, |time| oldest.min(time));
                         continue;
                     }
                 }
