@@ -12,12 +12,10 @@ use crate::settings::ServerSettings;
 
 /// Work of a core after which the sockets are looked at before more begins.
 const WORK_BETWEEN_LOOKS: Duration = Duration::from_micros(500);
-/// A queue that was empty within so long is not one of more than can be done: the
-/// server paused, or many came at once, and they are better answered a little late
-/// than not at all.
+/// A queue that was empty within so long, or twice as long as it is, is not one of
+/// more than can be done: the server paused, or many came at once, and they are better
+/// answered a little late than not at all.
 const STANDING: Duration = Duration::from_millis(50);
-/// Reads may wait so many times longer in a queue that has just begun.
-const BEGUN_TIMES: u32 = 8;
 /// For so long after a read found no room, an empty queue is a pause of overload, and
 /// not the other way round.
 const OVERLOAD_REMEMBERED: Duration = Duration::from_millis(100);
@@ -117,8 +115,10 @@ pub(super) struct Queue {
     places: usize,
     /// Requests that wait and that the bounds are for.
     bounded: usize,
-    /// Since when there have always been some.
+    /// Since when there have always been some, and not many fewer than there were.
     standing: Option<Instant>,
+    /// The most that there were since then.
+    most: usize,
     /// When a read last found no room.
     crowded: Option<Instant>,
     /// Requests that wait and need no slot.
@@ -177,6 +177,7 @@ impl Queue {
         if asked.class.is_bounded() {
             line.bounded += 1;
             self.bounded += 1;
+            self.most = self.most.max(self.bounded);
             self.standing.get_or_insert(asked.since);
         }
         self.slotless += usize::from(!asked.class.takes_slot());
@@ -250,7 +251,7 @@ impl Queue {
     fn room_for_reads(&self, limits: &Limits) -> usize {
         let wait = match self.is_overloaded() {
             true => limits.read_wait,
-            false => limits.read_wait * BEGUN_TIMES,
+            false => limits.read_wait.max(STANDING),
         };
         let turns = wait.as_nanos().checked_div(self.read_time.as_nanos());
         let turns = turns.map_or(usize::MAX, |turns| {
@@ -276,7 +277,6 @@ impl Queue {
         let class = taken.asked.class;
         line.bounded -= usize::from(class.is_bounded());
         self.bounded -= usize::from(class.is_bounded());
-        self.standing = self.standing.filter(|_| self.bounded > 0);
         self.slotless -= usize::from(!class.takes_slot());
         if line.waiting.is_empty() {
             let is_idle = line.places == 0;
@@ -284,6 +284,11 @@ impl Queue {
             if is_idle {
                 self.lines.remove(&caller);
             }
+        }
+        let is_half = self.bounded * 2 <= self.most;
+        if self.bounded == 0 || is_half && !self.is_overloaded() {
+            self.standing = (self.bounded > 0).then(Instant::now);
+            self.most = self.bounded;
         }
         Some(taken)
     }
