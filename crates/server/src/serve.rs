@@ -48,7 +48,9 @@ use crate::streams::StreamsRpc;
 /// answer fits, a slow reader does not hold more.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
-const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
+/// Requests of a connection that are under way at a time; more wait at the client.
+/// Who floods has so many before those of others, on each of its connections.
+const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 /// Connections whose peer is gone are noticed within two of these.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// What health checks name: "" is the whole server.

@@ -71,7 +71,7 @@ impl Default for ServerSettings {
         Self {
             concurrent_requests_max: 1_024,
             running_requests_max: 0,
-            waiting_requests_max: 1_024,
+            waiting_requests_max: 4_096,
             read_wait_millis_max: 4,
             caller_share_max: 0.5,
             concurrent_streams_max: 256,
