@@ -305,7 +305,7 @@ impl Message {
                 self.put_fixed(field::TIMESTAMPS, column, i64::to_le_bytes);
             }
             FeatureType::Varchar => self.put_items(field::STRINGS, column, |written| {
-                // Keys and lengths of short ones are ASCII too.
+                // All ASCII is text. The length of a long value is not ASCII.
                 match written.is_ascii() {
                     true => Ok(()),
                     false => check_text(rows),
@@ -404,7 +404,6 @@ impl Message {
 }
 
 /// Refuses a VARCHAR that is none.
-#[cold]
 fn check_text(rows: RowColumn<'_>) -> Result<(), StoreError> {
     let mut is_text = true;
     rows.each_bytes(|value| is_text &= std::str::from_utf8(value).is_ok())?;

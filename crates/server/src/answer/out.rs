@@ -169,7 +169,7 @@ impl Out {
     }
 }
 
-/// The marks that more bytes follow, of varints of 0 (that is 4) to 3 bytes.
+/// The marks that more bytes follow, by a varint's length, 1 to 4, modulo 4.
 const CONTINUED: [u32; 4] = [0x80_8080, 0, 0x80, 0x8080];
 
 /// A varint at the start of `to`; gives how many bytes it takes. Small ones
