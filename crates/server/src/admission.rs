@@ -15,9 +15,9 @@
 //!
 //! A read by itself is moreover refused rather than answered late, and at once if
 //! so many wait already that its turn would come too late, by how long reads have
-//! held slots of late; but only once some have always waited for a while and do not
-//! become fewer, since a pause is no overload, or where reads were refused just now,
-//! since overload has pauses too. A caller that has nothing waiting may wait all the same.
+//! held slots of late; but only once some have always waited for a while, since a
+//! pause is no overload, or where reads were refused just now, since overload has
+//! pauses too. A caller that has nothing waiting may wait all the same.
 //! Where the queue is full, a caller with at least two fewer waiting than the one
 //! with most takes the place of that one's newest request: it has lost the least
 //! time, and the oldest is about to begin.

@@ -14,9 +14,8 @@ use crate::settings::ServerSettings;
 const WORK_BETWEEN_LOOKS: Duration = Duration::from_micros(500);
 /// A queue that was empty within so long, or twice as long as it is, is not one of
 /// more than can be done: the server paused, or many came at once, and they are better
-/// answered a little late than not at all. As long as CoDel's interval, which tells the
-/// same of routers.
-const STANDING: Duration = Duration::from_millis(100);
+/// answered a little late than not at all.
+const STANDING: Duration = Duration::from_millis(50);
 /// For so long after a read found no room, an empty queue is a pause of overload, and
 /// not the other way round.
 const OVERLOAD_REMEMBERED: Duration = Duration::from_millis(100);

@@ -313,8 +313,8 @@ async fn after_some_work_the_sockets_are_looked_at_before_more_begins() {
 #[tokio::test]
 async fn reads_that_would_begin_too_late_are_refused_at_once() {
     let (admission, _first) = busy();
-    // For 100 ms where the queue has just begun.
-    let mut waits: Vec<_> = (0..99)
+    // For 50 ms where the queue has just begun.
+    let mut waits: Vec<_> = (0..49)
         .map(|_| ask(&admission, Class::Read, "a").unwrap())
         .collect();
     assert_eq!(refused(&admission, Class::Read, "a"), Refusal::Full);
@@ -353,14 +353,14 @@ async fn a_queue_that_becomes_shorter_is_not_of_more_than_can_be_done() {
             .collect()
     };
     let mut waits = ask_all(40);
-    let almost_long = Instant::now() - Duration::from_millis(95);
+    let almost_long = Instant::now() - Duration::from_millis(45);
     admission.queue().stand_since(almost_long);
     waits.truncate(20);
     std::thread::sleep(Duration::from_millis(10));
     waits.extend(ask_all(20));
     assert!(waits.iter().all(Result::is_ok));
     // One that does not is.
-    std::thread::sleep(Duration::from_millis(110));
+    std::thread::sleep(Duration::from_millis(60));
     assert!(ask_all(20).iter().any(Result::is_err));
 }
 
@@ -378,8 +378,8 @@ async fn what_lies_between_reads_that_others_wait_for_is_of_their_turn() {
         queue.remember(work, ended, &admission.limits);
     }
     drop(queue);
-    // A millisecond a turn: 100 at first, of which one runs.
-    let more: Vec<_> = (0..98)
+    // A millisecond a turn: 50 at first, of which one runs.
+    let more: Vec<_> = (0..48)
         .map(|_| ask(&admission, Class::Read, "a").unwrap())
         .collect();
     assert_eq!(refused(&admission, Class::Read, "a"), Refusal::Full);
@@ -412,7 +412,7 @@ async fn bursts_do_not_keep_themselves_without_room() {
             .collect();
         asked.iter().filter(|turn| turn.is_err()).count()
     };
-    assert!(burst(120) > 0);
+    assert!(burst(60) > 0);
     // Before that is forgotten, and after.
     assert!(burst(10) > 0);
     std::thread::sleep(Duration::from_millis(60));
