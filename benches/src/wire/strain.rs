@@ -9,6 +9,7 @@ use super::load::{Seen, Target, p99_millis};
 use super::overload::Latencies;
 use super::project::Service;
 use super::report::{Row, figure};
+use super::roles;
 
 /// Ten billion entities a day.
 const DAY_PER_SECOND: f64 = 115_741.0;
@@ -24,6 +25,8 @@ const QUIET: f64 = 0.05;
 
 pub async fn day(bench: &mut Bench) -> Result<(), BoxError> {
     let server = bench.granary()?;
+    // A day has one start, and that is in the rows of restarts.
+    roles::warm(&server, bench.options.usual()).await?;
     let requests = bench.requests(Service::Wide, DAY_ENTITIES);
     let mut target = bench.target(&server, &requests);
     target.duration = Duration::from_secs(bench.options.sustained_seconds);
