@@ -59,6 +59,8 @@ mod field {
 struct Headings {
     short: Vec<Vec<u8>>,
     full: Vec<Vec<u8>>,
+    /// What one entity's values mostly take on the wire, in half bytes.
+    entity_halves: usize,
 }
 
 impl Headings {
@@ -68,9 +70,12 @@ impl Headings {
             let headings = columns.map(|column| heading(&column, full_names).encode_to_vec());
             headings.collect()
         };
+        // A value, and half a byte for its validity and status.
+        let halves = |column: AnswerColumn<'_>| usual_bytes(&column.planned.data_type) * 2 + 1;
         Self {
             short: all(false),
             full: all(true),
+            entity_halves: answer.columns().map(halves).sum(),
         }
     }
 }
@@ -109,11 +114,12 @@ pub(crate) fn write(
             &made
         }
     };
+    let values = headings.entity_halves * answer.entities / 2;
     let headings = match answer.full_names {
         true => &headings.full,
         false => &headings.short,
     };
-    let mut out = Message::with_capacity(answer, headings);
+    let mut out = Message::with_capacity(answer.entities, headings, values);
     out.bytes.put_number(field::SNAPSHOT, answer.snapshot());
     let entities = u32::try_from(answer.entities).unwrap_or(u32::MAX);
     out.bytes.put_number(field::ENTITIES, u64::from(entities));
@@ -193,22 +199,17 @@ struct Message {
 }
 
 impl Message {
-    fn with_capacity(answer: &Answer, headings: &[Vec<u8>]) -> Self {
-        let fixed = headings.iter().map(|heading| heading.len() + 24);
-        let values = answer.columns().map(|column| {
-            let bytes = usual_bytes(&column.planned.data_type);
-            // And half a byte for validity and statuses.
-            (bytes * 2 + 1) * answer.entities / 2
-        });
-        let bytes = fixed.sum::<usize>() + values.sum::<usize>();
+    /// For columns of about so many bytes of values.
+    fn with_capacity(entities: usize, headings: &[Vec<u8>], values: usize) -> Self {
+        let headings: usize = headings.iter().map(|heading| heading.len() + 24).sum();
         // A column of varints has room for the longest while it is written.
-        let last = answer.entities * VARINT_BYTES_MAX;
-        let mut bytes = Out::with_capacity(FRAME_HEAD_BYTES + 64 + bytes + last);
+        let last = entities * VARINT_BYTES_MAX;
+        let mut bytes = Out::with_capacity(FRAME_HEAD_BYTES + 64 + headings + values + last);
         bytes.put(&[0; FRAME_HEAD_BYTES]);
         Self {
             bytes,
             validity: Vec::new(),
-            statuses: Vec::with_capacity(answer.entities),
+            statuses: Vec::with_capacity(entities),
         }
     }
 
