@@ -36,7 +36,7 @@ use self::report::Row;
 use self::roles::Role;
 use crate::process;
 
-const GENERATOR_CORE: usize = 1;
+const GENERATOR_CORE: usize = 0;
 /// What a small form is run with; whoever runs it may say otherwise.
 const SMALL: &str = "--customers 50000 --large-customers 200000 --rounds 2 --seconds 1 \
                      --sustained-seconds 3";

@@ -25,7 +25,8 @@ use super::project::{self, Keys, Service, Size};
 use super::redis::RedisService;
 use crate::process::{Server, give_way, pin_to_core, unpin};
 
-pub const SERVER_CORE: usize = 0;
+/// Not the first, which systems give their own work and interrupts.
+pub const SERVER_CORE: usize = 1;
 /// What the command logs when it serves.
 const LOGGED: &str = "warn,granary=info";
 
@@ -179,7 +180,8 @@ fn log() {
 }
 
 async fn granary(folder: &Path, has_http: bool) -> Result<(), BoxError> {
-    let project = project::open(folder)?;
+    // The machine may page out what it takes for cold, as it cannot what is Redis's.
+    let project = project::open(folder)?.with_memory_lock()?;
     let grpc = TcpListener::bind("127.0.0.1:0").await?;
     let http = match has_http {
         true => Some(TcpListener::bind("127.0.0.1:0").await?),

@@ -12,7 +12,7 @@ use granary_engine::{Engine, EngineSettings, StoreFactory, StreamSource};
 use granary_ingest::{Materializer, OlderVersion, live_definitions};
 use granary_model::{Clock, Definitions, SystemClock};
 use granary_serving::Reader;
-use granary_store::{EmbeddedStore, OnlineStore, OpenStreams};
+use granary_store::{EmbeddedSettings, EmbeddedStore, OnlineStore, OpenStreams};
 use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
@@ -127,7 +127,23 @@ impl Project {
         Ok(engine.with_salt(environment::salt()))
     }
 
+    /// The online store, for a command that is over soon: it locks no memory.
     pub fn online_store(&self) -> anyhow::Result<Arc<dyn OnlineStore>> {
+        self.open_online_store(EmbeddedSettings {
+            memory_lock: false,
+            ..self.config.online.embedded.clone()
+        })
+    }
+
+    /// The online store, for a server.
+    pub fn served_store(&self) -> anyhow::Result<Arc<dyn OnlineStore>> {
+        self.open_online_store(self.config.online.embedded.clone())
+    }
+
+    fn open_online_store(
+        &self,
+        settings: EmbeddedSettings,
+    ) -> anyhow::Result<Arc<dyn OnlineStore>> {
         let folder = match (&self.config.online.folder, self.local_root()) {
             (Some(folder), _) => self.folder.join(folder),
             (None, Some(root)) => root.join("online"),
@@ -137,7 +153,6 @@ impl Project {
                 self.root
             ),
         };
-        let settings = self.config.online.embedded.clone();
         Ok(Arc::new(EmbeddedStore::open(&folder, settings)?))
     }
 

@@ -77,6 +77,11 @@ pub struct EmbeddedSettings {
     /// Whether the system reads more than the page asked for when it reads from
     /// disk: right where the files fit into memory, wrong where they do not.
     pub read_ahead: bool,
+    /// Whether rows stay in memory once they were read (`mlock`), where a system
+    /// would rather have the memory for something else and read them from disk
+    /// again. It takes the right to lock so much; without it there is a warning, and
+    /// nothing else. Linux only.
+    pub memory_lock: bool,
     /// Changes of a generation that are never too many: an upsert that leaves
     /// more, and more than an eighth of the rows, makes them part of the base.
     pub changes_rows_min: u64,
@@ -101,6 +106,7 @@ impl Default for EmbeddedSettings {
             map_bytes_max: 1 << 38,
             readers_max: 2048,
             read_ahead: true,
+            memory_lock: false,
             changes_rows_min: 10_000,
             transaction_rows_max: 20_000,
             transaction_bytes_max: 8 << 20,

@@ -75,6 +75,17 @@ impl TestProject {
         })
     }
 
+    /// With rows that stay in memory once they were read.
+    pub fn with_memory_lock(mut self) -> Result<Self, BoxError> {
+        let folder = self.folder.join(".granary/online");
+        let settings = EmbeddedSettings {
+            memory_lock: true,
+            ..EmbeddedSettings::default()
+        };
+        self.store = Arc::new(EmbeddedStore::open(&folder, settings)?);
+        Ok(self)
+    }
+
     /// Parses, checks and commits definitions: the whole desired state, one
     /// (path, text) a file. Errors are rendered diagnostics.
     pub async fn apply(&self, files: &[(&str, &str)]) -> Result<Arc<Snapshot>, BoxError> {

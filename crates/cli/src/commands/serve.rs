@@ -53,7 +53,7 @@ pub async fn run(project: Project, args: Args) -> Outcome {
     settings.refresh_views |= args.refresh;
     settings.log_reads = args.log_reads.unwrap_or(settings.log_reads);
 
-    let store = project.online_store()?;
+    let store = project.served_store()?;
     let components = components(&project, &store, grpc.local_addr()?).await?;
     // Before the addresses are told: whoever reads them may stop us.
     let stop = stop_signal()?;

@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use granary_model::UtcMicros;
 use memmap2::{Advice, Mmap};
+use tracing::warn;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::EmbeddedSettings;
@@ -202,6 +203,11 @@ impl BaseFile {
             #[cfg(not(target_os = "linux"))]
             true => {}
             false => map.advise(Advice::Random).map_err(failed)?,
+        }
+        if settings.memory_lock
+            && let Err(error) = lock(&map)
+        {
+            warn!(path = %path.display(), %error, "rows are not locked in memory");
         }
         let header = Header::from_bytes(&map);
         let header = header.ok_or_else(|| damaged("not a file of rows".to_owned()))?;
@@ -384,6 +390,24 @@ fn map(file: &File) -> std::io::Result<Mmap> {
     // SAFETY: files of rows are written under names of their own, are not
     // changed once they are whole, and are removed, never made smaller.
     unsafe { Mmap::map(file) }
+}
+
+/// Keeps pages of a file in memory from when they are first looked at.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "a call of the system with a pointer")]
+fn lock(map: &Mmap) -> std::io::Result<()> {
+    // SAFETY: the range is the map's own, and a lock changes nothing of it. It ends
+    // with the map.
+    match unsafe { libc::mlock2(map.as_ptr().cast(), map.len(), libc::MLOCK_ONFAULT) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// Elsewhere there is no lock that does not read the whole file first.
+#[cfg(not(target_os = "linux"))]
+fn lock(_: &Mmap) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(target_arch = "x86_64")]
