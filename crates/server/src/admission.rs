@@ -125,7 +125,6 @@ impl Refusal {
     }
 
     pub fn status(self) -> Status {
-        // Put together beforehand: there may be more refusals than answers.
         macro_rules! and_now {
             ($why:literal) => {
                 concat!(
@@ -278,6 +277,13 @@ impl Admission {
             has_slot,
             began: None,
         }
+    }
+
+    /// Whether all cores have work: a request that another core could begin with at once
+    /// would have to wait for this one.
+    pub fn is_busy(&self) -> bool {
+        let running = usize::try_from(self.counts().running.get()).unwrap_or_default();
+        running >= self.limits.cores
     }
 
     fn counts(&self) -> &AdmissionMetrics {

@@ -1,185 +1,237 @@
-//! The edge: one tower layer that makes the caller, asks for admission, keeps
-//! the deadline of requests and counts them. Health and reflection pass
-//! untouched, so that they answer under any load. Behind it a request goes to the
-//! router, or, a read, the short way (`short.rs`).
+//! The edge: what a connection gives its requests to. It makes the caller, asks for
+//! admission, keeps the deadline of requests and counts them. Health and reflection
+//! pass untouched, so that they answer under any load. Behind it a request goes to
+//! tonic's services, or, a read, the short way (`short.rs`).
 
-use std::future::Future;
+use std::convert::Infallible;
+use std::future::{Future, Ready, ready};
 use std::panic::AssertUnwindSafe;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::pin::pin;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
+use futures::future::{BoxFuture, Either};
 use granary_model::{Caller, ErrorKind};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::Service as HttpService;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, Request, Response};
+use tonic::service::Routes;
 use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
-use tower::{Layer, Service};
+use tower::Service;
 
 use crate::admission::{Admission, Admitted, Asked, Refusal, Turn};
 use crate::features::FeaturesRpc;
 use crate::metrics::{Metrics, Rpc};
 use crate::settings::ServerSettings;
+use crate::short::AnswerBody;
 use crate::status::status;
 
 /// The header in which a client names itself.
 pub(crate) const CLIENT_HEADER: &str = "granary-client";
+/// A refused request's body is taken in up to there.
+const TAKEN_IN_BYTES_MAX: usize = 64 << 10;
+const TAKEN_IN_WITHIN: Duration = Duration::from_millis(100);
 /// Longer names are cut.
-const CLIENT_NAME_CHARS_MAX: usize = 200;
+const CLIENT_NAME_BYTES_MAX: usize = 200;
 
-/// Wraps the whole gRPC router.
-#[derive(Debug, Clone)]
-pub(crate) struct EdgeLayer(Arc<Shared>);
-
+/// What all connections share.
 #[derive(Debug)]
-struct Shared {
-    settings: Arc<ServerSettings>,
-    metrics: Arc<Metrics>,
-    admission: Arc<Admission>,
-    features: Arc<FeaturesRpc>,
+pub(crate) struct Edge {
+    pub settings: Arc<ServerSettings>,
+    pub metrics: Arc<Metrics>,
+    pub admission: Arc<Admission>,
+    pub features: Arc<FeaturesRpc>,
+    /// The services, those that the edge does not answer itself.
+    pub routes: Routes,
 }
 
-impl EdgeLayer {
-    pub fn new(
-        settings: Arc<ServerSettings>,
-        metrics: Arc<Metrics>,
-        admission: Arc<Admission>,
-        features: Arc<FeaturesRpc>,
-    ) -> Self {
-        Self(Arc::new(Shared {
-            settings,
-            metrics,
-            admission,
-            features,
-        }))
-    }
+/// The edge as one connection has it.
+#[derive(Debug)]
+pub(crate) struct EdgeOf {
+    edge: Arc<Edge>,
+    peer: TcpConnectInfo,
+    /// Who asks that does not name itself.
+    address: String,
 }
 
-impl<S> Layer<S> for EdgeLayer {
-    type Service = Edge<S>;
-
-    fn layer(&self, router: S) -> Edge<S> {
-        Edge {
-            router,
-            shared: Arc::clone(&self.0),
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Edge<S> {
-    router: S,
-    shared: Arc<Shared>,
-}
+/// What comes of a request: of whatever fails, an answer that says so.
+type Answered = Result<Response<AnswerBody>, Infallible>;
 
 /// What answers a request.
-enum Route<S> {
+enum Route {
     Read(Arc<FeaturesRpc>),
-    Other(S),
+    Other(Routed),
 }
 
-impl<S> Edge<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>> + Clone,
-{
-    fn route(&mut self, rpc: Rpc) -> Route<S> {
+/// The services, as tonic has them.
+struct Routed {
+    routes: Routes,
+    peer: TcpConnectInfo,
+}
+
+impl EdgeOf {
+    pub fn new(edge: &Arc<Edge>, peer: TcpConnectInfo) -> Self {
+        let address = peer.remote_addr();
+        Self {
+            edge: Arc::clone(edge),
+            peer,
+            address: address.map_or_else(|| "unknown".to_owned(), |a| a.ip().to_string()),
+        }
+    }
+
+    fn route(&self, rpc: Rpc) -> Route {
         match rpc {
-            Rpc::GetFeatures => Route::Read(Arc::clone(&self.shared.features)),
-            _ => {
-                // The one that said it was ready; the next call asks its clone.
-                let next = self.router.clone();
-                Route::Other(std::mem::replace(&mut self.router, next))
-            }
+            Rpc::GetFeatures => Route::Read(Arc::clone(&self.edge.features)),
+            _ => Route::Other(self.routed()),
+        }
+    }
+
+    fn routed(&self) -> Routed {
+        Routed {
+            routes: self.edge.routes.clone(),
+            peer: self.peer.clone(),
+        }
+    }
+
+    /// The name of who asks.
+    fn caller<'a>(&'a self, headers: &'a HeaderMap) -> &'a str {
+        let named = headers.get(CLIENT_HEADER);
+        // Of visible ASCII.
+        let named = named.and_then(|name| name.to_str().ok()).map(str::trim);
+        match named.filter(|name| !name.is_empty()) {
+            Some(name) => &name[..name.len().min(CLIENT_NAME_BYTES_MAX)],
+            None => &self.address,
         }
     }
 }
 
-impl<S> Route<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-{
-    async fn answer(
-        self,
-        mut request: Request<Body>,
-        caller: Caller,
-    ) -> Result<Response<Body>, S::Error> {
+impl Edge {
+    /// A caller, with the roles that its name has.
+    fn known(&self, name: &str) -> Caller {
+        Caller {
+            name: name.to_owned(),
+            roles: self.settings.roles.get(name).cloned().unwrap_or_default(),
+        }
+    }
+}
+
+impl Route {
+    async fn answer(self, mut request: Request<Incoming>, caller: Caller) -> Answered {
         match self {
             Self::Read(features) => Ok(features.answer_soon(request, caller).await),
-            Self::Other(mut router) => {
+            Self::Other(routed) => {
                 request.extensions_mut().insert(caller);
-                router.call(request).await
+                routed.answer(request).await
             }
         }
     }
 }
 
-impl<S> Service<Request<Body>> for Edge<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Send,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.router.poll_ready(context)
+impl Routed {
+    async fn answer(mut self, mut request: Request<Incoming>) -> Answered {
+        request.extensions_mut().insert(self.peer);
+        let answer = self.routes.call(request.map(Body::new)).await?;
+        Ok(answer.map(AnswerBody::Other))
     }
+}
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+impl HttpService<Request<Incoming>> for EdgeOf {
+    type Response = Response<AnswerBody>;
+    type Error = Infallible;
+    /// A refusal is there at once.
+    type Future = Either<Ready<Answered>, BoxFuture<'static, Answered>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
         let Some(rpc) = Rpc::of(request.uri().path()) else {
-            return Box::pin(self.router.call(request));
+            return Either::Right(Box::pin(self.routed().answer(request)));
         };
-        let shared = &self.shared;
-        let allowed = shared.settings.request_time_max();
+        let edge = &self.edge;
+        let allowed = edge.settings.request_time_max();
         let allowed = asked_timeout(request.headers()).map_or(allowed, |t| t.min(allowed));
-        // Taken before anything is awaited, so that it ends no later than the
-        // transport's own timer, which would call it CANCELLED.
         let started = Instant::now();
-        let underway = Underway::new(&shared.metrics, rpc, started, started + allowed);
-        let caller = caller(&request, &shared.settings);
+        let underway = Underway::new(&edge.metrics, rpc, started, started + allowed);
+        let caller = self.caller(request.headers());
         let asked = Asked {
             class: rpc.class(),
-            caller: shared.admission.caller(&caller.name),
+            caller: edge.admission.caller(caller),
             since: started,
             deadline: underway.deadline,
         };
-        let turn = match shared.admission.ask(asked) {
+        let turn = match edge.admission.ask(asked) {
             Ok(turn) => turn,
-            Err(refusal) => return Box::pin(async move { Ok(refuse(refusal, underway)) }),
+            Err(refusal) => {
+                let mut body = request.into_body();
+                return match take_in(&mut body).now_or_never() {
+                    Some(()) => Either::Left(ready(Ok(refuse(refusal, underway)))),
+                    None => Either::Right(Box::pin(refuse_behind(body, refusal, underway))),
+                };
+            }
         };
+        let caller = edge.known(caller);
         let route = self.route(rpc);
-        match turn {
+        Either::Right(match turn {
             Turn::Now(admitted) => {
                 Box::pin(finish(route.answer(request, caller), underway, admitted))
             }
             Turn::Later(ticket) => Box::pin(async move {
                 match ticket.wait().await {
                     Ok(admitted) => finish(route.answer(request, caller), underway, admitted).await,
-                    Err(refusal) => Ok(refuse(refusal, underway)),
+                    Err(refusal) => refuse_behind(request.into_body(), refusal, underway).await,
                 }
             }),
+        })
+    }
+}
+
+/// Takes in a body that is on its way. An answer before its end resets the stream,
+/// and HTTP/2 closes a connection on which more comes for many streams that were.
+async fn take_in(body: &mut Incoming) {
+    let mut left = TAKEN_IN_BYTES_MAX;
+    while let Some(Ok(frame)) = body.frame().await {
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        match left.checked_sub(bytes) {
+            Some(less) => left = less,
+            None => return,
         }
     }
 }
 
-fn refuse(refusal: Refusal, mut underway: Underway) -> Response<Body> {
-    let refused = refusal.status();
-    underway.code = Some(refused.code());
-    refused.into_http()
+/// Refuses behind the body.
+async fn refuse_behind(mut body: Incoming, refusal: Refusal, underway: Underway) -> Answered {
+    // Who takes longer has a reset.
+    let _ = tokio::time::timeout(TAKEN_IN_WITHIN, take_in(&mut body)).await;
+    Ok(refuse(refusal, underway))
+}
+
+fn refuse(refusal: Refusal, mut underway: Underway) -> Response<AnswerBody> {
+    // Made beforehand: there may be more refusals than answers.
+    static MADE: LazyLock<[(Code, HeaderMap); Refusal::ALL.len()]> = LazyLock::new(|| {
+        Refusal::ALL.map(|refusal| {
+            let refused = refusal.status();
+            let (head, ()) = refused.clone().into_http::<()>().into_parts();
+            (refused.code(), head.headers)
+        })
+    });
+    let (code, headers) = &MADE[refusal as usize];
+    underway.code = Some(*code);
+    let mut refused = Response::new(AnswerBody::Nothing);
+    *refused.headers_mut() = headers.clone();
+    refused
 }
 
 /// Awaits the answer up to the deadline. A panic is a bug of one request and
 /// must not take its connection, with other requests, along.
-async fn finish<E>(
-    answer: impl Future<Output = Result<Response<Body>, E>>,
+async fn finish(
+    answer: impl Future<Output = Answered>,
     mut underway: Underway,
     admitted: Admitted,
-) -> Result<Response<Body>, E> {
+) -> Answered {
     // What wraps it moves a pointer.
     let answer = pin!(answer);
     let answer = AssertUnwindSafe(admitted.run(answer)).catch_unwind();
@@ -204,23 +256,8 @@ pub(crate) fn panicked() -> Status {
 
 /// An answer that is an error says so in its headers; one that is a message, or
 /// the beginning of a stream, is OK so far.
-fn code_of(response: &Response<Body>) -> Code {
+fn code_of(response: &Response<AnswerBody>) -> Code {
     Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code())
-}
-
-fn caller(request: &Request<Body>, settings: &ServerSettings) -> Caller {
-    let named = request.headers().get(CLIENT_HEADER);
-    let named = named.and_then(|name| name.to_str().ok()).map(str::trim);
-    let name: String = match named.filter(|name| !name.is_empty()) {
-        Some(name) => name.chars().take(CLIENT_NAME_CHARS_MAX).collect(),
-        None => {
-            let peer = request.extensions().get::<TcpConnectInfo>();
-            let address = peer.and_then(TcpConnectInfo::remote_addr);
-            address.map_or_else(|| "unknown".to_owned(), |a| a.ip().to_string())
-        }
-    };
-    let roles = settings.roles.get(&name).cloned().unwrap_or_default();
-    Caller { name, roles }
 }
 
 /// The `grpc-timeout` header: up to eight digits and a unit.

@@ -17,6 +17,7 @@ mod answer;
 mod background;
 mod beside;
 mod catalog;
+mod connections;
 mod edge;
 mod features;
 mod historical;
@@ -33,5 +34,6 @@ pub mod status;
 mod streams;
 mod wire;
 
-pub use serve::{Components, Listeners, ServerError, serve, transport};
+pub use connections::transport;
+pub use serve::{Components, Listeners, ServerError, serve};
 pub use settings::ServerSettings;

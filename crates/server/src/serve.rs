@@ -20,19 +20,18 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
-use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
-use tower::layer::util::{Identity, Stack};
 use tracing::info;
 
 use crate::admission::Admission;
 use crate::background::Background;
 use crate::beside::Beside;
 use crate::catalog::CatalogRpc;
-use crate::edge::EdgeLayer;
+use crate::connections::Connections;
+use crate::edge::Edge;
 use crate::features::{FeaturesRpc, FeaturesService};
 use crate::historical::HistoricalRpc;
 use crate::http::{HttpState, router};
@@ -44,15 +43,6 @@ use crate::runs::Materializations;
 use crate::settings::ServerSettings;
 use crate::streams::StreamsRpc;
 
-/// What a stream may have under way before it waits for the reader: a large
-/// answer fits, a slow reader does not hold more.
-const STREAM_WINDOW_BYTES: u32 = 2 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
-/// Requests of a connection that are under way at a time; more wait at the client.
-/// Who floods has so many before those of others, on each of its connections.
-const STREAMS_PER_CONNECTION_MAX: u32 = 128;
-/// Connections whose peer is gone are noticed within two of these.
-const KEEPALIVE: Duration = Duration::from_secs(30);
 /// What health checks name: "" is the whole server.
 const HEALTH_NAMES: [&str; 6] = [
     "",
@@ -88,8 +78,6 @@ pub struct Listeners {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
-    #[error("gRPC: {0}")]
-    Grpc(#[from] tonic::transport::Error),
     #[error("HTTP: {0}")]
     Http(#[from] std::io::Error),
     #[error("{0}")]
@@ -99,7 +87,7 @@ pub enum ServerError {
 impl ServerError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Grpc(_) | Self::Http(_) => ErrorKind::Unavailable,
+            Self::Http(_) => ErrorKind::Unavailable,
             Self::Setup(_) => ErrorKind::Internal,
         }
     }
@@ -127,7 +115,7 @@ pub async fn serve(
 
     let log = read_log(&components, &settings, &metrics, (&tasks, &closing));
     let (admission, _looking) = admission(&settings, &metrics);
-    let router = grpc(
+    let edge = grpc(
         (&components, log),
         &settings,
         &metrics,
@@ -135,8 +123,7 @@ pub async fn serve(
         (&health, &closing),
         beside.handle(),
     )?;
-    let incoming = TcpIncoming::from(listeners.grpc).with_nodelay(Some(true));
-    let grpc = router.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned());
+    let grpc = Connections::new(edge, closing.clone()).serve(listeners.grpc);
     let http = http(
         listeners.http,
         HttpState {
@@ -177,7 +164,7 @@ pub async fn serve(
         tokio::time::sleep(bound).await;
     };
     let served = tokio::select! {
-        served = async { tokio::try_join!(async { Ok(grpc.await?) }, http) } => served.map(|_| ()),
+        served = async { tokio::join!(grpc, http).1 } => served,
         () = close => {
             tracing::warn!(?bound, "some reads did not end in time");
             Ok(())
@@ -209,7 +196,7 @@ fn grpc(
     admission: &Arc<Admission>,
     (health, closing): (&HealthReporter, &CancellationToken),
     beside: &Handle,
-) -> Result<Router<Stack<EdgeLayer, Identity>>, ServerError> {
+) -> Result<Edge, ServerError> {
     let streams = Arc::new(Semaphore::new(settings.concurrent_streams_max.max(1)));
     let items = Items {
         metrics: Arc::clone(metrics),
@@ -253,15 +240,7 @@ fn grpc(
     };
     let reflection = reflection()?;
     let health = tonic_health::server::HealthService::from_health_reporter(health.clone());
-    let edge = EdgeLayer::new(
-        Arc::clone(settings),
-        Arc::clone(metrics),
-        Arc::clone(admission),
-        Arc::clone(&features),
-    );
-    Ok(transport()
-        .layer(edge)
-        .add_service(FeaturesService(features))
+    let routes = Routes::new(FeaturesService(Arc::clone(&features)))
         .add_service(CatalogServer::new(catalog))
         .add_service(MaterializationServer::new(materialization))
         .add_service(
@@ -275,16 +254,14 @@ fn grpc(
                 .max_encoding_message_size(usize::MAX),
         )
         .add_service(tonic_health::pb::health_server::HealthServer::new(health))
-        .add_service(reflection))
-}
-
-/// The transport with the settings that Granary serves with.
-pub fn transport() -> Server {
-    Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE))
+        .add_service(reflection);
+    Ok(Edge {
+        settings: Arc::clone(settings),
+        metrics: Arc::clone(metrics),
+        admission: Arc::clone(admission),
+        features,
+        routes: routes.prepare(),
+    })
 }
 
 /// The materialisations that clients start.

@@ -5,7 +5,6 @@
 //! goes on to tonic, with as much of it as was read, and is answered or refused
 //! as the requests of every other rpc.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,8 +12,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use granary_model::{Caller, ErrorKind};
-use http_body::{Body as _, Frame};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, BodyStream, StreamBody};
+use hyper::body::Incoming;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::header::CONTENT_TYPE;
@@ -41,25 +41,28 @@ impl FeaturesRpc {
     /// Answers a `GetFeatures`.
     pub async fn answer_soon(
         self: Arc<Self>,
-        mut asked: Request<Body>,
+        asked: Request<Incoming>,
         caller: Caller,
-    ) -> Response<Body> {
-        if !asked.headers().contains_key(ENCODING_HEADER) {
-            let body = std::mem::take(asked.body_mut());
-            match take(body, self.request_bytes_max).await {
-                Taken::Message(message) => {
-                    let answer = match request(message) {
-                        Ok(request) => self.read(request, caller).await,
-                        Err(error) => Err(error),
-                    };
-                    return answer.and_then(ok).unwrap_or_else(Status::into_http);
-                }
-                Taken::Other(body) => *asked.body_mut() = body,
+    ) -> Response<AnswerBody> {
+        let (head, body) = asked.into_parts();
+        let taken = match head.headers.contains_key(ENCODING_HEADER) {
+            false => take(body, self.request_bytes_max).await,
+            true => Taken::Other(Body::new(body)),
+        };
+        let body = match taken {
+            Taken::Message(message) => {
+                let answer = match request(message) {
+                    Ok(request) => self.read(request, caller).await,
+                    Err(error) => Err(error),
+                };
+                return answer.and_then(ok).unwrap_or_else(Status::into_http);
             }
-        }
+            Taken::Other(body) => body,
+        };
+        let mut asked = Request::from_parts(head, body);
         asked.extensions_mut().insert(caller);
         match FeaturesService(self).call(asked).await {
-            Ok(answer) => answer,
+            Ok(answer) => answer.map(AnswerBody::Other),
             Err(never) => match never {},
         }
     }
@@ -67,7 +70,7 @@ impl FeaturesRpc {
 
 /// Reads a body that is the frame of one message, in one piece; of any other body
 /// no more than it takes to see that.
-async fn take(mut body: Body, bytes_max: usize) -> Taken {
+async fn take(mut body: Incoming, bytes_max: usize) -> Taken {
     let first = body.frame().await;
     let message = match &first {
         Some(Ok(frame)) => frame.data_ref().and_then(|data| message(data, bytes_max)),
@@ -102,59 +105,82 @@ fn message(frame: &Bytes, bytes_max: usize) -> Option<Bytes> {
 }
 
 /// A body of which some was read already.
-fn before<R>(read: R, rest: Body) -> Body
+fn before<R>(read: R, rest: Incoming) -> Body
 where
-    R: IntoIterator<Item = Result<Frame<Bytes>, Status>>,
+    R: IntoIterator<Item = Result<Frame<Bytes>, hyper::Error>>,
     R::IntoIter: Send + 'static,
 {
     let read = stream::iter(read);
     Body::new(StreamBody::new(read.chain(BodyStream::new(rest))))
 }
 
-fn ok(answer: Encoded) -> Result<Response<Body>, Status> {
+fn ok(answer: Encoded) -> Result<Response<AnswerBody>, Status> {
     let message = answer.framed().ok_or_else(|| {
         let message = "the answer is of more than 4 GiB: ask for fewer entities".to_owned();
         status(ErrorKind::ResourceExhausted, message)
     })?;
-    let body = AnswerBody {
-        message: Some(message),
-        is_over: false,
-    };
-    let mut response = Response::new(Body::new(body));
+    let mut response = Response::new(AnswerBody::Message(message));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
     Ok(response)
 }
 
-/// A framed message, then that all is well.
+/// The body of an answer, and what of it is still to be sent.
 #[derive(Debug)]
-struct AnswerBody {
-    message: Option<Bytes>,
-    is_over: bool,
+pub(crate) enum AnswerBody {
+    /// A framed message, then that all is well.
+    Message(Bytes),
+    AllIsWell,
+    Nothing,
+    /// As tonic made it.
+    Other(Body),
+}
+
+impl Default for AnswerBody {
+    fn default() -> Self {
+        Self::Nothing
+    }
 }
 
 impl http_body::Body for AnswerBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Status;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let frame = match self.message.take() {
-            Some(message) => Some(Frame::data(message)),
-            None if self.is_over => None,
-            None => {
-                self.is_over = true;
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        if let Self::Other(body) = this {
+            return Pin::new(body).poll_frame(context);
+        }
+        let frame = match std::mem::take(this) {
+            Self::Message(message) => {
+                *this = Self::AllIsWell;
+                Some(Frame::data(message))
+            }
+            Self::AllIsWell => {
                 let mut trailers = HeaderMap::with_capacity(1);
                 trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
                 Some(Frame::trailers(trailers))
             }
+            Self::Nothing | Self::Other(_) => None,
         };
         Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.is_over
+        match self {
+            Self::Message(_) | Self::AllIsWell => false,
+            Self::Nothing => true,
+            Self::Other(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Other(body) => body.size_hint(),
+            _ => SizeHint::default(),
+        }
     }
 }

@@ -33,7 +33,7 @@ const OUTLIER: u32 = 4;
 pub(super) struct Limits {
     slots: usize,
     /// How many of them can have a core at once.
-    cores: usize,
+    pub cores: usize,
     places: usize,
     places_a_caller: usize,
     waiting: usize,

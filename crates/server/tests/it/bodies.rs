@@ -11,6 +11,7 @@ use granary_testing::memory::*;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use prost::Message;
+use tokio::net::TcpStream;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, Request};
@@ -151,4 +152,50 @@ async fn a_message_may_come_in_any_pieces() {
     let identity = [("grpc-encoding", "identity")];
     let answer = ask(&channel, READ, (&identity, &[one])).await;
     assert_eq!(entities(&answer.unwrap()), 1);
+}
+
+/// HTTP/2 lets a connection have a thousand streams that ended before their requests did,
+/// and then closes it, with whatever else is under way there.
+#[tokio::test]
+async fn refused_reads_whose_bodies_come_late_do_not_end_their_connection() {
+    let settings = granary_server::ServerSettings {
+        concurrent_requests_max: 1,
+        waiting_requests_max: 0,
+        ..quick()
+    };
+    let project = small_project().await;
+    let store = GatedStore::shut(Arc::new(project.store.clone()));
+    let components = components(&project, store.clone()).await;
+    let server = TestServer::start(components, settings).await.ready().await;
+    let channel = server.channel().await;
+    let frame = whole(&read_of(1));
+    let first = tokio::spawn({
+        let (channel, frame) = (channel.clone(), frame.clone());
+        async move { ask(&channel, READ, (&[], &[frame])).await }
+    });
+    store.wait_for_reads(1).await;
+
+    let socket = TcpStream::connect(&server.grpc).await.unwrap();
+    let (send, connection) = h2::client::handshake(socket).await.unwrap();
+    let connection = tokio::spawn(connection);
+    for _ in 0..30 {
+        let late = (0..100).map(async |_| {
+            let mut send = send.clone().ready().await.unwrap();
+            let head = Request::post(format!("http://{}{READ}", server.grpc));
+            let head = head.header("content-type", "application/grpc");
+            let (answer, mut body) = send.send_request(head.body(()).unwrap(), false).unwrap();
+            // The head is on its way, and the body does not wait for what it leads to.
+            tokio::task::yield_now().await;
+            // Fails where the answer was quicker.
+            let _ = body.send_data(frame.clone(), true);
+            let answer = answer.await.unwrap();
+            Status::from_header_map(answer.headers()).unwrap().code()
+        });
+        for code in futures::future::join_all(late).await {
+            assert_eq!(code, tonic::Code::ResourceExhausted);
+        }
+    }
+    assert!(!connection.is_finished());
+    store.gate.add_permits(1);
+    assert_eq!(entities(&first.await.unwrap().unwrap()), 1);
 }
