@@ -72,7 +72,7 @@ async fn compare(
 }
 
 pub async fn bare(bench: &mut Bench) -> Result<(), BoxError> {
-    let ours = bench.granary()?;
+    let ours = bench.granary().await?;
     for entities in bench.options.entities.clone() {
         let requests = bench.requests(Service::Wide, entities);
         let client = Client::connect(&ours.address, None).await?;
@@ -131,7 +131,7 @@ pub async fn redis(bench: &mut Bench) -> Result<(), BoxError> {
         bench.report.row(Row::new("against Redis", skipped));
         return Ok(());
     };
-    let ours = bench.granary()?;
+    let ours = bench.granary().await?;
     let client = Client::connect(&ours.address, None).await?;
     let template = peer::load(&client, &store.socket, bench.options.customers).await?;
     let template = bench.file("template", &template)?;
@@ -190,7 +190,7 @@ async fn alone(bench: &mut Bench, store: &RedisServer, entities: usize) -> Resul
 }
 
 pub async fn computed(bench: &mut Bench) -> Result<(), BoxError> {
-    let server = bench.granary()?;
+    let server = bench.granary().await?;
     let client = Client::connect(&server.address, None).await?;
     let request = bench.requests(Service::Computed, 1)[0].clone();
     let answer = GetFeaturesResponse::decode(client.ask(request).await?)?;
@@ -212,7 +212,7 @@ pub async fn computed(bench: &mut Bench) -> Result<(), BoxError> {
 }
 
 pub async fn large(bench: &mut Bench) -> Result<(), BoxError> {
-    let usual = bench.granary()?;
+    let usual = bench.granary().await?;
     let size = bench.options.large();
     let folder = bench.project(size)?;
     let online = folder.join(".granary/online");
@@ -250,7 +250,7 @@ pub async fn large(bench: &mut Bench) -> Result<(), BoxError> {
 }
 
 pub async fn observability(bench: &mut Bench) -> Result<(), BoxError> {
-    let plain = bench.granary()?;
+    let plain = bench.granary().await?;
     let folder = bench.project(bench.options.usual())?;
     let observed = roles::start_granary(&folder, Beside::HttpAndLogs)?;
     let address = observed.http.clone().ok_or("no HTTP")?;

@@ -35,7 +35,7 @@ pub async fn changes(bench: &mut Bench) -> Result<(), BoxError> {
     let folder = bench.project(size)?;
     // A run that was stopped may have left what it applied.
     process::run(&mut apply(&folder, size, false)?)?;
-    let server = bench.granary()?;
+    let server = bench.granary().await?;
     let mut target = bench.target(&server, &bench.requests(Service::Changing, ENTITIES));
     let rate = bench.maximum("changes", &target).await? / 2.0;
     let calm = target.open(rate).await?.clean()?;

@@ -98,8 +98,8 @@ struct Overload {
 
 impl Overload {
     async fn run(bench: &mut Bench, what: &str, entities: usize) -> Result<Self, BoxError> {
-        // A server that nobody used: its memory is that of this load.
-        let server = bench.granary()?;
+        // One of its own: its memory is that of this load.
+        let server = bench.granary().await?;
         let target = bench.target(&server, &bench.requests(Service::Wide, entities));
         let greatest = bench.maximum(what, &target).await?;
         let before = target.open(greatest / 2.0).await?.clean()?;

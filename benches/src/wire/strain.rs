@@ -9,7 +9,6 @@ use super::load::{Seen, Target, p99_millis};
 use super::overload::Latencies;
 use super::project::Service;
 use super::report::{Row, figure};
-use super::roles;
 
 /// Ten billion entities a day.
 const DAY_PER_SECOND: f64 = 115_741.0;
@@ -24,9 +23,7 @@ const FAIR_ENTITIES: usize = 10;
 const QUIET: f64 = 0.05;
 
 pub async fn day(bench: &mut Bench) -> Result<(), BoxError> {
-    let server = bench.granary()?;
-    // A day has one start, and that is in the rows of restarts.
-    roles::warm(&server, bench.options.usual()).await?;
+    let server = bench.granary().await?;
     let requests = bench.requests(Service::Wide, DAY_ENTITIES);
     let mut target = bench.target(&server, &requests);
     target.duration = Duration::from_secs(bench.options.sustained_seconds);
@@ -66,7 +63,7 @@ pub async fn day(bench: &mut Bench) -> Result<(), BoxError> {
 }
 
 pub async fn fairness(bench: &mut Bench) -> Result<(), BoxError> {
-    let server = bench.granary()?;
+    let server = bench.granary().await?;
     let requests = bench.requests(Service::Wide, FAIR_ENTITIES);
     let target = bench.target(&server, &requests);
     let greatest = bench.maximum("fairness", &target).await?;

@@ -286,6 +286,11 @@ impl Admission {
         running >= self.limits.cores
     }
 
+    /// Requests that wait to begin.
+    pub fn waiting(&self) -> usize {
+        usize::try_from(self.counts().waiting.get()).unwrap_or_default()
+    }
+
     fn counts(&self) -> &AdmissionMetrics {
         &self.metrics.admission
     }

@@ -42,6 +42,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 /// Connections whose peer is gone are noticed within two of these.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// While requests wait to begin, a connection is read so far at a time: some tens of
+/// them. Who floods holds up what others ask for by so much, not by all it sends.
+const TURN_BYTES: usize = 4 << 10;
 /// After a connection could not be accepted for want of something, a file
 /// descriptor most likely.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -112,6 +115,7 @@ impl Connections {
         let connection = Connection {
             http2: self.http2.serve_connection(TokioIo::new(gathered), edge),
             gathering,
+            admission: Arc::clone(&self.edge.admission),
         };
         let closing = self.closing.clone();
         self.open.spawn(async move {
@@ -142,6 +146,7 @@ fn is_of_peer(error: &io::Error) -> bool {
 struct Connection {
     http2: http2::Connection<TokioIo<Gathered>, EdgeOf, Here>,
     gathering: Gathering,
+    admission: Arc<Admission>,
 }
 
 impl Connection {
@@ -156,6 +161,9 @@ impl Future for Connection {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        let others_wait = this.admission.waiting() > 0;
+        let readable = if others_wait { TURN_BYTES } else { usize::MAX };
+        this.gathering.let_read(readable);
         let ended = Pin::new(&mut this.http2).poll(context);
         // Pending or not: what is left waits for the socket, and wakes this task.
         if let Poll::Ready(Err(error)) = this.gathering.poll_write_out(context) {

@@ -5,6 +5,8 @@
 //! cannot know whether more comes. Who polls the connection does: nothing more, before
 //! the next time. A system call takes some microseconds, more than to copy what it
 //! writes.
+//!
+//! And one that reads no more in one turn than it is told, where others wait for theirs.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -33,6 +35,8 @@ pub(super) struct Gathering(Arc<Mutex<Out>>);
 #[derive(Debug)]
 struct Out {
     socket: OwnedWriteHalf,
+    /// What may still be read in this turn.
+    readable: usize,
     /// Has memory while there is something in it: a connection that does nothing
     /// takes none.
     waiting: BytesMut,
@@ -40,8 +44,12 @@ struct Out {
 
 pub(super) fn split(socket: TcpStream) -> (Gathered, Gathering) {
     let (read, socket) = socket.into_split();
-    let waiting = BytesMut::new();
-    let out = Gathering(Arc::new(Mutex::new(Out { socket, waiting })));
+    let out = Out {
+        socket,
+        readable: 0,
+        waiting: BytesMut::new(),
+    };
+    let out = Gathering(Arc::new(Mutex::new(out)));
     let gathered = Gathered {
         read,
         out: out.clone(),
@@ -50,6 +58,11 @@ pub(super) fn split(socket: TcpStream) -> (Gathered, Gathering) {
 }
 
 impl Gathering {
+    /// Lets so many bytes be read until this is called again.
+    pub fn let_read(&self, bytes: usize) {
+        self.out().readable = bytes;
+    }
+
     /// Writes what was gathered.
     pub fn poll_write_out(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.out().poll_write_out(context)
@@ -103,7 +116,20 @@ impl AsyncRead for Gathered {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().read).poll_read(context, into)
+        let this = self.get_mut();
+        let mut out = this.out.out();
+        let count = out.readable.min(into.remaining());
+        if count == 0 {
+            // The next turn comes when the others had theirs.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let mut part = ReadBuf::new(into.initialize_unfilled_to(count));
+        ready!(Pin::new(&mut this.read).poll_read(context, &mut part))?;
+        let count = part.filled().len();
+        out.readable -= count;
+        into.advance(count);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -156,6 +182,25 @@ mod tests {
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (gathered, gathering) = split(accepted.unwrap().0);
         (gathered, gathering, client.unwrap())
+    }
+
+    #[tokio::test]
+    async fn no_more_is_read_in_a_turn_than_may_be() {
+        let (mut gathered, gathering, client) = pair().await;
+        client.writable().await.unwrap();
+        assert_eq!(client.try_write(b"one two").unwrap(), 7);
+        let mut read = async |bytes| {
+            gathering.let_read(bytes);
+            let mut read = Vec::new();
+            let reading = gathered.read_buf(&mut read);
+            let read_in_time = tokio::time::timeout(std::time::Duration::from_millis(50), reading);
+            read_in_time.await.is_ok().then_some(read)
+        };
+        assert_eq!(read(4).await.unwrap(), b"one ");
+        assert_eq!(read(0).await, None);
+        assert_eq!(read(100).await.unwrap(), b"two");
+        drop(client);
+        assert_eq!(read(1).await.unwrap(), b"");
     }
 
     async fn write(gathered: &mut Gathered, slices: &[&[u8]]) -> usize {
