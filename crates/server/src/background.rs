@@ -61,7 +61,11 @@ impl Background {
             tracing::warn!(%error, "streams cannot be opened; tried again");
         }
         let this = self.clone();
-        tasks.spawn(async move { this.until_closing(this.look_for_news(followed)).await });
+        // Plans of a new snapshot take tens of milliseconds to compile.
+        tasks.spawn_on(
+            async move { this.until_closing(this.look_for_news(followed)).await },
+            beside,
+        );
         let this = self.clone();
         tasks.spawn_on(
             async move { this.until_closing(this.catch_up(ready)).await },

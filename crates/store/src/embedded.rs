@@ -79,8 +79,9 @@ pub struct EmbeddedSettings {
     pub read_ahead: bool,
     /// Whether rows stay in memory once they were read (`mlock`), where a system
     /// would rather have the memory for something else and read them from disk
-    /// again. It takes the right to lock so much; without it there is a warning, and
-    /// nothing else. Linux only.
+    /// again. Files that take the place of others are there before they are read. It
+    /// takes memory for both, and the right to lock so much; without that there is a
+    /// warning, and nothing else. Linux only.
     pub memory_lock: bool,
     /// Changes of a generation that are never too many: an upsert that leaves
     /// more, and more than an eighth of the rows, makes them part of the base.
@@ -223,11 +224,15 @@ impl Shelf {
                 return Ok(None);
             };
             let held = self.find(view, version);
+            let is_first = held.is_none();
             if let Some(held) = held.filter(|held| held.id().number == published.number) {
                 held.look_again()?;
                 return Ok(Some(held));
             }
             if let Some(files) = Files::open(&folder, &published, &self.settings)? {
+                if let (false, Some(base)) = (is_first, files.base()) {
+                    base.bring_in();
+                }
                 let generation = EmbeddedGeneration::new(&folder, &published, files)?;
                 return self.put(generation).map(Some);
             }

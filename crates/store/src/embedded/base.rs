@@ -60,6 +60,8 @@ const CHUNK_BYTES: usize = 4 << 20;
 pub(super) struct BaseFile {
     path: PathBuf,
     map: Mmap,
+    /// Whether pages stay in memory.
+    is_locked: bool,
     header: Header,
     /// Bytes that a record mostly takes.
     usual_bytes: usize,
@@ -204,11 +206,13 @@ impl BaseFile {
             true => {}
             false => map.advise(Advice::Random).map_err(failed)?,
         }
-        if settings.memory_lock
-            && let Err(error) = lock(&map)
-        {
-            warn!(path = %path.display(), %error, "rows are not locked in memory");
-        }
+        let is_locked = settings.memory_lock && {
+            let locked = lock(&map);
+            if let Err(error) = &locked {
+                warn!(path = %path.display(), %error, "rows are not locked in memory");
+            }
+            locked.is_ok()
+        };
         let header = Header::from_bytes(&map);
         let header = header.ok_or_else(|| damaged("not a file of rows".to_owned()))?;
         let usual_bytes = header.records_end / header.rows.max(1);
@@ -218,7 +222,27 @@ impl BaseFile {
             oldest: AtomicI64::new(header.oldest),
             path: path.to_owned(),
             map,
+            is_locked,
         }))
+    }
+
+    /// Brings what is to stay in memory there before it is read: else the first reads of
+    /// a file that takes another's place would, each page by page.
+    pub(super) fn bring_in(&self) {
+        #[cfg(target_os = "linux")]
+        if self.is_locked {
+            for at in (0..self.map.len()).step_by(CHUNK_BYTES) {
+                let bytes = CHUNK_BYTES.min(self.map.len() - at);
+                // A system that is too old for it leaves it to the reads.
+                if self
+                    .map
+                    .advise_range(Advice::PopulateRead, at, bytes)
+                    .is_err()
+                {
+                    break;
+                }
+            }
+        }
     }
 
     pub(super) fn path(&self) -> &Path {

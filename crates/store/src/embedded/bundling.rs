@@ -84,7 +84,14 @@ impl OpenBundles {
             }
             let path = folder.file_path(listed.number);
             match Bundle::open(&path, listed.clone(), settings) {
-                Ok(opened) => all.extend(opened.map(Arc::new)),
+                Ok(Some(opened)) => {
+                    // Not at the start, which is to be soon over.
+                    if !held.all.is_empty() {
+                        opened.file().bring_in();
+                    }
+                    all.push(Arc::new(opened));
+                }
+                Ok(None) => {}
                 Err(error) if is_for_later(&error) => {
                     if !held.later.contains(&listed) {
                         warn!(%error, "a bundle is not used before it can be opened");
