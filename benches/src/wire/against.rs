@@ -253,6 +253,7 @@ pub async fn observability(bench: &mut Bench) -> Result<(), BoxError> {
     let plain = bench.granary().await?;
     let folder = bench.project(bench.options.usual())?;
     let observed = roles::start_granary(&folder, Beside::HttpAndLogs)?;
+    roles::warm(&observed, bench.options.usual()).await?;
     let address = observed.http.clone().ok_or("no HTTP")?;
     if !http::is_ok(&address, METRICS).await? {
         return Err("no metrics".into());

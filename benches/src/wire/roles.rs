@@ -180,7 +180,7 @@ fn log() {
 }
 
 async fn granary(folder: &Path, has_http: bool) -> Result<(), BoxError> {
-    // The machine may page out what it takes for cold, as it cannot what is Redis's.
+    // The machine may page out the files that it takes for cold, as it does not Redis's memory.
     let project = project::open(folder)?.with_memory_lock()?;
     let grpc = TcpListener::bind("127.0.0.1:0").await?;
     let http = match has_http {

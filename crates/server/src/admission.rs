@@ -29,7 +29,8 @@
 //! If each began then and there, one behind the other, they would wait in the
 //! scheduler after all. So after half a millisecond of work slots are not passed
 //! on before all workers' queues and the sockets were looked at
-//! ([`Admission::look_around`]): by then whatever has come stands in this queue.
+//! ([`Admission::look_around`]), or for a quarter of one: by then most of what has come
+//! stands in this queue.
 
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
@@ -213,7 +214,11 @@ impl Admission {
         }
         let outcome = queue.wait(asked, &self.limits);
         self.counts().waiting.add(i64::from(outcome.is_ok()));
+        let looks_long = queue.looks_long(asked.since);
         drop(queue);
+        if looks_long {
+            self.looked();
+        }
         let refused = |refusal| {
             self.counts().refused(refusal);
             refusal

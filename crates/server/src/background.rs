@@ -1,8 +1,7 @@
 //! What a server does beside answering: looking for news, sweeping, catching
 //! up, making the runs that are due, keeping streams in order, reading message
 //! logs. Each task ends when the server closes; a failure is logged, counted and
-//! tried again. Runs, sweeps, catching up and the keeping of streams have threads
-//! beside the reads'.
+//! tried again. All but the reading of message logs have threads beside the reads'.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

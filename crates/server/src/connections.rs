@@ -4,17 +4,20 @@
 //! behind it. Two things are done here that tonic's server leaves to chance, because
 //! they take as much of a core as a small read:
 //!
-//! - a request is answered where its connection was read, and not by a task of its own,
-//!   unless it waits for something or another core has nothing to do ([`Here`]);
+//! - a read is answered where its connection was read, and not by a task of its own,
+//!   unless it waits for something, another core has nothing to do, or the connection
+//!   has had its turn ([`Here`]);
 //! - what a connection writes in one turn goes out in one system call, where HTTP/2's
 //!   frames would take two an answer ([`gathered`]).
 
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
@@ -24,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::admission::Admission;
 use crate::edge::{Edge, EdgeOf};
@@ -45,6 +48,9 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// While requests wait to begin, a connection is read so far at a time: some tens of
 /// them. Who floods holds up what others ask for by so much, not by all it sends.
 const TURN_BYTES: usize = 4 << 10;
+/// After so long the rest of a turn's requests have tasks of their own, so that the
+/// answers to the first go out, and other connections have their turn.
+const TURN_MICROS: u64 = 500;
 /// After a connection could not be accepted for want of something, a file
 /// descriptor most likely.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -62,25 +68,31 @@ pub fn transport() -> Server {
 #[derive(Debug)]
 pub(crate) struct Connections {
     edge: Arc<Edge>,
-    http2: http2::Builder<Here>,
     closing: CancellationToken,
     open: TaskTracker,
 }
 
+/// HTTP/2 as Granary serves it.
+fn http2(here: Here) -> http2::Builder<Here> {
+    let mut http2 = http2::Builder::new(here);
+    http2
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .keep_alive_interval(Some(KEEPALIVE))
+        // hyper's bound is one for all of a connection's life, and each answer before
+        // the end of its request may count towards it.
+        .max_local_error_reset_streams(None)
+        // No gRPC client looks at it.
+        .auto_date_header(false);
+    http2
+}
+
 impl Connections {
     pub fn new(edge: Edge, closing: CancellationToken) -> Self {
-        let mut http2 = http2::Builder::new(Here(Arc::clone(&edge.admission)));
-        http2
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-            .keep_alive_interval(Some(KEEPALIVE))
-            // No gRPC client looks at it.
-            .auto_date_header(false);
         Self {
             edge: Arc::new(edge),
-            http2,
             closing,
             open: TaskTracker::new(),
         }
@@ -110,14 +122,21 @@ impl Connections {
         if let Err(error) = socket.set_nodelay(true) {
             debug!(%error, "a connection without nodelay");
         }
-        let edge = EdgeOf::new(&self.edge, socket.connect_info());
-        let (gathered, gathering) = gathered::split(socket);
-        let connection = Connection {
-            http2: self.http2.serve_connection(TokioIo::new(gathered), edge),
-            gathering,
+        let turn = Arc::<Turn>::default();
+        let edge = EdgeOf::new(&self.edge, socket.connect_info(), Arc::clone(&turn));
+        let here = Here {
             admission: Arc::clone(&self.edge.admission),
+            turn,
         };
-        let closing = self.closing.clone();
+        let (gathered, gathering) = gathered::split(socket);
+        let http2 = http2(here.clone());
+        let connection = Connection {
+            http2: http2.serve_connection(TokioIo::new(gathered), edge),
+            gathering,
+            here,
+        };
+        // Each is looked at with every turn: not all at the same one.
+        let closing = self.closing.child_token();
         self.open.spawn(async move {
             let mut connection = std::pin::pin!(connection);
             let ended = match closing.run_until_cancelled(connection.as_mut()).await {
@@ -128,7 +147,7 @@ impl Connections {
                 }
             };
             if let Err(error) = ended {
-                debug!(%error, "a connection failed");
+                debug!(?error, "a connection failed");
             }
         });
     }
@@ -146,7 +165,7 @@ fn is_of_peer(error: &io::Error) -> bool {
 struct Connection {
     http2: http2::Connection<TokioIo<Gathered>, EdgeOf, Here>,
     gathering: Gathering,
-    admission: Arc<Admission>,
+    here: Here,
 }
 
 impl Connection {
@@ -161,9 +180,10 @@ impl Future for Connection {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let others_wait = this.admission.waiting() > 0;
+        let others_wait = this.here.admission.waiting() > 0;
         let readable = if others_wait { TURN_BYTES } else { usize::MAX };
         this.gathering.let_read(readable);
+        this.here.begin_turn();
         let ended = Pin::new(&mut this.http2).poll(context);
         // Pending or not: what is left waits for the socket, and wakes this task.
         if let Poll::Ready(Err(error)) = this.gathering.poll_write_out(context) {
@@ -174,24 +194,77 @@ impl Future for Connection {
     }
 }
 
-/// Answers requests on the spot.
+/// Answers the requests of one connection, on the spot where that is well.
 #[derive(Debug, Clone)]
-struct Here(Arc<Admission>);
+struct Here {
+    admission: Arc<Admission>,
+    turn: Arc<Turn>,
+}
+
+/// What a connection and its requests tell each other. It is one task's; atomic, since
+/// that goes from thread to thread.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    /// When the turn is over, in microseconds after `began`.
+    over: AtomicU64,
+    began: Instant,
+    /// Whether the request that is about to be answered takes little time.
+    is_short: AtomicBool,
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self {
+            over: AtomicU64::new(0),
+            began: Instant::now(),
+            is_short: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Turn {
+    /// Said of a request before it is answered.
+    pub fn next_is_short(&self) {
+        self.is_short.store(true, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Here {
+    fn begin_turn(&self) {
+        let over = self.turn.now() + TURN_MICROS;
+        self.turn.over.store(over, Ordering::Relaxed);
+    }
+
+    fn is_well(&self) -> bool {
+        let is_short = self.turn.is_short.swap(false, Ordering::Relaxed);
+        is_short
+            && self.admission.is_busy()
+            && self.turn.now() < self.turn.over.load(Ordering::Relaxed)
+    }
+}
 
 impl<F> Executor<F> for Here
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, answer: F) {
-        if !self.0.is_busy() {
+        if !self.is_well() {
             tokio::spawn(answer);
             return;
         }
         let mut answer = Box::pin(answer);
         // Whoever it waits for is told of its task when that polls it.
         let mut nobody = Context::from_waker(Waker::noop());
-        if answer.as_mut().poll(&mut nobody).is_pending() {
-            tokio::spawn(answer);
+        // A panic is a bug of one request, and must not end the others.
+        let polled = catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(&mut nobody)));
+        match polled {
+            Ok(Poll::Pending) => drop(tokio::spawn(answer)),
+            Ok(Poll::Ready(())) => {}
+            Err(_) => error!("a request panicked, a bug; its stream is reset"),
         }
     }
 }

@@ -25,7 +25,8 @@ use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
 use tower::Service;
 
-use crate::admission::{Admission, Admitted, Asked, Refusal, Turn};
+use crate::admission::{Admission, Admitted, Asked, Class, Refusal, Turn as Asking};
+use crate::connections::Turn;
 use crate::features::FeaturesRpc;
 use crate::metrics::{Metrics, Rpc};
 use crate::settings::ServerSettings;
@@ -58,6 +59,7 @@ pub(crate) struct EdgeOf {
     peer: TcpConnectInfo,
     /// Who asks that does not name itself.
     address: String,
+    turn: Arc<Turn>,
 }
 
 /// What comes of a request: of whatever fails, an answer that says so.
@@ -76,12 +78,13 @@ struct Routed {
 }
 
 impl EdgeOf {
-    pub fn new(edge: &Arc<Edge>, peer: TcpConnectInfo) -> Self {
+    pub fn new(edge: &Arc<Edge>, peer: TcpConnectInfo, turn: Arc<Turn>) -> Self {
         let address = peer.remote_addr();
         Self {
             edge: Arc::clone(edge),
             peer,
             address: address.map_or_else(|| "unknown".to_owned(), |a| a.ip().to_string()),
+            turn,
         }
     }
 
@@ -168,7 +171,10 @@ impl HttpService<Request<Incoming>> for EdgeOf {
             Err(refusal) => {
                 let mut body = request.into_body();
                 return match take_in(&mut body).now_or_never() {
-                    Some(()) => Either::Left(ready(Ok(refuse(refusal, underway)))),
+                    Some(()) => {
+                        self.turn.next_is_short();
+                        Either::Left(ready(Ok(refuse(refusal, underway))))
+                    }
                     None => Either::Right(Box::pin(refuse_behind(body, refusal, underway))),
                 };
             }
@@ -176,10 +182,14 @@ impl HttpService<Request<Incoming>> for EdgeOf {
         let caller = edge.known(caller);
         let route = self.route(rpc);
         Either::Right(match turn {
-            Turn::Now(admitted) => {
+            Asking::Now(admitted) => {
+                // Whatever else may wait in ways of its own.
+                if rpc.class() == Class::Read {
+                    self.turn.next_is_short();
+                }
                 Box::pin(finish(route.answer(request, caller), underway, admitted))
             }
-            Turn::Later(ticket) => Box::pin(async move {
+            Asking::Later(ticket) => Box::pin(async move {
                 match ticket.wait().await {
                     Ok(admitted) => finish(route.answer(request, caller), underway, admitted).await,
                     Err(refusal) => refuse_behind(request.into_body(), refusal, underway).await,
@@ -189,8 +199,8 @@ impl HttpService<Request<Incoming>> for EdgeOf {
     }
 }
 
-/// Takes in a body that is on its way. An answer before its end resets the stream,
-/// and HTTP/2 closes a connection on which more comes for many streams that were.
+/// Takes in a body that is on its way. An answer before its end resets the stream, and
+/// what comes for it all the same is answered with another reset.
 async fn take_in(body: &mut Incoming) {
     let mut left = TAKEN_IN_BYTES_MAX;
     while let Some(Ok(frame)) = body.frame().await {

@@ -164,7 +164,7 @@ pub async fn serve(
         tokio::time::sleep(bound).await;
     };
     let served = tokio::select! {
-        served = async { tokio::join!(grpc, http).1 } => served,
+        served = async { tokio::try_join!(async { grpc.await; Ok(()) }, http) } => served.map(drop),
         () = close => {
             tracing::warn!(?bound, "some reads did not end in time");
             Ok(())

@@ -98,7 +98,8 @@ impl Default for ServerSettings {
 
 impl ServerSettings {
     pub(crate) fn request_time_max(&self) -> Duration {
-        Duration::from_secs(self.request_seconds_max.max(1))
+        // A year is for ever, and still a time.
+        Duration::from_secs(self.request_seconds_max.clamp(1, 365 * 24 * 3600))
     }
 }
 

@@ -12,6 +12,9 @@ use crate::settings::ServerSettings;
 
 /// Work of a core after which the sockets are looked at before more begins.
 const WORK_BETWEEN_LOOKS: Duration = Duration::from_micros(500);
+/// A look that takes longer is given up: many connections have much to be looked at,
+/// and meanwhile nothing is worked on.
+const LOOK_MAX: Duration = Duration::from_micros(250);
 /// A queue that was empty within so long, or twice as long as it is, is not one of
 /// more than can be done: the server paused, or many came at once, and they are better
 /// answered a little late than not at all.
@@ -105,6 +108,8 @@ pub(super) struct Queue {
     running: usize,
     /// Those of them that nobody holds.
     tired: usize,
+    /// Since when there are any of these.
+    looking: Option<Instant>,
     /// Time that slots were held since the last look around.
     worked: Duration,
     /// The mean of what reads held one for; where others wait, with what lies between
@@ -334,6 +339,7 @@ impl Queue {
     /// Every worker's queue and all sockets were looked at.
     pub fn looked(&mut self) {
         self.running -= std::mem::take(&mut self.tired);
+        self.looking = None;
         self.worked = Duration::ZERO;
     }
 
@@ -343,10 +349,19 @@ impl Queue {
         let cores = u32::try_from(limits.cores).unwrap_or(u32::MAX);
         let is_tired = self.worked >= WORK_BETWEEN_LOOKS * cores;
         match is_tired {
-            true => self.tired += 1,
+            true => {
+                self.tired += 1;
+                self.looking.get_or_insert_with(Instant::now);
+            }
             false => self.running -= 1,
         }
         is_tired
+    }
+
+    /// Whether slots have waited for a look around for too long.
+    pub fn looks_long(&self, now: Instant) -> bool {
+        self.looking
+            .is_some_and(|since| now.saturating_duration_since(since) > LOOK_MAX)
     }
 
     pub fn leave_place(&mut self, caller: CallerId) {

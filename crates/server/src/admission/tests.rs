@@ -311,6 +311,18 @@ async fn after_some_work_the_sockets_are_looked_at_before_more_begins() {
 }
 
 #[tokio::test]
+async fn a_look_at_many_sockets_does_not_hold_up_what_waits() {
+    let admission = admission(|_| {});
+    let mut first = now(&admission, "a");
+    first.has_slot = false;
+    assert!(worked(&admission, Duration::from_millis(1)));
+    std::thread::sleep(Duration::from_millis(1));
+    // Nobody is done with looking, or has begun.
+    let second = later(&admission, Class::Read, "a");
+    assert!(second.now_or_never().unwrap().is_ok());
+}
+
+#[tokio::test]
 async fn reads_that_would_begin_too_late_are_refused_at_once() {
     let (admission, _first) = busy();
     // For 50 ms where the queue has just begun.

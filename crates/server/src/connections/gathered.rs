@@ -18,8 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-/// Before more than so much is held, what there is goes out.
-const GATHERED_BYTES_MAX: usize = 64 << 10;
+/// Before more than so much is held, what there is goes out: four frames of data, and the
+/// heads and trailers of answers.
+const GATHERED_BYTES_MAX: usize = 72 << 10;
 
 /// The socket, as HTTP/2 has it.
 #[derive(Debug)]
@@ -119,7 +120,7 @@ impl AsyncRead for Gathered {
         let this = self.get_mut();
         let mut out = this.out.out();
         let count = out.readable.min(into.remaining());
-        if count == 0 {
+        if count == 0 && into.remaining() > 0 {
             // The next turn comes when the others had theirs.
             context.waker().wake_by_ref();
             return Poll::Pending;

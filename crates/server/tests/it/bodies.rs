@@ -154,8 +154,26 @@ async fn a_message_may_come_in_any_pieces() {
     assert_eq!(entities(&answer.unwrap()), 1);
 }
 
-/// HTTP/2 lets a connection have a thousand streams that ended before their requests did,
-/// and then closes it, with whatever else is under way there.
+/// Where they have tasks of their own, and where their connection answers them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_of_one_connection_are_answered_each_by_its_own_answer() {
+    let server = server().await;
+    let channel = server.channel().await;
+    let reads = (0..2_000).map(async |n| {
+        let customers = 1 + n % 50;
+        let body = whole(&read_of(customers));
+        let answer = ask(&channel, READ, (&[], &[body])).await;
+        match answer {
+            Ok(answer) => assert_eq!(i64::from(entities(&answer)), customers),
+            // More than can be done, for a moment.
+            Err((code, message)) => assert_eq!(code, 8, "{message}"),
+        }
+    });
+    futures::future::join_all(reads).await;
+}
+
+/// hyper would let a connection have a thousand streams that ended before their requests
+/// did, and then close it, with whatever else is under way there.
 #[tokio::test]
 async fn refused_reads_whose_bodies_come_late_do_not_end_their_connection() {
     let settings = granary_server::ServerSettings {

@@ -226,6 +226,9 @@ impl EmbeddedWriter {
                 (made.0, Some(made.1))
             }
         };
+        if let (Some(_), Some(base)) = (&before, files.base()) {
+            base.bring_in();
+        }
         let state = files.state()?;
         let published = Published {
             number: self.number,

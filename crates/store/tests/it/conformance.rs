@@ -34,6 +34,16 @@ mod embedded {
         }));
     }
 
+    /// Pages stay in memory, as far as whoever runs this may lock any.
+    mod locked {
+        use super::*;
+
+        granary_store::online_store_conformance!(empty(EmbeddedSettings {
+            memory_lock: true,
+            ..EmbeddedSettings::default()
+        }));
+    }
+
     /// Every batch in several transactions, every read away from the async threads.
     mod small_bounds {
         use super::*;
