@@ -126,20 +126,15 @@ fn ok(answer: Encoded) -> Result<Response<AnswerBody>, Status> {
 }
 
 /// The body of an answer, and what of it is still to be sent.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) enum AnswerBody {
     /// A framed message, then that all is well.
     Message(Bytes),
     AllIsWell,
+    #[default]
     Nothing,
     /// As tonic made it.
     Other(Body),
-}
-
-impl Default for AnswerBody {
-    fn default() -> Self {
-        Self::Nothing
-    }
 }
 
 impl http_body::Body for AnswerBody {
