@@ -69,7 +69,7 @@ pub fn transport() -> Server {
 pub(crate) struct Connections {
     edge: Arc<Edge>,
     closing: CancellationToken,
-    open: TaskTracker,
+    tasks: TaskTracker,
 }
 
 /// HTTP/2 as Granary serves it.
@@ -94,7 +94,7 @@ impl Connections {
         Self {
             edge: Arc::new(edge),
             closing,
-            open: TaskTracker::new(),
+            tasks: TaskTracker::new(),
         }
     }
 
@@ -114,8 +114,8 @@ impl Connections {
         }
         // Nobody else waits to be accepted in vain.
         drop(listener);
-        self.open.close();
-        self.open.wait().await;
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     fn open(&self, socket: TcpStream) {
@@ -137,7 +137,7 @@ impl Connections {
         };
         // Each is looked at with every turn: not all at the same one.
         let closing = self.closing.child_token();
-        self.open.spawn(async move {
+        self.tasks.spawn(async move {
             let mut connection = std::pin::pin!(connection);
             let ended = match closing.run_until_cancelled(connection.as_mut()).await {
                 Some(ended) => ended,

@@ -170,7 +170,7 @@ impl HttpService<Request<Incoming>> for EdgeOf {
             Ok(turn) => turn,
             Err(refusal) => {
                 let mut body = request.into_body();
-                return match take_in(&mut body).now_or_never() {
+                return match take_in(&mut body, asked.class).now_or_never() {
                     Some(()) => {
                         self.turn.next_is_short();
                         Either::Left(ready(Ok(refuse(refusal, underway))))
@@ -201,7 +201,11 @@ impl HttpService<Request<Incoming>> for EdgeOf {
 
 /// Takes in a body that is on its way. An answer before its end resets the stream, and
 /// what comes for it all the same is answered with another reset.
-async fn take_in(body: &mut Incoming) {
+async fn take_in(body: &mut Incoming, class: Class) {
+    if class != Class::Read {
+        // Of a stream more may come for ever.
+        return;
+    }
     let mut left = TAKEN_IN_BYTES_MAX;
     while let Some(Ok(frame)) = body.frame().await {
         let bytes = frame.data_ref().map_or(0, Bytes::len);
@@ -215,7 +219,8 @@ async fn take_in(body: &mut Incoming) {
 /// Refuses behind the body.
 async fn refuse_behind(mut body: Incoming, refusal: Refusal, underway: Underway) -> Answered {
     // Who takes longer has a reset.
-    let _ = tokio::time::timeout(TAKEN_IN_WITHIN, take_in(&mut body)).await;
+    let class = underway.rpc.class();
+    let _ = tokio::time::timeout(TAKEN_IN_WITHIN, take_in(&mut body, class)).await;
     Ok(refuse(refusal, underway))
 }
 
