@@ -206,13 +206,7 @@ impl BaseFile {
             true => {}
             false => map.advise(Advice::Random).map_err(failed)?,
         }
-        let is_locked = settings.memory_lock && {
-            let locked = lock(&map);
-            if let Err(error) = &locked {
-                warn!(path = %path.display(), %error, "rows are not locked in memory");
-            }
-            locked.is_ok()
-        };
+        let is_locked = settings.memory_lock && is_locked(&map, path);
         let header = Header::from_bytes(&map);
         let header = header.ok_or_else(|| damaged("not a file of rows".to_owned()))?;
         let usual_bytes = header.records_end / header.rows.max(1);
@@ -414,6 +408,16 @@ fn map(file: &File) -> std::io::Result<Mmap> {
     // SAFETY: files of rows are written under names of their own, are not
     // changed once they are whole, and are removed, never made smaller.
     unsafe { Mmap::map(file) }
+}
+
+/// Whether it could be locked.
+fn is_locked(map: &Mmap, path: &Path) -> bool {
+    let locked = lock(map);
+    if let Err(error) = &locked {
+        let path = path.display();
+        warn!(%path, %error, "memory_lock is without effect: see `ulimit -l`");
+    }
+    locked.is_ok()
 }
 
 /// Keeps pages of a file in memory from when they are first looked at.
