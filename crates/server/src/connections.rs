@@ -14,8 +14,8 @@ use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
@@ -50,7 +50,7 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const TURN_BYTES: usize = 4 << 10;
 /// After so long the rest of a turn's requests have tasks of their own, so that the
 /// answers to the first go out, and other connections have their turn.
-const TURN_MICROS: u64 = 500;
+const TURN: Duration = Duration::from_micros(500);
 /// After a connection could not be accepted for want of something, a file
 /// descriptor most likely.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -122,11 +122,11 @@ impl Connections {
         if let Err(error) = socket.set_nodelay(true) {
             debug!(%error, "a connection without nodelay");
         }
-        let turn = Arc::<Turn>::default();
-        let edge = EdgeOf::new(&self.edge, socket.connect_info(), Arc::clone(&turn));
+        let spot = Arc::<Spot>::default();
+        let edge = EdgeOf::new(&self.edge, socket.connect_info(), Arc::clone(&spot));
         let here = Here {
             admission: Arc::clone(&self.edge.admission),
-            turn,
+            spot,
         };
         let (gathered, gathering) = gathered::split(socket);
         let http2 = http2(here.clone());
@@ -198,52 +198,47 @@ impl Future for Connection {
 #[derive(Debug, Clone)]
 struct Here {
     admission: Arc<Admission>,
-    turn: Arc<Turn>,
+    spot: Arc<Spot>,
 }
 
-/// What a connection and its requests tell each other. It is one task's; atomic, since
-/// that goes from thread to thread.
+/// What a connection and its requests tell each other. It is one task's; behind a lock
+/// nobody waits for, since that goes from thread to thread.
 #[derive(Debug)]
-pub(crate) struct Turn {
-    /// When the turn is over, in microseconds after `began`.
-    over: AtomicU64,
-    began: Instant,
+pub(crate) struct Spot {
+    /// When the turn is over.
+    until: Mutex<Instant>,
     /// Whether the request that is about to be answered takes little time.
     is_short: AtomicBool,
 }
 
-impl Default for Turn {
+impl Default for Spot {
     fn default() -> Self {
         Self {
-            over: AtomicU64::new(0),
-            began: Instant::now(),
+            until: Mutex::new(Instant::now()),
             is_short: AtomicBool::new(false),
         }
     }
 }
 
-impl Turn {
+impl Spot {
     /// Said of a request before it is answered.
     pub fn next_is_short(&self) {
         self.is_short.store(true, Ordering::Relaxed);
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    fn until(&self) -> MutexGuard<'_, Instant> {
+        self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Here {
     fn begin_turn(&self) {
-        let over = self.turn.now() + TURN_MICROS;
-        self.turn.over.store(over, Ordering::Relaxed);
+        *self.spot.until() = Instant::now() + TURN;
     }
 
     fn is_well(&self) -> bool {
-        let is_short = self.turn.is_short.swap(false, Ordering::Relaxed);
-        is_short
-            && self.admission.is_busy()
-            && self.turn.now() < self.turn.over.load(Ordering::Relaxed)
+        let is_short = self.spot.is_short.swap(false, Ordering::Relaxed);
+        is_short && self.admission.is_busy() && Instant::now() < *self.spot.until()
     }
 }
 

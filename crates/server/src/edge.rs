@@ -25,8 +25,8 @@ use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
 use tower::Service;
 
-use crate::admission::{Admission, Admitted, Asked, Class, Refusal, Turn as Asking};
-use crate::connections::Turn;
+use crate::admission::{Admission, Admitted, Asked, Class, Refusal, Turn};
+use crate::connections::Spot;
 use crate::features::FeaturesRpc;
 use crate::metrics::{Metrics, Rpc};
 use crate::settings::ServerSettings;
@@ -59,7 +59,7 @@ pub(crate) struct EdgeOf {
     peer: TcpConnectInfo,
     /// Who asks that does not name itself.
     address: String,
-    turn: Arc<Turn>,
+    spot: Arc<Spot>,
 }
 
 /// What comes of a request: of whatever fails, an answer that says so.
@@ -78,13 +78,13 @@ struct Routed {
 }
 
 impl EdgeOf {
-    pub fn new(edge: &Arc<Edge>, peer: TcpConnectInfo, turn: Arc<Turn>) -> Self {
+    pub fn new(edge: &Arc<Edge>, peer: TcpConnectInfo, spot: Arc<Spot>) -> Self {
         let address = peer.remote_addr();
         Self {
             edge: Arc::clone(edge),
             peer,
             address: address.map_or_else(|| "unknown".to_owned(), |a| a.ip().to_string()),
-            turn,
+            spot,
         }
     }
 
@@ -172,7 +172,7 @@ impl HttpService<Request<Incoming>> for EdgeOf {
                 let mut body = request.into_body();
                 return match take_in(&mut body, asked.class).now_or_never() {
                     Some(()) => {
-                        self.turn.next_is_short();
+                        self.spot.next_is_short();
                         Either::Left(ready(Ok(refuse(refusal, underway))))
                     }
                     None => Either::Right(Box::pin(refuse_behind(body, refusal, underway))),
@@ -182,14 +182,14 @@ impl HttpService<Request<Incoming>> for EdgeOf {
         let caller = edge.known(caller);
         let route = self.route(rpc);
         Either::Right(match turn {
-            Asking::Now(admitted) => {
+            Turn::Now(admitted) => {
                 // Whatever else may wait in ways of its own.
                 if rpc.class() == Class::Read {
-                    self.turn.next_is_short();
+                    self.spot.next_is_short();
                 }
                 Box::pin(finish(route.answer(request, caller), underway, admitted))
             }
-            Asking::Later(ticket) => Box::pin(async move {
+            Turn::Later(ticket) => Box::pin(async move {
                 match ticket.wait().await {
                     Ok(admitted) => finish(route.answer(request, caller), underway, admitted).await,
                     Err(refusal) => refuse_behind(request.into_body(), refusal, underway).await,
