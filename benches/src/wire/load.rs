@@ -66,6 +66,8 @@ pub struct Seen {
     /// Nanoseconds from when a request was due to when it was sent.
     pub late: Histogram<u64>,
     pub codes: BTreeMap<i32, u64>,
+    /// What the first that failed, and was not refused, failed with.
+    pub first_failure: Option<String>,
     /// Due while too many were under way.
     pub not_sent: u64,
     /// Due, but the generator did not get to them in time.
@@ -87,6 +89,7 @@ impl Seen {
             rejected: histogram()?,
             late: histogram()?,
             codes: BTreeMap::new(),
+            first_failure: None,
             not_sent: 0,
             not_made: 0,
             server_cpu: Duration::ZERO,
@@ -146,6 +149,11 @@ impl Seen {
         if self.not_sent > 0 {
             each.push(format!("{} not sent", self.not_sent));
         }
+        each.extend(
+            self.first_failure
+                .iter()
+                .map(|first| format!("the first: {first}")),
+        );
         match each.is_empty() {
             true => "none".to_owned(),
             false => each.join(", "),
@@ -164,6 +172,9 @@ impl Seen {
         self.late.add(&other.late)?;
         self.not_sent += other.not_sent;
         self.not_made += other.not_made;
+        if self.first_failure.is_none() {
+            self.first_failure.clone_from(&other.first_failure);
+        }
         for (code, count) in &other.codes {
             *self.codes.entry(*code).or_default() += count;
         }
@@ -225,6 +236,9 @@ impl Round {
                 seen.failed.saturating_record(took);
                 seen.rejected.saturating_record(served);
                 *seen.codes.entry(error.code() as i32).or_default() += 1;
+                if error.code() != Code::ResourceExhausted {
+                    seen.first_failure.get_or_insert_with(|| error.to_string());
+                }
             }
         }
         answer

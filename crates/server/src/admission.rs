@@ -31,28 +31,52 @@
 //! on before all workers' queues and the sockets were looked at
 //! ([`Admission::look_around`]), or for a quarter of one: by then most of what has come
 //! stands in this queue.
+//!
+//! A read that waits does so in the queue itself ([`Admission::hold`]), and is polled
+//! from there when its turn comes ([`Admission::work_off`]). With a task, a timer and a
+//! wake of its own it would take twice as long as one that need not wait, and what is
+//! left of a pause would never be worked off. Who has waited for long has a task after
+//! all, which hears when its caller goes away.
 
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use granary_model::ErrorKind;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 use tonic::Status;
 
 use crate::metrics::{AdmissionMetrics, Metrics};
 use crate::settings::ServerSettings;
 use crate::status::status;
+use crate::work::{self, Work};
 
 mod queue;
 
 use queue::{Limits, Queue, Waiting};
 
+/// How soon who has waited for as long as it may is told.
+const TICK: Duration = Duration::from_millis(1);
+/// How long others wait for what is worked off.
+const WORK_AT_A_TIME: Duration = Duration::from_millis(1);
+/// Who has waited for longer is more than a pause behind, and gets a task.
+const LONG_WAIT: Duration = Duration::from_millis(20);
+
 /// A caller in the queue: a hash of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct CallerId(u64);
+
+/// Where in the queue a request waits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    caller: CallerId,
+    number: u64,
+}
 
 /// What a request is to the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,14 +178,36 @@ impl Refusal {
     }
 }
 
+type Verdict = Result<Admitted, Refusal>;
+
 #[derive(Debug)]
 pub(crate) struct Admission {
     limits: Limits,
     names: RandomState,
     metrics: Arc<Metrics>,
     queue: Mutex<Queue>,
-    /// Told when slots wait for [`Self::look_around`].
-    tired: Notify,
+    /// Requests that hold a slot and work.
+    running: AtomicUsize,
+    /// Told when slots wait for [`Self::look_around`], or somebody begins to wait.
+    look: Notify,
+    /// What was held and is to be polled, for [`Self::work_off`].
+    due: Mutex<VecDeque<Due>>,
+    work: Notify,
+}
+
+/// Work that was held.
+struct Due {
+    work: Work,
+    /// What it is still to hear.
+    verdict: Option<(oneshot::Sender<Verdict>, Verdict)>,
+}
+
+impl std::fmt::Debug for Due {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut told = f.debug_struct("Due");
+        told.field("verdict", &self.verdict);
+        told.finish_non_exhaustive()
+    }
 }
 
 /// What a request got that asked.
@@ -179,7 +225,10 @@ impl Admission {
             names: RandomState::new(),
             metrics,
             queue: Mutex::default(),
-            tired: Notify::new(),
+            running: AtomicUsize::new(0),
+            look: Notify::new(),
+            due: Mutex::default(),
+            work: Notify::new(),
         })
     }
 
@@ -187,17 +236,103 @@ impl Admission {
         CallerId(self.names.hash_one(name))
     }
 
-    /// Passes slots on when everything that could be polled was; for as long as
-    /// the server runs.
+    /// Passes slots on when everything that could be polled was, and tells who has waited
+    /// for too long; for as long as the server runs.
     pub async fn look_around(self: Arc<Self>) {
+        let mut ticked = Instant::now();
         loop {
-            self.tired.notified().await;
-            // The first lets all go ahead that are ready, the second those that
-            // the sockets had something for.
-            tokio::task::yield_now().await;
-            tokio::task::yield_now().await;
-            self.looked();
+            let told = self.look.notified();
+            match self.waiting() {
+                0 => told.await,
+                // Over in time or not, there is something to be looked at.
+                _ => timeout(TICK, told).await.unwrap_or_default(),
+            }
+            if self.queue().is_looking() {
+                // The first lets all go ahead that are ready, the second those that
+                // the sockets had something for.
+                tokio::task::yield_now().await;
+                tokio::task::yield_now().await;
+                self.looked();
+            }
+            let now = Instant::now();
+            if now.duration_since(ticked) >= TICK {
+                ticked = now;
+                self.tick(now);
+            }
         }
+    }
+
+    /// Has those leave the queue who have waited for too long, and those have tasks who
+    /// have waited for long.
+    fn tick(self: &Arc<Self>, now: Instant) {
+        let mut queue = self.queue();
+        let over = queue.take_over(now);
+        let long = match now.checked_sub(LONG_WAIT) {
+            Some(since) => queue.work_since(since),
+            None => Vec::new(),
+        };
+        drop(queue);
+        for work in long {
+            tokio::spawn(work);
+        }
+        let is_any = !over.is_empty();
+        for waiting in over {
+            let refusal = waiting.over();
+            self.deliver(waiting, Err(refusal));
+        }
+        if is_any {
+            // Who waited behind them may begin.
+            self.change(|_| ());
+        }
+    }
+
+    /// Polls what was held in the queue and has its verdict; for as long as the server
+    /// runs, once for each worker thread.
+    pub async fn work_off(self: Arc<Self>) {
+        loop {
+            self.work.notified().await;
+            let mut began = Instant::now();
+            while let Some(due) = self.next_due() {
+                due.begin();
+                // Not even by refusals, which need no slot.
+                if began.elapsed() > WORK_AT_A_TIME {
+                    tokio::task::yield_now().await;
+                    began = Instant::now();
+                }
+            }
+        }
+    }
+
+    fn due(&self) -> MutexGuard<'_, VecDeque<Due>> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_due(&self) -> Option<Due> {
+        self.due().pop_front()
+    }
+
+    /// Leaves work that waits for its turn to the queue.
+    pub fn hold(&self, place: Place, work: Work) {
+        let held = self.queue().hold(place, work);
+        if let Err(work) = held {
+            // Its turn came meanwhile, and it was told so.
+            self.add_due(Due {
+                work,
+                verdict: None,
+            });
+        }
+    }
+
+    fn add_due(&self, due: Due) {
+        self.due().push_back(due);
+        self.work.notify_one();
+    }
+
+    /// Drops what still waits when the server ends: it holds this queue, which holds it.
+    pub fn close(&self) {
+        let waiting = self.queue().take_all();
+        let due = std::mem::take(&mut *self.due());
+        drop((waiting, due));
     }
 
     /// Everything that has come stands in the queue.
@@ -212,10 +347,14 @@ impl Admission {
             drop(queue);
             return Ok(Turn::Now(self.admitted(asked)));
         }
+        let is_first = queue.waiting() == 0;
         let outcome = queue.wait(asked, &self.limits);
         self.counts().waiting.add(i64::from(outcome.is_ok()));
         let looks_long = queue.looks_long(asked.since);
         drop(queue);
+        if is_first {
+            self.look.notify_one();
+        }
         if looks_long {
             self.looked();
         }
@@ -229,18 +368,19 @@ impl Admission {
         }
         Ok(Turn::Later(Ticket {
             admission: Arc::clone(self),
-            asked,
-            give_up: ticket.give_up,
-            number: ticket.number,
+            place: ticket.place,
             verdict: ticket.verdict,
         }))
     }
 
     /// The same, and waits.
-    pub async fn turn(self: &Arc<Self>, asked: Asked) -> Result<Admitted, Refusal> {
+    pub async fn turn(self: &Arc<Self>, asked: Asked) -> Verdict {
         match self.ask(asked)? {
             Turn::Now(admitted) => Ok(admitted),
-            Turn::Later(ticket) => ticket.wait().await,
+            Turn::Later(ticket) => {
+                work::waits_at(ticket.place);
+                ticket.wait().await
+            }
         }
     }
 
@@ -262,18 +402,25 @@ impl Admission {
 
     /// Not under the lock: a verdict that nobody waits for any more is dropped
     /// here, and gives back what it holds.
-    fn deliver(&self, to: Waiting, verdict: Result<Admitted, Refusal>) {
+    fn deliver(&self, to: Waiting, verdict: Verdict) {
         self.counts().waiting.dec();
         match &verdict {
             Ok(_) => self.counts().waited(to.asked.since.elapsed()),
             Err(refusal) => self.counts().refused(*refusal),
         }
-        let _ = to.verdict.send(verdict);
+        match to.work {
+            Some(work) => self.add_due(Due {
+                work,
+                verdict: Some((to.verdict, verdict)),
+            }),
+            None => drop(to.verdict.send(verdict)),
+        }
     }
 
     fn admitted(self: &Arc<Self>, asked: Asked) -> Admitted {
         let has_slot = asked.class.takes_slot();
         if has_slot {
+            self.running.fetch_add(1, Ordering::Relaxed);
             self.counts().running.inc();
         }
         Admitted {
@@ -284,16 +431,15 @@ impl Admission {
         }
     }
 
-    /// Whether all cores have work: a request that another core could begin with at once
-    /// would have to wait for this one.
-    pub fn is_busy(&self) -> bool {
-        let running = usize::try_from(self.counts().running.get()).unwrap_or_default();
-        running >= self.limits.cores
+    /// Cores beside the caller's that have no work, as far as can be told.
+    pub fn idle_cores(&self) -> usize {
+        let others = self.limits.cores - 1;
+        others.saturating_sub(self.running.load(Ordering::Relaxed))
     }
 
     /// Requests that wait to begin.
     pub fn waiting(&self) -> usize {
-        usize::try_from(self.counts().waiting.get()).unwrap_or_default()
+        self.queue().waiting()
     }
 
     fn counts(&self) -> &AdmissionMetrics {
@@ -334,12 +480,13 @@ impl Admitted {
         let now = Instant::now();
         let worked = self.began.filter(|_| had_slot).map(|began| now - began);
         if had_slot {
+            self.admission.running.fetch_sub(1, Ordering::Relaxed);
             self.admission.counts().running.dec();
         }
         let admission = &self.admission;
         admission.change(|queue| {
             if had_slot && queue.leave_slot(worked.unwrap_or_default(), &admission.limits) {
-                admission.tired.notify_one();
+                admission.look.notify_one();
             }
             // The slot of a read that waited for something was not held to its end.
             if let (true, Class::Read, Some(worked)) = (place, self.asked.class, worked) {
@@ -358,47 +505,44 @@ impl Drop for Admitted {
     }
 }
 
+impl Due {
+    fn begin(mut self) {
+        if let Some((teller, verdict)) = self.verdict {
+            // Before it hears that it may work: whether its caller is still there.
+            if work::poll(&mut self.work).is_ready() {
+                return;
+            }
+            drop(teller.send(verdict));
+        }
+        if work::poll(&mut self.work).is_pending() {
+            tokio::spawn(self.work);
+        }
+    }
+}
+
 /// Waits for its turn; leaves the queue when dropped.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     admission: Arc<Admission>,
-    asked: Asked,
-    give_up: Instant,
-    number: u64,
-    verdict: oneshot::Receiver<Result<Admitted, Refusal>>,
+    place: Place,
+    verdict: oneshot::Receiver<Verdict>,
 }
 
 impl Ticket {
-    pub async fn wait(mut self) -> Result<Admitted, Refusal> {
-        let over = self.asked.over(self.give_up);
-        let verdict = match timeout_at(self.give_up, &mut self.verdict).await {
-            Ok(verdict) => verdict,
-            Err(_) if self.leave() => {
-                self.admission.counts().refused(over);
-                return Err(over);
-            }
-            // Its turn came at this moment: the verdict is about to be there.
-            Err(_) => (&mut self.verdict).await,
-        };
-        // The queue drops nobody without a verdict.
-        verdict.unwrap_or(Err(over))
-    }
-
-    /// False if it was not in the queue any more.
-    fn leave(&self) -> bool {
-        let left = self.admission.queue().leave(self.asked.caller, self.number);
-        if left {
-            self.admission.counts().waiting.dec();
-            // Who waited behind it may begin.
-            self.admission.change(|_| ());
-        }
-        left
+    pub async fn wait(mut self) -> Verdict {
+        let verdict = (&mut self.verdict).await;
+        // The queue drops nobody without one before the server ends.
+        verdict.unwrap_or(Err(Refusal::Late))
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.leave();
+        if self.admission.queue().leave(self.place) {
+            self.admission.counts().waiting.dec();
+            // Who waited behind it may begin.
+            self.admission.change(|_| ());
+        }
     }
 }
 

@@ -4,20 +4,20 @@
 //! behind it. Two things are done here that tonic's server leaves to chance, because
 //! they take as much of a core as a small read:
 //!
-//! - a read is answered where its connection was read, and not by a task of its own,
-//!   unless it waits for something, another core has nothing to do, or the connection
-//!   has had its turn ([`Here`]);
+//! - the reads that came in one turn of a connection are answered there, and not by a
+//!   task of their own each, unless one waits for something, or another core has nothing
+//!   to do ([`Here`]);
 //! - what a connection writes in one turn goes out in one system call, where HTTP/2's
 //!   frames would take two an answer ([`gathered`]).
 
+use std::fmt;
 use std::future::Future;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
@@ -27,10 +27,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
 use crate::admission::Admission;
 use crate::edge::{Edge, EdgeOf};
+use crate::work::{Polled, Work, poll_here};
 
 mod gathered;
 
@@ -48,9 +49,6 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// While requests wait to begin, a connection is read so far at a time: some tens of
 /// them. Who floods holds up what others ask for by so much, not by all it sends.
 const TURN_BYTES: usize = 4 << 10;
-/// After so long the rest of a turn's requests have tasks of their own, so that the
-/// answers to the first go out, and other connections have their turn.
-const TURN: Duration = Duration::from_micros(500);
 /// After a connection could not be accepted for want of something, a file
 /// descriptor most likely.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -183,8 +181,14 @@ impl Future for Connection {
         let others_wait = this.here.admission.waiting() > 0;
         let readable = if others_wait { TURN_BYTES } else { usize::MAX };
         this.gathering.let_read(readable);
-        this.here.begin_turn();
-        let ended = Pin::new(&mut this.http2).poll(context);
+        let ended = loop {
+            let ended = Pin::new(&mut this.http2).poll(context);
+            let reads = this.here.spot.take_reads();
+            if ended.is_ready() || reads.is_empty() {
+                break ended;
+            }
+            this.here.answer(reads);
+        };
         // Pending or not: what is left waits for the socket, and wakes this task.
         if let Poll::Ready(Err(error)) = this.gathering.poll_write_out(context) {
             return Poll::Ready(Err(error.into()));
@@ -194,7 +198,7 @@ impl Future for Connection {
     }
 }
 
-/// Answers the requests of one connection, on the spot where that is well.
+/// Answers the requests of one connection.
 #[derive(Debug, Clone)]
 struct Here {
     admission: Arc<Admission>,
@@ -203,42 +207,55 @@ struct Here {
 
 /// What a connection and its requests tell each other. It is one task's; behind a lock
 /// nobody waits for, since that goes from thread to thread.
-#[derive(Debug)]
+#[derive(Default)]
 pub(crate) struct Spot {
-    /// When the turn is over.
-    until: Mutex<Instant>,
-    /// Whether the request that is about to be answered takes little time.
-    is_short: AtomicBool,
+    /// Whether the request that is about to be executed is a read.
+    is_read: AtomicBool,
+    /// What came in this turn.
+    reads: Mutex<Vec<Work>>,
 }
 
-impl Default for Spot {
-    fn default() -> Self {
-        Self {
-            until: Mutex::new(Instant::now()),
-            is_short: AtomicBool::new(false),
-        }
+impl fmt::Debug for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spot").finish_non_exhaustive()
     }
 }
 
 impl Spot {
-    /// Said of a request before it is answered.
-    pub fn next_is_short(&self) {
-        self.is_short.store(true, Ordering::Relaxed);
+    /// Said of a request before it is executed.
+    pub fn next_is_read(&self) {
+        self.is_read.store(true, Ordering::Relaxed);
     }
 
-    fn until(&self) -> MutexGuard<'_, Instant> {
-        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reads(&self) -> MutexGuard<'_, Vec<Work>> {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_reads(&self) -> Vec<Work> {
+        std::mem::take(&mut *self.reads())
     }
 }
 
 impl Here {
-    fn begin_turn(&self) {
-        *self.spot.until() = Instant::now() + TURN;
-    }
-
-    fn is_well(&self) -> bool {
-        let is_short = self.spot.is_short.swap(false, Ordering::Relaxed);
-        is_short && self.admission.is_busy() && Instant::now() < *self.spot.until()
+    /// Reads on the spot, but for those that a core can begin with at once that has
+    /// nothing to do.
+    fn answer(&self, reads: Vec<Work>) {
+        let mut others = reads.len();
+        let mut idle = self.admission.idle_cores();
+        for mut read in reads {
+            others -= 1;
+            if idle > 0 && others > 0 {
+                idle -= 1;
+                tokio::spawn(read);
+                continue;
+            }
+            match poll_here(&mut read) {
+                Polled::Done => {}
+                Polled::Queued(place) => self.admission.hold(place, read),
+                Polled::Waits => drop(tokio::spawn(read)),
+            }
+            idle = self.admission.idle_cores();
+        }
     }
 }
 
@@ -247,19 +264,9 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, answer: F) {
-        if !self.is_well() {
-            tokio::spawn(answer);
-            return;
-        }
-        let mut answer = Box::pin(answer);
-        // Whoever it waits for is told of its task when that polls it.
-        let mut nobody = Context::from_waker(Waker::noop());
-        // A panic is a bug of one request, and must not end the others.
-        let polled = catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(&mut nobody)));
-        match polled {
-            Ok(Poll::Pending) => drop(tokio::spawn(answer)),
-            Ok(Poll::Ready(())) => {}
-            Err(_) => error!("a request panicked, a bug; its stream is reset"),
+        match self.spot.is_read.swap(false, Ordering::Relaxed) {
+            true => self.spot.reads().push(Box::pin(answer)),
+            false => drop(tokio::spawn(answer)),
         }
     }
 }

@@ -4,17 +4,15 @@
 //! tonic's services, or, a read, the short way (`short.rs`).
 
 use std::convert::Infallible;
-use std::future::{Future, Ready, ready};
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::{BoxFuture, Either};
+use futures::future::BoxFuture;
 use granary_model::{Caller, ErrorKind};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::Service as HttpService;
 use tokio::time::Instant;
@@ -25,19 +23,20 @@ use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
 use tower::Service;
 
-use crate::admission::{Admission, Admitted, Asked, Class, Refusal, Turn};
+use crate::admission::{Admission, Admitted, Asked, Refusal};
 use crate::connections::Spot;
 use crate::features::FeaturesRpc;
 use crate::metrics::{Metrics, Rpc};
 use crate::settings::ServerSettings;
-use crate::short::AnswerBody;
+use crate::short::{AnswerBody, Taken};
 use crate::status::status;
+use crate::work;
 
 /// The header in which a client names itself.
 pub(crate) const CLIENT_HEADER: &str = "granary-client";
-/// A refused request's body is taken in up to there.
-const TAKEN_IN_BYTES_MAX: usize = 64 << 10;
-const TAKEN_IN_WITHIN: Duration = Duration::from_millis(100);
+/// A longer message asks for so much that another core should have it, if one has nothing
+/// to do.
+const LONG_MESSAGE_BYTES: usize = 4 << 10;
 /// Longer names are cut.
 const CLIENT_NAME_BYTES_MAX: usize = 200;
 
@@ -65,12 +64,6 @@ pub(crate) struct EdgeOf {
 /// What comes of a request: of whatever fails, an answer that says so.
 type Answered = Result<Response<AnswerBody>, Infallible>;
 
-/// What answers a request.
-enum Route {
-    Read(Arc<FeaturesRpc>),
-    Other(Routed),
-}
-
 /// The services, as tonic has them.
 struct Routed {
     routes: Routes,
@@ -85,13 +78,6 @@ impl EdgeOf {
             peer,
             address: address.map_or_else(|| "unknown".to_owned(), |a| a.ip().to_string()),
             spot,
-        }
-    }
-
-    fn route(&self, rpc: Rpc) -> Route {
-        match rpc {
-            Rpc::GetFeatures => Route::Read(Arc::clone(&self.edge.features)),
-            _ => Route::Other(self.routed()),
         }
     }
 
@@ -124,18 +110,6 @@ impl Edge {
     }
 }
 
-impl Route {
-    async fn answer(self, mut request: Request<Incoming>, caller: Caller) -> Answered {
-        match self {
-            Self::Read(features) => Ok(features.answer_soon(request, caller).await),
-            Self::Other(routed) => {
-                request.extensions_mut().insert(caller);
-                routed.answer(request).await
-            }
-        }
-    }
-}
-
 impl Routed {
     async fn answer(mut self, mut request: Request<Incoming>) -> Answered {
         request.extensions_mut().insert(self.peer);
@@ -147,81 +121,82 @@ impl Routed {
 impl HttpService<Request<Incoming>> for EdgeOf {
     type Response = Response<AnswerBody>;
     type Error = Infallible;
-    /// A refusal is there at once.
-    type Future = Either<Ready<Answered>, BoxFuture<'static, Answered>>;
+    type Future = BoxFuture<'static, Answered>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let Some(rpc) = Rpc::of(request.uri().path()) else {
-            return Either::Right(Box::pin(self.routed().answer(request)));
+            return Box::pin(self.routed().answer(request));
         };
-        let edge = &self.edge;
-        let allowed = edge.settings.request_time_max();
+        let allowed = self.edge.settings.request_time_max();
         let allowed = asked_timeout(request.headers()).map_or(allowed, |t| t.min(allowed));
         let started = Instant::now();
-        let underway = Underway::new(&edge.metrics, rpc, started, started + allowed);
-        let caller = self.caller(request.headers());
-        let asked = Asked {
-            class: rpc.class(),
-            caller: edge.admission.caller(caller),
-            since: started,
-            deadline: underway.deadline,
+        let bounded = Bounded {
+            edge: Arc::clone(&self.edge),
+            caller: self.edge.known(self.caller(request.headers())),
+            underway: Underway::new(&self.edge.metrics, rpc, started, started + allowed),
         };
-        let turn = match edge.admission.ask(asked) {
-            Ok(turn) => turn,
-            Err(refusal) => {
-                let mut body = request.into_body();
-                return match take_in(&mut body, asked.class).now_or_never() {
-                    Some(()) => {
-                        self.spot.next_is_short();
-                        Either::Left(ready(Ok(refuse(refusal, underway))))
-                    }
-                    None => Either::Right(Box::pin(refuse_behind(body, refusal, underway))),
-                };
+        match rpc {
+            Rpc::GetFeatures => {
+                self.spot.next_is_read();
+                Box::pin(bounded.read(request))
             }
-        };
-        let caller = edge.known(caller);
-        let route = self.route(rpc);
-        Either::Right(match turn {
-            Turn::Now(admitted) => {
-                // Whatever else may wait in ways of its own.
-                if rpc.class() == Class::Read {
-                    self.spot.next_is_short();
-                }
-                Box::pin(finish(route.answer(request, caller), underway, admitted))
-            }
-            Turn::Later(ticket) => Box::pin(async move {
-                match ticket.wait().await {
-                    Ok(admitted) => finish(route.answer(request, caller), underway, admitted).await,
-                    Err(refusal) => refuse_behind(request.into_body(), refusal, underway).await,
-                }
-            }),
-        })
-    }
-}
-
-/// Takes in a body that is on its way. An answer before its end resets the stream, and
-/// what comes for it all the same is answered with another reset.
-async fn take_in(body: &mut Incoming, class: Class) {
-    if class != Class::Read {
-        // Of a stream more may come for ever.
-        return;
-    }
-    let mut left = TAKEN_IN_BYTES_MAX;
-    while let Some(Ok(frame)) = body.frame().await {
-        let bytes = frame.data_ref().map_or(0, Bytes::len);
-        match left.checked_sub(bytes) {
-            Some(less) => left = less,
-            None => return,
+            _ => Box::pin(bounded.answer(request, self.routed())),
         }
     }
 }
 
-/// Refuses behind the body.
-async fn refuse_behind(mut body: Incoming, refusal: Refusal, underway: Underway) -> Answered {
-    // Who takes longer has a reset.
-    let class = underway.rpc.class();
-    let _ = tokio::time::timeout(TAKEN_IN_WITHIN, take_in(&mut body, class)).await;
-    Ok(refuse(refusal, underway))
+/// A request, and what it has to do with the others.
+#[derive(Debug)]
+struct Bounded {
+    edge: Arc<Edge>,
+    caller: Caller,
+    underway: Underway,
+}
+
+impl Bounded {
+    /// Whose body comes before its turn: a read that has to wait for it then holds nobody
+    /// up, and one that is refused leaves nothing behind on its way.
+    async fn read(self, request: Request<Incoming>) -> Answered {
+        let features = Arc::clone(&self.edge.features);
+        let taken = tokio::time::timeout_at(self.underway.deadline, features.take(request));
+        let Ok(taken) = taken.await else {
+            return Ok(self.underway.over());
+        };
+        if let Taken::Message(message) = &taken
+            && message.len() > LONG_MESSAGE_BYTES
+            && self.edge.admission.idle_cores() > 0
+        {
+            work::leave_spot().await;
+        }
+        match self.turn().await {
+            Ok(admitted) => {
+                let answer = features.answer_soon(taken, self.caller);
+                finish(answer.map(Ok), self.underway, admitted).await
+            }
+            Err(refusal) => Ok(refuse(refusal, self.underway)),
+        }
+    }
+
+    async fn answer(self, mut request: Request<Incoming>, routed: Routed) -> Answered {
+        match self.turn().await {
+            Ok(admitted) => {
+                request.extensions_mut().insert(self.caller);
+                finish(routed.answer(request), self.underway, admitted).await
+            }
+            Err(refusal) => Ok(refuse(refusal, self.underway)),
+        }
+    }
+
+    async fn turn(&self) -> Result<Admitted, Refusal> {
+        let admission = &self.edge.admission;
+        let asked = Asked {
+            class: self.underway.rpc.class(),
+            caller: admission.caller(&self.caller.name),
+            since: Instant::now(),
+            deadline: self.underway.deadline,
+        };
+        admission.turn(asked).await
+    }
 }
 
 fn refuse(refusal: Refusal, mut underway: Underway) -> Response<AnswerBody> {
@@ -253,11 +228,7 @@ async fn finish(
     let response = match tokio::time::timeout_at(underway.deadline, answer).await {
         Ok(Ok(answered)) => answered?,
         Ok(Err(_)) => panicked().into_http(),
-        Err(_) => {
-            let allowed = underway.deadline.duration_since(underway.started);
-            let message = format!("no answer within {allowed:?}");
-            status(ErrorKind::DeadlineExceeded, message).into_http()
-        }
+        Err(_) => return Ok(underway.over()),
     };
     underway.code = Some(code_of(&response));
     Ok(response)
@@ -315,6 +286,16 @@ impl Underway {
             deadline,
             code: None,
         }
+    }
+}
+
+impl Underway {
+    /// What it is answered when it took too long.
+    fn over(mut self) -> Response<AnswerBody> {
+        let allowed = self.deadline.duration_since(self.started);
+        let message = format!("no answer within {allowed:?}");
+        self.code = Some(Code::DeadlineExceeded);
+        status(ErrorKind::DeadlineExceeded, message).into_http()
     }
 }
 

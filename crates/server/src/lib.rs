@@ -33,6 +33,7 @@ mod short;
 pub mod status;
 mod streams;
 mod wire;
+mod work;
 
 pub use connections::transport;
 pub use serve::{Components, Listeners, ServerError, serve};

@@ -114,7 +114,7 @@ pub async fn serve(
     report(&health, false).await;
 
     let log = read_log(&components, &settings, &metrics, (&tasks, &closing));
-    let (admission, _looking) = admission(&settings, &metrics);
+    let (admission, _working) = admission(&settings, &metrics);
     let edge = grpc(
         (&components, log),
         &settings,
@@ -174,18 +174,22 @@ pub async fn serve(
     closing.cancel();
     tasks.close();
     tasks.wait().await;
+    admission.close();
     served
 }
 
-/// The queue of requests, and the task that has the sockets looked at for it.
+/// The queue of requests, and the tasks that it has for as long as they are held.
 fn admission(
     settings: &ServerSettings,
     metrics: &Arc<Metrics>,
-) -> (Arc<Admission>, AbortOnDropHandle<()>) {
+) -> (Arc<Admission>, Vec<AbortOnDropHandle<()>>) {
     let workers = Handle::current().metrics().num_workers();
     let admission = Admission::new(settings, workers, Arc::clone(metrics));
     let looking = tokio::spawn(Arc::clone(&admission).look_around());
-    (admission, AbortOnDropHandle::new(looking))
+    let working = (0..workers).map(|_| tokio::spawn(Arc::clone(&admission).work_off()));
+    let tasks = working.chain([looking]).map(AbortOnDropHandle::new);
+    let tasks = tasks.collect();
+    (admission, tasks)
 }
 
 /// The gRPC services behind the edge.

@@ -29,27 +29,35 @@ use crate::status::status;
 /// Which says how messages are compressed that are.
 const ENCODING_HEADER: &str = "grpc-encoding";
 
-/// A request's body.
-enum Taken {
+/// A read whose body came, or began to.
+pub(crate) enum Taken {
     /// One message, without its frame.
     Message(Bytes),
     /// Whatever else it is.
-    Other(Body),
+    Other(Box<Request<Body>>),
 }
 
 impl FeaturesRpc {
-    /// Answers a `GetFeatures`.
+    /// Waits for the body of a `GetFeatures`.
+    pub async fn take(&self, asked: Request<Incoming>) -> Taken {
+        let (head, body) = asked.into_parts();
+        let body = match head.headers.contains_key(ENCODING_HEADER) {
+            false => match message_of(body, self.request_bytes_max).await {
+                Ok(message) => return Taken::Message(message),
+                Err(body) => body,
+            },
+            true => Body::new(body),
+        };
+        Taken::Other(Box::new(Request::from_parts(head, body)))
+    }
+
+    /// Answers it.
     pub async fn answer_soon(
         self: Arc<Self>,
-        asked: Request<Incoming>,
+        taken: Taken,
         caller: Caller,
     ) -> Response<AnswerBody> {
-        let (head, body) = asked.into_parts();
-        let taken = match head.headers.contains_key(ENCODING_HEADER) {
-            false => take(body, self.request_bytes_max).await,
-            true => Taken::Other(Body::new(body)),
-        };
-        let body = match taken {
+        let mut asked = match taken {
             Taken::Message(message) => {
                 let answer = match request(message) {
                     Ok(request) => self.read(request, caller).await,
@@ -57,9 +65,8 @@ impl FeaturesRpc {
                 };
                 return answer.and_then(ok).unwrap_or_else(Status::into_http);
             }
-            Taken::Other(body) => body,
+            Taken::Other(asked) => *asked,
         };
-        let mut asked = Request::from_parts(head, body);
         asked.extensions_mut().insert(caller);
         match FeaturesService(self).call(asked).await {
             Ok(answer) => answer.map(AnswerBody::Other),
@@ -70,14 +77,14 @@ impl FeaturesRpc {
 
 /// Reads a body that is the frame of one message, in one piece; of any other body
 /// no more than it takes to see that.
-async fn take(mut body: Incoming, bytes_max: usize) -> Taken {
+async fn message_of(mut body: Incoming, bytes_max: usize) -> Result<Bytes, Body> {
     let first = body.frame().await;
     let message = match &first {
         Some(Ok(frame)) => frame.data_ref().and_then(|data| message(data, bytes_max)),
         _ => None,
     };
     let Some(message) = message else {
-        return Taken::Other(before(first, body));
+        return Err(before(first, body));
     };
     if !body.is_end_stream() {
         // Mostly the end, which came by itself.
@@ -89,10 +96,10 @@ async fn take(mut body: Incoming, bytes_max: usize) -> Taken {
             Some(Err(_)) => false,
         };
         if !is_end {
-            return Taken::Other(before(first.into_iter().chain(next), body));
+            return Err(before(first.into_iter().chain(next), body));
         }
     }
-    Taken::Message(message)
+    Ok(message)
 }
 
 /// The message of a frame that is whole and not compressed.

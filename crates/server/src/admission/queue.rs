@@ -1,14 +1,17 @@
 //! Who is under way and who waits, as data: what the bounds let begin, what is
-//! refused, and whose turn is next. Wakes nobody and knows nothing of tasks.
+//! refused, and whose turn is next. Wakes nobody, polls nothing and knows nothing of
+//! tasks.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Admitted, Asked, CallerId, Class, Refusal};
+use super::{Admitted, Asked, CallerId, Class, Place, Refusal};
 use crate::settings::ServerSettings;
+use crate::work::Work;
 
 /// Work of a core after which the sockets are looked at before more begins.
 const WORK_BETWEEN_LOOKS: Duration = Duration::from_micros(500);
@@ -76,19 +79,35 @@ impl Asked {
 }
 
 /// One that waits, as the queue has it.
-#[derive(Debug)]
 pub(super) struct Waiting {
     pub asked: Asked,
     give_up: Instant,
     number: u64,
     pub verdict: oneshot::Sender<Result<Admitted, Refusal>>,
+    /// What has no task that hears of the verdict.
+    pub work: Option<Work>,
+}
+
+impl Waiting {
+    /// Why it is refused that gave up.
+    pub fn over(&self) -> Refusal {
+        self.asked.over(self.give_up)
+    }
+}
+
+impl fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut told = f.debug_struct("Waiting");
+        told.field("asked", &self.asked);
+        told.field("has_work", &self.work.is_some());
+        told.finish_non_exhaustive()
+    }
 }
 
 /// The same, as it is given to who waits.
 #[derive(Debug)]
 pub(super) struct Waits {
-    pub give_up: Instant,
-    pub number: u64,
+    pub place: Place,
     pub verdict: oneshot::Receiver<Result<Admitted, Refusal>>,
 }
 
@@ -118,7 +137,9 @@ pub(super) struct Queue {
     /// When the last of them ended.
     read_ended: Option<Instant>,
     places: usize,
-    /// Requests that wait and that the bounds are for.
+    /// Requests that wait.
+    waiting: usize,
+    /// Those of them that the bounds are for.
     bounded: usize,
     /// Since when there have always been some, and not many fewer than there were.
     standing: Option<Instant>,
@@ -178,7 +199,9 @@ impl Queue {
             give_up,
             number,
             verdict,
+            work: None,
         });
+        self.waiting += 1;
         if asked.class.is_bounded() {
             line.bounded += 1;
             self.bounded += 1;
@@ -186,9 +209,12 @@ impl Queue {
             self.standing.get_or_insert(asked.since);
         }
         self.slotless += usize::from(!asked.class.takes_slot());
-        let waits = Waits {
-            give_up,
+        let place = Place {
+            caller: asked.caller,
             number,
+        };
+        let waits = Waits {
+            place,
             verdict: receiver,
         };
         Ok((waits, displaced))
@@ -280,6 +306,7 @@ impl Queue {
         let line = self.lines.get_mut(&caller)?;
         let taken = line.waiting.remove(at)?;
         let class = taken.asked.class;
+        self.waiting -= 1;
         line.bounded -= usize::from(class.is_bounded());
         self.bounded -= usize::from(class.is_bounded());
         self.slotless -= usize::from(!class.takes_slot());
@@ -313,7 +340,7 @@ impl Queue {
         let caller = self.turns.iter().find_map(begins)?;
         let next = self.take(caller, 0)?;
         if next.give_up <= Instant::now() {
-            let refusal = next.asked.over(next.give_up);
+            let refusal = next.over();
             return Some((next, Err(refusal)));
         }
         let line = self.lines.entry(caller).or_default();
@@ -327,13 +354,65 @@ impl Queue {
         Some((next, Ok(())))
     }
 
+    fn at(&self, place: Place) -> Option<usize> {
+        let line = self.lines.get(&place.caller)?;
+        let at = line
+            .waiting
+            .binary_search_by_key(&place.number, |w| w.number);
+        at.ok()
+    }
+
     /// False if it is not there.
-    pub fn leave(&mut self, caller: CallerId, number: u64) -> bool {
-        let Some(line) = self.lines.get(&caller) else {
-            return false;
-        };
-        let at = line.waiting.binary_search_by_key(&number, |w| w.number);
-        at.is_ok_and(|at| self.take(caller, at).is_some())
+    pub fn leave(&mut self, place: Place) -> bool {
+        let at = self.at(place);
+        at.is_some_and(|at| self.take(place.caller, at).is_some())
+    }
+
+    /// Has the work wait at its place; gives it back if that is gone.
+    pub fn hold(&mut self, place: Place, work: Work) -> Result<(), Work> {
+        let at = self.at(place);
+        let waiting = at.and_then(|at| self.lines.get_mut(&place.caller)?.waiting.get_mut(at));
+        match waiting {
+            Some(waiting) => {
+                waiting.work = Some(work);
+                Ok(())
+            }
+            None => Err(work),
+        }
+    }
+
+    /// Takes those from the queue that have waited for as long as they may.
+    pub fn take_over(&mut self, now: Instant) -> Vec<Waiting> {
+        self.take_those(|waiting| waiting.give_up <= now)
+    }
+
+    pub fn take_all(&mut self) -> Vec<Waiting> {
+        self.take_those(|_| true)
+    }
+
+    fn take_those(&mut self, which: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
+        let mut places = Vec::new();
+        for (caller, line) in &self.lines {
+            let those = line.waiting.iter().filter(|waiting| which(waiting));
+            places.extend(those.map(|waiting| Place {
+                caller: *caller,
+                number: waiting.number,
+            }));
+        }
+        let take = |place: Place| self.take(place.caller, self.at(place)?);
+        places.into_iter().filter_map(take).collect()
+    }
+
+    /// The work of all that have waited since then, which wait on without it.
+    pub fn work_since(&mut self, since: Instant) -> Vec<Work> {
+        let waiting = self.lines.values_mut().flat_map(|line| &mut line.waiting);
+        let long = waiting.filter(|waiting| waiting.asked.since <= since);
+        long.filter_map(|waiting| waiting.work.take()).collect()
+    }
+
+    /// Requests that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting
     }
 
     /// Every worker's queue and all sockets were looked at.
@@ -356,6 +435,11 @@ impl Queue {
             false => self.running -= 1,
         }
         is_tired
+    }
+
+    /// Whether slots wait for a look around.
+    pub fn is_looking(&self) -> bool {
+        self.looking.is_some()
     }
 
     /// Whether slots have waited for a look around for too long.
@@ -402,8 +486,8 @@ impl Queue {
 
     /// Whether nothing is under way or waits, and nobody is remembered.
     pub fn is_idle(&self) -> bool {
-        let counted = [self.places, self.bounded, self.slotless];
+        let counted = [self.places, self.waiting, self.bounded, self.slotless];
         let nobody = self.lines.is_empty() && self.turns.is_empty();
-        nobody && counted == [0; 3] && self.running == self.tired
+        nobody && counted == [0; 4] && self.running == self.tired
     }
 }

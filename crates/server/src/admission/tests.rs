@@ -3,6 +3,8 @@
 use std::future::pending;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -190,11 +192,13 @@ async fn what_is_over_its_time_is_dropped_without_work() {
         other => panic!("{other:?}"),
     };
     let first = now(&admission, "first");
-    // Its timer tells the one, its turn the other.
+    // Who looks around tells the one, its turn the other.
+    let looking = tokio::spawn(Arc::clone(&admission).look_around());
     let told = ticket(of(Class::Read, hour, 2 * hour)).wait().await;
     assert_eq!(told.unwrap_err(), Refusal::Late);
     let told = ticket(of(Class::Call, hour, hour / 2)).wait().await;
     assert_eq!(told.unwrap_err(), Refusal::Deadline);
+    looking.abort();
     let late = ticket(of(Class::Read, hour, 2 * hour));
     let over = ticket(of(Class::StreamedRead, hour, hour / 2));
     let patient = ticket(of(Class::Call, hour, 2 * hour));
@@ -279,6 +283,121 @@ async fn what_comes_at_random_ends_and_leaves_nothing_behind() {
     assert_eq!(admission.counts().running.get(), 0);
 }
 
+/// What reads said that were polled on the spot, and held where they waited.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<&'static str>>>);
+
+impl Heard {
+    /// Has a read asked for, as a connection does.
+    fn ask(&self, admission: &Arc<Admission>, name: &'static str, gone: &Arc<AtomicBool>) {
+        let heard = Arc::clone(&self.0);
+        let (queue, gone) = (Arc::clone(admission), Arc::clone(gone));
+        let mut turn = Box::pin(async move {
+            let turn = queue.turn(asked(&queue, Class::Read, "a")).await;
+            let says = match &turn {
+                Ok(_) => name,
+                Err(refusal) => refusal.name(),
+            };
+            heard.lock().unwrap().push(says);
+        });
+        // As one that is reset, it looks whether it is still of use where it waits.
+        let read = poll_fn(move |context| match turn.poll_unpin(context) {
+            Poll::Pending if gone.load(Ordering::Relaxed) => Poll::Ready(()),
+            polled => polled,
+        });
+        let mut read: Work = Box::pin(read);
+        match work::poll_here(&mut read) {
+            work::Polled::Done => {}
+            work::Polled::Queued(place) => admission.hold(place, read),
+            work::Polled::Waits => panic!("it waits for its turn alone"),
+        }
+    }
+
+    fn said(&self) -> Vec<&'static str> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+async fn yields() {
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn reads_wait_in_the_queue_itself_and_begin_from_there() {
+    let admission = admission(|settings| settings.waiting_requests_max = 3);
+    let working = tokio::spawn(Arc::clone(&admission).work_off());
+    let (heard, here) = (Heard::default(), Arc::default());
+    heard.ask(&admission, "at once", &here);
+    let first = now(&admission, "b");
+    heard.ask(&admission, "second", &here);
+    let gone = Arc::new(AtomicBool::new(false));
+    heard.ask(&admission, "gone", &gone);
+    heard.ask(&admission, "third", &here);
+    heard.ask(&admission, "fourth", &here);
+    yields().await;
+    assert_eq!(heard.said(), ["at once", "caller_full"]);
+    assert_eq!(admission.waiting(), 3);
+    gone.store(true, Ordering::Relaxed);
+    drop(first);
+    yields().await;
+    assert_eq!(heard.said()[2..], ["second", "third"]);
+    assert!(admission.queue().is_idle());
+    assert_eq!(admission.counts().running.get(), 0);
+    assert_eq!(admission.counts().waiting.get(), 0);
+    working.abort();
+}
+
+#[tokio::test]
+async fn reads_in_the_queue_are_told_that_they_are_over_their_time() {
+    let admission = admission(|settings| settings.read_wait_millis_max = 1);
+    let look = tokio::spawn(Arc::clone(&admission).look_around());
+    let working = tokio::spawn(Arc::clone(&admission).work_off());
+    let _first = now(&admission, "b");
+    let (heard, here) = (Heard::default(), Arc::default());
+    heard.ask(&admission, "began", &here);
+    while heard.said().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(heard.said(), ["late"]);
+    assert_eq!(admission.waiting(), 0);
+    (look.abort(), working.abort());
+}
+
+/// Which hear when their callers go away.
+#[tokio::test]
+async fn reads_that_have_waited_for_long_have_tasks() {
+    let admission = admission(|_| {});
+    let look = tokio::spawn(Arc::clone(&admission).look_around());
+    let first = now(&admission, "b");
+    let heard = Heard::default();
+    heard.ask(&admission, "long", &Arc::default());
+    tokio::time::sleep(LONG_WAIT * 2).await;
+    assert!(admission.queue().work_since(Instant::now()).is_empty());
+    assert_eq!(admission.waiting(), 1);
+    drop(first);
+    yields().await;
+    assert_eq!(heard.said(), ["long"]);
+    look.abort();
+}
+
+#[tokio::test]
+async fn what_waits_when_the_server_ends_is_dropped() {
+    let admission = admission(|_| {});
+    let first = now(&admission, "b");
+    let (heard, here) = (Heard::default(), Arc::default());
+    heard.ask(&admission, "second", &here);
+    heard.ask(&admission, "third", &here);
+    // The second is due, and nobody polls it.
+    drop(first);
+    admission.close();
+    assert!(heard.said().is_empty());
+    assert!(admission.queue().is_idle());
+    drop((heard, here));
+    assert!(Arc::into_inner(admission).is_some(), "somebody holds it");
+}
+
 /// A queue whose slot was held for a while.
 fn worked(admission: &Admission, work: Duration) -> bool {
     let mut queue = admission.queue();
@@ -305,7 +424,7 @@ async fn after_some_work_the_sockets_are_looked_at_before_more_begins() {
     assert!(worked(&admission, Duration::from_millis(1)));
     let second = later(&admission, Class::Read, "a");
     let looking = tokio::spawn(Arc::clone(&admission).look_around());
-    admission.tired.notify_one();
+    admission.look.notify_one();
     assert!(second.await.is_ok());
     looking.abort();
 }
