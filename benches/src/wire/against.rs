@@ -118,8 +118,25 @@ async fn half(
     bench.refused(&what, of_ours.iter().chain(&of_bare));
     let p99s =
         |seen: &[Seen]| -> Vec<f64> { seen.iter().map(|s| p99_millis(&s.answered)).collect() };
-    let row = Row::sides(what, "ms", &p99s(&of_ours), &p99s(&of_bare));
+    let row = Row::sides(&what, "ms", &p99s(&of_ours), &p99s(&of_bare));
     bench.report.row(row.aim(Aim::AtMost(P99_AIM)));
+    let told = |seen: &[Seen], quantile| {
+        let millis = |seen: &Seen| seen.answered.value_at_quantile(quantile) as f64 / 1e6;
+        figure(median(&seen.iter().map(millis).collect::<Vec<_>>()))
+    };
+    let both = |quantile| {
+        format!(
+            "{} and {}",
+            told(&of_ours, quantile),
+            told(&of_bare, quantile)
+        )
+    };
+    bench.report.note(format!(
+        "{what}: medians of Granary and its peer, p50 {} ms, p90 {} ms, p99.9 {} ms.",
+        both(0.5),
+        both(0.9),
+        both(0.999)
+    ));
     Ok(())
 }
 

@@ -29,6 +29,8 @@ const LATE_MILLIS: f64 = 0.5;
 const SETTLED: Duration = Duration::from_secs(2);
 /// Requests whose answers are compared before anything is timed.
 const COMPARED: usize = 50;
+/// Before each measurement.
+const WARM_UP: Duration = Duration::from_millis(500);
 
 pub struct Bench {
     pub options: Options,
@@ -131,6 +133,7 @@ impl Bench {
             pids: vec![server.pid()],
             requests: Arc::clone(requests),
             connections: self.options.connections,
+            warm_up: WARM_UP,
             duration: Duration::from_secs(self.options.seconds),
             caller: None,
         }

@@ -17,6 +17,8 @@ const PATH: &str = "/granary.v1.Features/GetFeatures";
 /// As Granary's server has them for what comes in.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Before the server has said how many it takes: as hyper's clients have it.
+const FIRST_STREAMS_MAX: usize = 100;
 
 /// A connection, and what every call's head is.
 #[derive(Clone)]
@@ -84,6 +86,7 @@ impl Client {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (send, connection) = h2::client::Builder::new()
+            .initial_max_send_streams(FIRST_STREAMS_MAX)
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .handshake(stream)

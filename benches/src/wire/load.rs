@@ -43,6 +43,10 @@ pub struct Target {
     /// Framed; taken in turn.
     pub requests: Arc<Vec<Bytes>>,
     pub connections: usize,
+    /// Of the same load before the measurement, which is not counted: a server that did
+    /// nothing while its peer was measured has given memory back, and its caches hold
+    /// what is the other's.
+    pub warm_up: Duration,
     pub duration: Duration,
     /// What the client calls itself.
     pub caller: Option<&'static str>,
@@ -284,8 +288,18 @@ impl Target {
     pub async fn closed(&self, in_flight: usize) -> Result<Seen, BoxError> {
         let clients = self.clients().await?;
         let _awake = awake();
+        self.closed_for(self.warm_up, &clients, in_flight).await?;
+        self.closed_for(self.duration, &clients, in_flight).await
+    }
+
+    async fn closed_for(
+        &self,
+        duration: Duration,
+        clients: &[Client],
+        in_flight: usize,
+    ) -> Result<Seen, BoxError> {
         let round = Round::begin(&self.pids)?;
-        let end = round.began + self.duration;
+        let end = round.began + duration;
         let mut loops = JoinSet::new();
         for (connection, client) in clients.iter().enumerate() {
             for lane in 0..in_flight {
@@ -318,15 +332,27 @@ impl Target {
     pub async fn open(&self, requests_per_second: f64) -> Result<Seen, BoxError> {
         let clients = self.clients().await?;
         let _awake = awake();
+        self.open_for(self.warm_up, &clients, requests_per_second)
+            .await?;
+        self.open_for(self.duration, &clients, requests_per_second)
+            .await
+    }
+
+    async fn open_for(
+        &self,
+        duration: Duration,
+        clients: &[Client],
+        requests_per_second: f64,
+    ) -> Result<Seen, BoxError> {
         let round = Round::begin(&self.pids)?;
-        let count = (requests_per_second * self.duration.as_secs_f64()) as usize;
+        let count = (requests_per_second * duration.as_secs_f64()) as usize;
         for n in 0..count {
             let due = round.began + Duration::from_secs_f64(n as f64 / requests_per_second);
             // Not by the timer, which is as coarse as a millisecond.
             while Instant::now() < due {
                 yield_now().await;
             }
-            if round.began.elapsed() > self.duration + BEHIND_MAX {
+            if round.began.elapsed() > duration + BEHIND_MAX {
                 round.tally().seen.not_made = (count - n) as u64;
                 break;
             }
@@ -351,7 +377,7 @@ impl Target {
                 round.tally().under_way -= 1;
             });
         }
-        let sending = round.began.elapsed().max(self.duration);
+        let sending = round.began.elapsed().max(duration);
         let patience = Instant::now() + LAST_ANSWERS;
         while round.tally().under_way > 0 {
             if Instant::now() > patience {

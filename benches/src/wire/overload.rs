@@ -104,6 +104,11 @@ impl Overload {
         let greatest = bench.maximum(what, &target).await?;
         let before = target.open(greatest / 2.0).await?.clean()?;
         let calm = status_bytes(server.pid(), "RssAnon:").unwrap_or_default();
+        let target = Target {
+            // How it begins and ends is part of it.
+            warm_up: Duration::ZERO,
+            ..target
+        };
         let flood = Target {
             duration: Duration::from_secs(bench.options.sustained_seconds),
             ..target.clone()

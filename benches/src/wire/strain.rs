@@ -70,11 +70,14 @@ pub async fn fairness(bench: &mut Bench) -> Result<(), BoxError> {
     let quiet = Target {
         caller: Some("quiet"),
         connections: 1,
+        // How a flood begins is part of it.
+        warm_up: Duration::ZERO,
         ..target.clone()
     };
     let flooder = Target {
         caller: Some("flooder"),
-        ..target
+        connections: target.connections,
+        ..quiet.clone()
     };
     let rate = greatest * QUIET;
     let (mut alone, mut beside, mut flood): (Option<Seen>, Option<Seen>, Option<Seen>) =
