@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use granary_model::{Caller, ErrorKind};
 use hyper::body::Incoming;
 use hyper::service::Service as HttpService;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, Request, Response};
 use tonic::service::Routes;
@@ -158,8 +158,8 @@ impl Bounded {
     /// up, and one that is refused leaves nothing behind on its way.
     async fn read(self, request: Request<Incoming>) -> Answered {
         let features = Arc::clone(&self.edge.features);
-        let taken = tokio::time::timeout_at(self.underway.deadline, features.take(request));
-        let Ok(taken) = taken.await else {
+        let deadline = self.underway.deadline;
+        let Ok(taken) = timeout_at(deadline, features.take(request)).await else {
             return Ok(self.underway.over());
         };
         if let Taken::Message(message) = &taken
@@ -170,7 +170,7 @@ impl Bounded {
         }
         match self.turn().await {
             Ok(admitted) => {
-                let answer = features.answer_soon(taken, self.caller);
+                let answer = pin!(features.answer_soon(taken, self.caller));
                 finish(answer.map(Ok), self.underway, admitted).await
             }
             Err(refusal) => Ok(refuse(refusal, self.underway)),
@@ -181,7 +181,8 @@ impl Bounded {
         match self.turn().await {
             Ok(admitted) => {
                 request.extensions_mut().insert(self.caller);
-                finish(routed.answer(request), self.underway, admitted).await
+                let answer = pin!(routed.answer(request));
+                finish(answer, self.underway, admitted).await
             }
             Err(refusal) => Ok(refuse(refusal, self.underway)),
         }
@@ -217,15 +218,15 @@ fn refuse(refusal: Refusal, mut underway: Underway) -> Response<AnswerBody> {
 
 /// Awaits the answer up to the deadline. A panic is a bug of one request and
 /// must not take its connection, with other requests, along.
+///
+/// The answer is pinned before: what wraps it moves a pointer.
 async fn finish(
-    answer: impl Future<Output = Answered>,
+    answer: impl Future<Output = Answered> + Unpin,
     mut underway: Underway,
     admitted: Admitted,
 ) -> Answered {
-    // What wraps it moves a pointer.
-    let answer = pin!(answer);
     let answer = AssertUnwindSafe(admitted.run(answer)).catch_unwind();
-    let response = match tokio::time::timeout_at(underway.deadline, answer).await {
+    let response = match timeout_at(underway.deadline, answer).await {
         Ok(Ok(answered)) => answered?,
         Ok(Err(_)) => panicked().into_http(),
         Err(_) => return Ok(underway.over()),

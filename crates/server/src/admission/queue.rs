@@ -17,7 +17,7 @@ use crate::work::Work;
 const WORK_BETWEEN_LOOKS: Duration = Duration::from_micros(500);
 /// A look that takes longer is given up: many connections have much to be looked at,
 /// and meanwhile nothing is worked on.
-const LOOK_MAX: Duration = Duration::from_micros(250);
+const LOOK_MAX: Duration = Duration::from_micros(500);
 /// A queue that was empty within so long, or twice as long as it is, is not one of
 /// more than can be done: the server paused, or many came at once, and they are better
 /// answered a little late than not at all.
