@@ -50,13 +50,13 @@ fn cpu(seen: &[Seen]) -> Vec<f64> {
     seen.iter().map(Seen::server_cpu_micros).collect()
 }
 
-/// Rows for the rate and the CPU time of two sides.
+/// Rows for the rate and the CPU time of two sides; gives the rates.
 async fn compare(
     bench: &mut Bench,
     what: &str,
     (ours, peer): (&Target, &Target),
     (rate, cost): (Option<Aim>, Option<Aim>),
-) -> Result<Vec<f64>, BoxError> {
+) -> Result<(Vec<f64>, Vec<f64>), BoxError> {
     let (ours, peer) = bench.alternate(ours, peer).await?;
     let rates = bench.rates(what, &ours, &peer);
     let row = Row::sides(what, rates.unit, &rates.ours, &rates.peer);
@@ -68,7 +68,7 @@ async fn compare(
         &cpu(&peer),
     );
     bench.report.row(aimed(row, cost));
-    Ok(rates.ours)
+    Ok((rates.ours, rates.peer))
 }
 
 pub async fn bare(bench: &mut Bench) -> Result<(), BoxError> {
@@ -95,48 +95,56 @@ pub async fn bare(bench: &mut Bench) -> Result<(), BoxError> {
             bench.target(&ours, &requests),
             bench.target(&bare, &requests),
         );
-        let rates = compare(bench, &what, (&sides.0, &sides.1), (rate, cost)).await?;
-        half(bench, &what, (&sides.0, &sides.1), median(&rates) / 2.0).await?;
+        let (ours, bare) = compare(bench, &what, (&sides.0, &sides.1), (rate, cost)).await?;
+        let halves = (median(&ours) / 2.0, median(&bare) / 2.0);
+        half(bench, &what, (&sides.0, &sides.1), halves).await?;
     }
     Ok(())
 }
 
-/// Both at half of what ours can do at most.
+/// Both at half of what ours can do at most, and the peer at half of its own.
 async fn half(
     bench: &mut Bench,
     what: &str,
     (ours, bare): (&Target, &Target),
-    rate: f64,
+    (rate, own): (f64, f64),
 ) -> Result<(), BoxError> {
-    let what = format!("{what}, p99 at {rate:.0} requests/s");
-    let (mut of_ours, mut of_bare) = (Vec::new(), Vec::new());
+    let (mut of_ours, mut of_bare, mut at_own) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..bench.options.rounds {
         of_bare.push(bare.open(rate).await?.clean()?);
         of_ours.push(ours.open(rate).await?.clean()?);
+        at_own.push(bare.open(own).await?.clean()?);
     }
-    bench.lateness(&what, of_ours.iter().chain(&of_bare));
-    bench.refused(&what, of_ours.iter().chain(&of_bare));
     let p99s =
         |seen: &[Seen]| -> Vec<f64> { seen.iter().map(|s| p99_millis(&s.answered)).collect() };
-    let row = Row::sides(&what, "ms", &p99s(&of_ours), &p99s(&of_bare));
-    bench.report.row(row.aim(Aim::AtMost(P99_AIM)));
     let told = |seen: &[Seen], quantile| {
         let millis = |seen: &Seen| seen.answered.value_at_quantile(quantile) as f64 / 1e6;
         figure(median(&seen.iter().map(millis).collect::<Vec<_>>()))
     };
-    let both = |quantile| {
-        format!(
-            "{} and {}",
-            told(&of_ours, quantile),
-            told(&of_bare, quantile)
-        )
-    };
-    bench.report.note(format!(
-        "{what}: medians of Granary and its peer, p50 {} ms, p90 {} ms, p99.9 {} ms.",
-        both(0.5),
-        both(0.9),
-        both(0.999)
-    ));
+    for (what, peer) in [
+        (
+            format!("{what}, p99 at {rate:.0} requests/s"),
+            of_bare.as_slice(),
+        ),
+        (
+            format!(
+                "{what}, p99 at {rate:.0} requests/s, half its own greatest rate, against {own:.0}"
+            ),
+            &at_own,
+        ),
+    ] {
+        bench.lateness(&what, of_ours.iter().chain(peer));
+        bench.refused(&what, of_ours.iter().chain(peer));
+        let row = Row::sides(&what, "ms", &p99s(&of_ours), &p99s(peer));
+        bench.report.row(row.aim(Aim::AtMost(P99_AIM)));
+        let both = |quantile| format!("{} and {}", told(&of_ours, quantile), told(peer, quantile));
+        bench.report.note(format!(
+            "{what}: medians of Granary and its peer, p50 {} ms, p90 {} ms, p99.9 {} ms.",
+            both(0.5),
+            both(0.9),
+            both(0.999)
+        ));
+    }
     Ok(())
 }
 

@@ -72,7 +72,7 @@ impl Default for ServerSettings {
             concurrent_requests_max: 1_024,
             running_requests_max: 0,
             waiting_requests_max: 4_096,
-            read_wait_millis_max: 3,
+            read_wait_millis_max: 2,
             caller_share_max: 0.5,
             concurrent_streams_max: 256,
             stream_requests_ahead: 8,
