@@ -3,7 +3,8 @@
 //! Two things bound the work. A *slot* is held by a request that uses a core, and
 //! there is one more than worker threads; it goes on to the next request as soon
 //! as its holder waits for something else (a disk, a look-up, the rest of the
-//! request) or ends. A *place* is held from beginning to end, and there are many.
+//! request) or ends. A *place* is held from a request's turn to its end, and there are
+//! many.
 //! So requests that wait for something slow leave the cores to others, and what
 //! is not admitted is ordered here, not in the scheduler's queue, which is FIFO
 //! and knows neither callers nor deadlines.
@@ -29,14 +30,14 @@
 //! If each began then and there, one behind the other, they would wait in the
 //! scheduler after all. So after half a millisecond of work slots are not passed
 //! on before all workers' queues and the sockets were looked at
-//! ([`Admission::look_around`]), or for a quarter of one: by then most of what has come
+//! ([`Admission::look_around`]), or for as long again: by then most of what has come
 //! stands in this queue.
 //!
 //! A read that waits does so in the queue itself ([`Admission::hold`]), and is polled
 //! from there when its turn comes ([`Admission::work_off`]). With a task, a timer and a
 //! wake of its own it would take twice as long as one that need not wait, and what is
 //! left of a pause would never be worked off. Who has waited for long has a task after
-//! all, which hears when its caller goes away.
+//! all, which hears when its caller goes away; before, one that is gone keeps its room.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -48,7 +49,9 @@ use std::time::Duration;
 
 use granary_model::ErrorKind;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::task::unconstrained;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use crate::metrics::{AdmissionMetrics, Metrics};
@@ -62,8 +65,12 @@ use queue::{Limits, Queue, Waiting};
 
 /// How soon who has waited for as long as it may is told.
 const TICK: Duration = Duration::from_millis(1);
-/// How long others wait for what is worked off.
+/// How soon it is noticed that somebody waits.
+const IDLE_TICK: Duration = Duration::from_millis(10);
+/// After so much work what is worked off lets others have their turn.
 const WORK_AT_A_TIME: Duration = Duration::from_millis(1);
+/// What was not polled for so long gets a task: who should have has a poll that lasts.
+const STUCK: Duration = Duration::from_millis(3);
 /// Who has waited for longer is more than a pause behind, and gets a task.
 const LONG_WAIT: Duration = Duration::from_millis(20);
 
@@ -109,7 +116,7 @@ impl Class {
 pub(crate) struct Asked {
     pub class: Class,
     pub caller: CallerId,
-    /// When it came.
+    /// When it came: a read, when its body had.
     pub since: Instant,
     pub deadline: Instant,
 }
@@ -127,15 +134,18 @@ pub(crate) enum Refusal {
     Late,
     /// The caller's own deadline is over.
     Deadline,
+    /// The server ends.
+    Closing,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Full,
         Self::CallerFull,
         Self::Displaced,
         Self::Late,
         Self::Deadline,
+        Self::Closing,
     ];
 
     /// As metrics call it.
@@ -146,6 +156,7 @@ impl Refusal {
             Self::Displaced => "displaced",
             Self::Late => "late",
             Self::Deadline => "deadline",
+            Self::Closing => "closing",
         }
     }
 
@@ -173,6 +184,10 @@ impl Refusal {
                 let message = "the deadline was over before the request's turn came";
                 return status(ErrorKind::DeadlineExceeded, message.to_owned());
             }
+            Self::Closing => {
+                let message = "the server is shutting down; ask another, or again later";
+                return status(ErrorKind::Unavailable, message.to_owned());
+            }
         };
         status(ErrorKind::ResourceExhausted, message.to_owned())
     }
@@ -191,7 +206,7 @@ pub(crate) struct Admission {
     /// Told when slots wait for [`Self::look_around`], or somebody begins to wait.
     look: Notify,
     /// What was held and is to be polled, for [`Self::work_off`].
-    due: Mutex<VecDeque<Due>>,
+    due: Mutex<Dues>,
     work: Notify,
 }
 
@@ -200,6 +215,18 @@ struct Due {
     work: Work,
     /// What it is still to hear.
     verdict: Option<(oneshot::Sender<Verdict>, Verdict)>,
+    /// When it was to be polled.
+    since: Instant,
+    deadline: Instant,
+}
+
+/// What is to be polled, in the order of its coming.
+#[derive(Debug, Default)]
+struct Dues {
+    /// What may begin, and holds slots.
+    begins: VecDeque<Due>,
+    /// What is to be told that it may not.
+    refused: VecDeque<Due>,
 }
 
 impl std::fmt::Debug for Due {
@@ -236,45 +263,39 @@ impl Admission {
         CallerId(self.names.hash_one(name))
     }
 
-    /// Passes slots on when everything that could be polled was, and tells who has waited
-    /// for too long; for as long as the server runs.
+    /// Passes slots on when everything that could be polled was; for as long as
+    /// the server runs.
     pub async fn look_around(self: Arc<Self>) {
-        let mut ticked = Instant::now();
         loop {
-            let told = self.look.notified();
-            match self.waiting() {
-                0 => told.await,
-                // Over in time or not, there is something to be looked at.
-                _ => timeout(TICK, told).await.unwrap_or_default(),
-            }
-            if self.queue().is_looking() {
-                // The first lets all go ahead that are ready, the second those that
-                // the sockets had something for.
-                tokio::task::yield_now().await;
-                tokio::task::yield_now().await;
-                self.looked();
-            }
-            let now = Instant::now();
-            if now.duration_since(ticked) >= TICK {
-                ticked = now;
-                self.tick(now);
-            }
+            self.look.notified().await;
+            // The first lets all go ahead that are ready, the second those that
+            // the sockets had something for.
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            self.looked();
+        }
+    }
+
+    /// Tells who has waited for too long, and helps on what stands still; for as long as
+    /// the server runs. A task that only its timer wakes: one that is told of something
+    /// in the middle of a long poll may have to wait for the end of that.
+    pub async fn tick(self: Arc<Self>) {
+        loop {
+            let is_idle = self.waiting() == 0 && self.due().is_empty();
+            tokio::time::sleep(if is_idle { IDLE_TICK } else { TICK }).await;
+            self.tick_at(Instant::now());
         }
     }
 
     /// Has those leave the queue who have waited for too long, and those have tasks who
-    /// have waited for long.
-    fn tick(self: &Arc<Self>, now: Instant) {
+    /// have waited for long, or whose turn has come and who are not polled.
+    fn tick_at(self: &Arc<Self>, now: Instant) {
+        let ago = |time: Duration| now.checked_sub(time);
         let mut queue = self.queue();
         let over = queue.take_over(now);
-        let long = match now.checked_sub(LONG_WAIT) {
-            Some(since) => queue.work_since(since),
-            None => Vec::new(),
-        };
+        let long = ago(LONG_WAIT).map(|since| queue.work_since(since));
         drop(queue);
-        for work in long {
-            tokio::spawn(work);
-        }
+        long.into_iter().flatten().for_each(spawn);
         let is_any = !over.is_empty();
         for waiting in over {
             let refusal = waiting.over();
@@ -283,6 +304,10 @@ impl Admission {
         if is_any {
             // Who waited behind them may begin.
             self.change(|_| ());
+        }
+        let stuck = ago(STUCK).map(|since| self.due().take_since(since));
+        for due in stuck.into_iter().flatten() {
+            due.spawn();
         }
     }
 
@@ -303,12 +328,20 @@ impl Admission {
         }
     }
 
-    fn due(&self) -> MutexGuard<'_, VecDeque<Due>> {
+    fn due(&self) -> MutexGuard<'_, Dues> {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn next_due(&self) -> Option<Due> {
-        self.due().pop_front()
+        let mut dues = self.due();
+        let next = dues.next();
+        let is_more = !dues.is_empty();
+        drop(dues);
+        if is_more {
+            // Two that are told at once may be told once.
+            self.work.notify_one();
+        }
+        next
     }
 
     /// Leaves work that waits for its turn to the queue.
@@ -316,23 +349,33 @@ impl Admission {
         let held = self.queue().hold(place, work);
         if let Err(work) = held {
             // Its turn came meanwhile, and it was told so.
+            let now = Instant::now();
             self.add_due(Due {
                 work,
                 verdict: None,
+                since: now,
+                deadline: now,
             });
         }
     }
 
     fn add_due(&self, due: Due) {
-        self.due().push_back(due);
+        self.due().add(due);
         self.work.notify_one();
     }
 
-    /// Drops what still waits when the server ends: it holds this queue, which holds it.
-    pub fn close(&self) {
-        let waiting = self.queue().take_all();
+    /// Drops what still waits, and lets nothing wait any more: work that is held holds
+    /// this queue.
+    fn close(&self) {
+        let mut queue = self.queue();
+        queue.close();
+        let waiting = queue.take_all();
+        drop(queue);
+        for waiting in waiting {
+            self.deliver(waiting, Err(Refusal::Closing));
+        }
         let due = std::mem::take(&mut *self.due());
-        drop((waiting, due));
+        drop(due);
     }
 
     /// Everything that has come stands in the queue.
@@ -347,14 +390,10 @@ impl Admission {
             drop(queue);
             return Ok(Turn::Now(self.admitted(asked)));
         }
-        let is_first = queue.waiting() == 0;
         let outcome = queue.wait(asked, &self.limits);
         self.counts().waiting.add(i64::from(outcome.is_ok()));
         let looks_long = queue.looks_long(asked.since);
         drop(queue);
-        if is_first {
-            self.look.notify_one();
-        }
         if looks_long {
             self.looked();
         }
@@ -412,6 +451,8 @@ impl Admission {
             Some(work) => self.add_due(Due {
                 work,
                 verdict: Some((to.verdict, verdict)),
+                since: Instant::now(),
+                deadline: to.asked.deadline,
             }),
             None => drop(to.verdict.send(verdict)),
         }
@@ -506,17 +547,97 @@ impl Drop for Admitted {
 }
 
 impl Due {
-    fn begin(mut self) {
-        if let Some((teller, verdict)) = self.verdict {
-            // Before it hears that it may work: whether its caller is still there.
-            if work::poll(&mut self.work).is_ready() {
-                return;
+    /// Tells the work its verdict.
+    fn tell(mut self) -> Option<Work> {
+        let (teller, verdict) = match self.verdict {
+            None => return Some(self.work),
+            // Not to be worked on any more.
+            Some((teller, Ok(_))) if self.deadline <= Instant::now() => {
+                (teller, Err(Refusal::Deadline))
             }
-            drop(teller.send(verdict));
+            Some(told) => told,
+        };
+        // Before it hears that it may begin: whether its caller is still there.
+        if verdict.is_ok() && work::poll(&mut self.work).is_ready() {
+            return None;
         }
-        if work::poll(&mut self.work).is_pending() {
-            tokio::spawn(self.work);
+        drop(teller.send(verdict));
+        Some(self.work)
+    }
+
+    fn begin(self) {
+        let Some(mut work) = self.tell() else {
+            return;
+        };
+        if work::poll(&mut work).is_pending() {
+            spawn(work);
         }
+    }
+
+    fn spawn(self) {
+        self.tell().into_iter().for_each(spawn);
+    }
+}
+
+fn spawn(work: Work) {
+    tokio::spawn(work);
+}
+
+impl Dues {
+    fn add(&mut self, due: Due) {
+        match &due.verdict {
+            Some((_, Err(_))) => self.refused.push_back(due),
+            _ => self.begins.push_back(due),
+        }
+    }
+
+    fn next(&mut self) -> Option<Due> {
+        self.begins.pop_front().or_else(|| self.refused.pop_front())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.begins.is_empty() && self.refused.is_empty()
+    }
+
+    /// Takes what has been here since then.
+    fn take_since(&mut self, since: Instant) -> Vec<Due> {
+        let mut taken = Vec::new();
+        for dues in [&mut self.begins, &mut self.refused] {
+            let those = dues.iter().take_while(|due| due.since <= since).count();
+            taken.extend(dues.drain(..those));
+        }
+        taken
+    }
+}
+
+/// The tasks of a queue, which ends with them.
+#[derive(Debug)]
+pub(crate) struct Working {
+    admission: Arc<Admission>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Working {
+    /// Starts them on the runtime of the reads, which has so many workers.
+    pub fn start(admission: &Arc<Admission>, workers: usize) -> Self {
+        let queue = || Arc::clone(admission);
+        let mut tasks = vec![
+            tokio::spawn(queue().look_around()),
+            tokio::spawn(queue().tick()),
+        ];
+        // Each verdict that is heard would count as something to be given way for.
+        let working = (0..workers).map(|_| tokio::spawn(unconstrained(queue().work_off())));
+        tasks.extend(working);
+        Self {
+            admission: queue(),
+            _tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect(),
+        }
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.admission.close();
     }
 }
 
@@ -531,8 +652,8 @@ pub(crate) struct Ticket {
 impl Ticket {
     pub async fn wait(mut self) -> Verdict {
         let verdict = (&mut self.verdict).await;
-        // The queue drops nobody without one before the server ends.
-        verdict.unwrap_or(Err(Refusal::Late))
+        // The queue drops nobody without one.
+        verdict.unwrap_or(Err(Refusal::Closing))
     }
 }
 

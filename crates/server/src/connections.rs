@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
@@ -49,6 +49,9 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// While requests wait to begin, a connection is read so far at a time: some tens of
 /// them. Who floods holds up what others ask for by so much, not by all it sends.
 const TURN_BYTES: usize = 4 << 10;
+/// After so long no more is read in a turn, so that the answers go out, and other
+/// connections have theirs.
+const TURN: Duration = Duration::from_micros(500);
 /// After a connection could not be accepted for want of something, a file
 /// descriptor most likely.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -181,6 +184,7 @@ impl Future for Connection {
         let others_wait = this.here.admission.waiting() > 0;
         let readable = if others_wait { TURN_BYTES } else { usize::MAX };
         this.gathering.let_read(readable);
+        let began = Instant::now();
         let ended = loop {
             let ended = Pin::new(&mut this.http2).poll(context);
             let reads = this.here.spot.take_reads();
@@ -188,6 +192,10 @@ impl Future for Connection {
                 break ended;
             }
             this.here.answer(reads);
+            if began.elapsed() > TURN {
+                // What was answered goes out, and more comes in the next turn.
+                this.gathering.let_read(0);
+            }
         };
         // Pending or not: what is left waits for the socket, and wakes this task.
         if let Poll::Ready(Err(error)) = this.gathering.poll_write_out(context) {

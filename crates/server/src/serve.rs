@@ -19,14 +19,14 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use tracing::info;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Working};
 use crate::background::Background;
 use crate::beside::Beside;
 use crate::catalog::CatalogRpc;
@@ -174,22 +174,15 @@ pub async fn serve(
     closing.cancel();
     tasks.close();
     tasks.wait().await;
-    admission.close();
     served
 }
 
-/// The queue of requests, and the tasks that it has for as long as they are held.
-fn admission(
-    settings: &ServerSettings,
-    metrics: &Arc<Metrics>,
-) -> (Arc<Admission>, Vec<AbortOnDropHandle<()>>) {
+/// The queue of requests, and its tasks.
+fn admission(settings: &ServerSettings, metrics: &Arc<Metrics>) -> (Arc<Admission>, Working) {
     let workers = Handle::current().metrics().num_workers();
     let admission = Admission::new(settings, workers, Arc::clone(metrics));
-    let looking = tokio::spawn(Arc::clone(&admission).look_around());
-    let working = (0..workers).map(|_| tokio::spawn(Arc::clone(&admission).work_off()));
-    let tasks = working.chain([looking]).map(AbortOnDropHandle::new);
-    let tasks = tasks.collect();
-    (admission, tasks)
+    let working = Working::start(&admission, workers);
+    (admission, working)
 }
 
 /// The gRPC services behind the edge.

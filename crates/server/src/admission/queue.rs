@@ -153,6 +153,8 @@ pub(super) struct Queue {
     /// Callers that have something waiting, the next one first.
     turns: VecDeque<CallerId>,
     numbers: u64,
+    /// Nobody waits any more.
+    is_closed: bool,
 }
 
 impl Queue {
@@ -182,6 +184,9 @@ impl Queue {
         asked: Asked,
         limits: &Limits,
     ) -> Result<(Waits, Option<Waiting>), Refusal> {
+        if self.is_closed {
+            return Err(Refusal::Closing);
+        }
         let give_up = self.give_up(asked, limits);
         let displaced = match asked.class.is_bounded() {
             true => self.make_room(asked, limits)?,
@@ -386,11 +391,15 @@ impl Queue {
         self.take_those(|waiting| waiting.give_up <= now)
     }
 
+    pub fn close(&mut self) {
+        self.is_closed = true;
+    }
+
     pub fn take_all(&mut self) -> Vec<Waiting> {
         self.take_those(|_| true)
     }
 
-    fn take_those(&mut self, which: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
+    pub(super) fn take_those(&mut self, which: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
         let mut places = Vec::new();
         for (caller, line) in &self.lines {
             let those = line.waiting.iter().filter(|waiting| which(waiting));
@@ -437,11 +446,6 @@ impl Queue {
         is_tired
     }
 
-    /// Whether slots wait for a look around.
-    pub fn is_looking(&self) -> bool {
-        self.looking.is_some()
-    }
-
     /// Whether slots have waited for a look around for too long.
     pub fn looks_long(&self, now: Instant) -> bool {
         self.looking
@@ -470,6 +474,13 @@ impl Queue {
         let known = self.read_time.max(QUICK_READ);
         let turn = turn.max(read).min(known * OUTLIER);
         self.read_time = known - known / READS_REMEMBERED + turn / READS_REMEMBERED;
+    }
+}
+
+#[cfg(test)]
+impl Waiting {
+    pub fn number(&self) -> u64 {
+        self.number
     }
 }
 

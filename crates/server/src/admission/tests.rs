@@ -192,13 +192,13 @@ async fn what_is_over_its_time_is_dropped_without_work() {
         other => panic!("{other:?}"),
     };
     let first = now(&admission, "first");
-    // Who looks around tells the one, its turn the other.
-    let looking = tokio::spawn(Arc::clone(&admission).look_around());
+    // The tick tells the one, its turn the other.
+    let ticking = tokio::spawn(Arc::clone(&admission).tick());
     let told = ticket(of(Class::Read, hour, 2 * hour)).wait().await;
     assert_eq!(told.unwrap_err(), Refusal::Late);
     let told = ticket(of(Class::Call, hour, hour / 2)).wait().await;
     assert_eq!(told.unwrap_err(), Refusal::Deadline);
-    looking.abort();
+    ticking.abort();
     let late = ticket(of(Class::Read, hour, 2 * hour));
     let over = ticket(of(Class::StreamedRead, hour, hour / 2));
     let patient = ticket(of(Class::Call, hour, 2 * hour));
@@ -352,7 +352,7 @@ async fn reads_wait_in_the_queue_itself_and_begin_from_there() {
 #[tokio::test]
 async fn reads_in_the_queue_are_told_that_they_are_over_their_time() {
     let admission = admission(|settings| settings.read_wait_millis_max = 1);
-    let look = tokio::spawn(Arc::clone(&admission).look_around());
+    let ticking = tokio::spawn(Arc::clone(&admission).tick());
     let working = tokio::spawn(Arc::clone(&admission).work_off());
     let _first = now(&admission, "b");
     let (heard, here) = (Heard::default(), Arc::default());
@@ -362,39 +362,150 @@ async fn reads_in_the_queue_are_told_that_they_are_over_their_time() {
     }
     assert_eq!(heard.said(), ["late"]);
     assert_eq!(admission.waiting(), 0);
-    (look.abort(), working.abort());
+    ticking.abort();
+    working.abort();
 }
 
 /// Which hear when their callers go away.
 #[tokio::test]
 async fn reads_that_have_waited_for_long_have_tasks() {
     let admission = admission(|_| {});
-    let look = tokio::spawn(Arc::clone(&admission).look_around());
     let first = now(&admission, "b");
     let heard = Heard::default();
     heard.ask(&admission, "long", &Arc::default());
-    tokio::time::sleep(LONG_WAIT * 2).await;
+    admission.tick_at(Instant::now() + LONG_WAIT);
     assert!(admission.queue().work_since(Instant::now()).is_empty());
     assert_eq!(admission.waiting(), 1);
     drop(first);
     yields().await;
     assert_eq!(heard.said(), ["long"]);
-    look.abort();
+}
+
+/// Who should have polled it is held up by another.
+#[tokio::test]
+async fn reads_whose_turn_has_come_do_not_wait_for_a_poll_that_lasts() {
+    let admission = admission(|_| {});
+    let first = now(&admission, "b");
+    let heard = Heard::default();
+    heard.ask(&admission, "stuck", &Arc::default());
+    drop(first);
+    admission.tick_at(Instant::now());
+    yields().await;
+    assert!(heard.said().is_empty());
+    admission.tick_at(Instant::now() + STUCK);
+    yields().await;
+    assert_eq!(heard.said(), ["stuck"]);
+    assert!(admission.queue().is_idle());
+}
+
+#[tokio::test]
+async fn reads_begin_before_others_are_refused_and_all_are_told() {
+    let admission = admission(|settings| settings.waiting_requests_max = 1_000);
+    let first = now(&admission, "b");
+    let (heard, here) = (Heard::default(), Arc::default());
+    (0..300).for_each(|_| heard.ask(&admission, "began", &here));
+    let taken = admission.queue().take_those(|waiting| waiting.number() > 0);
+    assert_eq!(taken.len(), 299);
+    for waiting in taken {
+        admission.deliver(waiting, Err(Refusal::Late));
+    }
+    drop(first);
+    let tasks = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
+    let working = tokio::spawn(unconstrained(Arc::clone(&admission).work_off()));
+    yields().await;
+    let said = heard.said();
+    assert_eq!((said.len(), said[0], said[1]), (300, "began", "late"));
+    // None had a task of its own, in which it would have been told later.
+    let now = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
+    assert_eq!(now, tasks + 1);
+    working.abort();
+}
+
+#[tokio::test]
+async fn a_read_whose_place_is_gone_when_it_is_held_is_polled_all_the_same() {
+    let admission = admission(|_| {});
+    let working = tokio::spawn(Arc::clone(&admission).work_off());
+    let first = now(&admission, "b");
+    let began = Arc::new(AtomicBool::new(false));
+    let (queue, begins) = (Arc::clone(&admission), Arc::clone(&began));
+    let mut read: Work = Box::pin(async move {
+        let turn = queue.turn(asked(&queue, Class::Read, "a")).await;
+        begins.store(turn.is_ok(), Ordering::Relaxed);
+    });
+    let work::Polled::Queued(place) = work::poll_here(&mut read) else {
+        panic!("it did not wait");
+    };
+    drop(first);
+    admission.hold(place, read);
+    yields().await;
+    assert!(began.load(Ordering::Relaxed));
+    assert!(admission.queue().is_idle());
+    working.abort();
+}
+
+#[tokio::test]
+async fn a_read_that_panics_in_its_turn_ends_nothing_else() {
+    let admission = admission(|_| {});
+    let working = tokio::spawn(Arc::clone(&admission).work_off());
+    let first = now(&admission, "b");
+    let queue = Arc::clone(&admission);
+    let mut read: Work = Box::pin(async move {
+        let _turn = queue.turn(asked(&queue, Class::Read, "a")).await;
+        panic!("a bug");
+    });
+    match work::poll_here(&mut read) {
+        work::Polled::Queued(place) => admission.hold(place, read),
+        other => panic!("{other:?}"),
+    }
+    let heard = Heard::default();
+    heard.ask(&admission, "next", &Arc::default());
+    drop(first);
+    yields().await;
+    assert_eq!(heard.said(), ["next"]);
+    assert!(admission.queue().is_idle());
+    assert_eq!(admission.counts().running.get(), 0);
+    working.abort();
+}
+
+#[tokio::test]
+async fn a_read_whose_deadline_passes_before_it_is_polled_is_not_worked_on() {
+    let admission = admission(|_| {});
+    let first = now(&admission, "b");
+    let heard = Heard::default();
+    heard.ask(&admission, "worked", &Arc::default());
+    drop(first);
+    let mut due = admission.next_due().unwrap();
+    due.deadline = Instant::now();
+    due.begin();
+    assert_eq!(heard.said(), ["deadline"]);
+    assert!(admission.queue().is_idle());
 }
 
 #[tokio::test]
 async fn what_waits_when_the_server_ends_is_dropped() {
     let admission = admission(|_| {});
+    let working = Working::start(&admission, 1);
     let first = now(&admission, "b");
     let (heard, here) = (Heard::default(), Arc::default());
     heard.ask(&admission, "second", &here);
     heard.ask(&admission, "third", &here);
-    // The second is due, and nobody polls it.
+    // The second is due, and nobody has polled it.
     drop(first);
-    admission.close();
+    drop(working);
     assert!(heard.said().is_empty());
     assert!(admission.queue().is_idle());
+    assert_eq!(admission.counts().waiting.get(), 0);
+    // Who comes now is told.
+    let running = now(&admission, "b");
+    heard.ask(&admission, "fourth", &here);
+    assert_eq!(heard.said(), ["closing"]);
     drop((heard, here));
+    yields().await;
+    drop(running);
     assert!(Arc::into_inner(admission).is_some(), "somebody holds it");
 }
 
@@ -577,6 +688,7 @@ fn a_refusal_says_what_is_full_and_what_to_do() {
         let status = refusal.status();
         let code = match refusal {
             Refusal::Deadline => Code::DeadlineExceeded,
+            Refusal::Closing => Code::Unavailable,
             _ => Code::ResourceExhausted,
         };
         assert_eq!(status.code(), code, "{refusal:?}");
