@@ -25,16 +25,16 @@ pub(crate) enum Polled {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Spot {
+enum Poller {
     /// What is polled has a task, or a turn.
-    None,
+    Other,
     /// What is polled may say that it waits in the queue.
     Here(Option<Place>),
 }
 
 thread_local! {
     /// Between the one that polls and what is polled, which is of any type.
-    static SPOT: Cell<Spot> = const { Cell::new(Spot::None) };
+    static POLLER: Cell<Poller> = const { Cell::new(Poller::Other) };
 }
 
 /// Polls work once. Whoever it waits for is told of nobody, before a task polls it.
@@ -50,25 +50,25 @@ pub(crate) fn poll(work: &mut Work) -> Poll<()> {
 
 /// The same, by one who will leave work that waits for its turn to the queue.
 pub(crate) fn poll_here(work: &mut Work) -> Polled {
-    SPOT.set(Spot::Here(None));
+    POLLER.set(Poller::Here(None));
     let polled = poll(work);
-    match (polled, SPOT.replace(Spot::None)) {
+    match (polled, POLLER.replace(Poller::Other)) {
         (Poll::Ready(()), _) => Polled::Done,
-        (Poll::Pending, Spot::Here(Some(place))) => Polled::Queued(place),
+        (Poll::Pending, Poller::Here(Some(place))) => Polled::Queued(place),
         (Poll::Pending, _) => Polled::Waits,
     }
 }
 
 /// Said by work before it waits for its turn.
 pub(crate) fn waits_at(place: Place) {
-    if let Spot::Here(_) = SPOT.get() {
-        SPOT.set(Spot::Here(Some(place)));
+    if let Poller::Here(_) = POLLER.get() {
+        POLLER.set(Poller::Here(Some(place)));
     }
 }
 
 /// Asks for a task if there is none.
 pub(crate) async fn leave_spot() {
-    let mut is_here = matches!(SPOT.get(), Spot::Here(_));
+    let mut is_here = matches!(POLLER.get(), Poller::Here(_));
     // Woken by nobody: a task begins with a poll.
     poll_fn(|_| match std::mem::take(&mut is_here) {
         true => Poll::Pending,
