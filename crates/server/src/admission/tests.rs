@@ -1,4 +1,5 @@
-//! Turns, bounds, deadlines, and that nothing leaks; stepped through by hand.
+//! Turns, bounds, deadlines, and that nothing leaks; stepped through by hand, on a clock
+//! that stands still meanwhile.
 
 use std::future::pending;
 use std::panic::AssertUnwindSafe;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::poll;
+use tokio::time::advance;
 use tonic::Code;
 
 use super::*;
@@ -90,7 +92,7 @@ fn run_out(admission: &Admission, first: Admitted, waits: Vec<Waits>) -> (Vec<us
     (refused, began)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn callers_take_turns_however_many_requests_they_have() {
     let admission = admission(|_| {});
     let first = now(&admission, "flooder");
@@ -104,7 +106,7 @@ async fn callers_take_turns_however_many_requests_they_have() {
     assert!(refused.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_full_queue_takes_from_who_has_most_in_it() {
     let admission = admission(|settings| settings.waiting_requests_max = 4);
     let first = now(&admission, "flooder");
@@ -123,7 +125,7 @@ async fn a_full_queue_takes_from_who_has_most_in_it() {
     assert_eq!(began, [0, 4, 1, 5]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_caller_has_its_share_of_the_queue_and_of_what_is_under_way() {
     let admission = admission(|settings| {
         settings.waiting_requests_max = 4;
@@ -146,7 +148,7 @@ async fn a_caller_has_its_share_of_the_queue_and_of_what_is_under_way() {
     assert_eq!((refused, began), (vec![], vec![0]));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_waits_for_something_leaves_its_slot_to_others() {
     let admission = admission(|_| {});
     let mut slow = Vec::new();
@@ -162,7 +164,7 @@ async fn what_waits_for_something_leaves_its_slot_to_others() {
     assert!(admission.queue().is_idle());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn pushes_of_streams_need_no_slot_and_are_never_refused() {
     let admission = admission(|settings| settings.waiting_requests_max = 0);
     let held = now(&admission, "reads");
@@ -175,7 +177,7 @@ async fn pushes_of_streams_need_no_slot_and_are_never_refused() {
     assert_eq!(run_out(&admission, held, waits).1, [0]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_over_its_time_is_dropped_without_work() {
     let admission = admission(|settings| settings.read_wait_millis_max = 4);
     let hour = Duration::from_secs(3_600);
@@ -209,7 +211,7 @@ async fn what_is_over_its_time_is_dropped_without_work() {
     assert!(admission.queue().is_idle());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn nothing_leaks_when_whoever_waits_or_works_goes_away() {
     let admission = admission(|_| {});
     let first = now(&admission, "a");
@@ -233,7 +235,7 @@ async fn nothing_leaks_when_whoever_waits_or_works_goes_away() {
     assert_eq!(admission.counts().running.get(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_comes_at_random_ends_and_leaves_nothing_behind() {
     let admission = admission(|settings| {
         settings.waiting_requests_max = 6;
@@ -324,7 +326,7 @@ async fn yields() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reads_wait_in_the_queue_itself_and_begin_from_there() {
     let admission = admission(|settings| settings.waiting_requests_max = 3);
     let working = tokio::spawn(Arc::clone(&admission).work_off());
@@ -349,7 +351,7 @@ async fn reads_wait_in_the_queue_itself_and_begin_from_there() {
     working.abort();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reads_in_the_queue_are_told_that_they_are_over_their_time() {
     let admission = admission(|settings| settings.read_wait_millis_max = 1);
     let ticking = tokio::spawn(Arc::clone(&admission).tick());
@@ -367,7 +369,7 @@ async fn reads_in_the_queue_are_told_that_they_are_over_their_time() {
 }
 
 /// Which hear when their callers go away.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reads_that_have_waited_for_long_have_tasks() {
     let admission = admission(|_| {});
     let first = now(&admission, "b");
@@ -382,7 +384,7 @@ async fn reads_that_have_waited_for_long_have_tasks() {
 }
 
 /// Who should have polled it is held up by another.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reads_whose_turn_has_come_do_not_wait_for_a_poll_that_lasts() {
     let admission = admission(|_| {});
     let first = now(&admission, "b");
@@ -398,7 +400,7 @@ async fn reads_whose_turn_has_come_do_not_wait_for_a_poll_that_lasts() {
     assert!(admission.queue().is_idle());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reads_begin_before_others_are_refused_and_all_are_told() {
     let admission = admission(|settings| settings.waiting_requests_max = 1_000);
     let first = now(&admission, "b");
@@ -425,7 +427,7 @@ async fn reads_begin_before_others_are_refused_and_all_are_told() {
     working.abort();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_read_whose_place_is_gone_when_it_is_held_is_polled_all_the_same() {
     let admission = admission(|_| {});
     let working = tokio::spawn(Arc::clone(&admission).work_off());
@@ -447,7 +449,7 @@ async fn a_read_whose_place_is_gone_when_it_is_held_is_polled_all_the_same() {
     working.abort();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_read_that_panics_in_its_turn_ends_nothing_else() {
     let admission = admission(|_| {});
     let working = tokio::spawn(Arc::clone(&admission).work_off());
@@ -471,7 +473,7 @@ async fn a_read_that_panics_in_its_turn_ends_nothing_else() {
     working.abort();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_read_whose_deadline_passes_before_it_is_polled_is_not_worked_on() {
     let admission = admission(|_| {});
     let first = now(&admission, "b");
@@ -485,7 +487,7 @@ async fn a_read_whose_deadline_passes_before_it_is_polled_is_not_worked_on() {
     assert!(admission.queue().is_idle());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_waits_when_the_server_ends_is_dropped() {
     let admission = admission(|_| {});
     let working = Working::start(&admission, 1);
@@ -527,7 +529,7 @@ fn busy() -> (Arc<Admission>, Admitted) {
     (admission, first)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn after_some_work_the_sockets_are_looked_at_before_more_begins() {
     let admission = admission(|_| {});
     let mut first = now(&admission, "a");
@@ -540,19 +542,19 @@ async fn after_some_work_the_sockets_are_looked_at_before_more_begins() {
     looking.abort();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_look_at_many_sockets_does_not_hold_up_what_waits() {
     let admission = admission(|_| {});
     let mut first = now(&admission, "a");
     first.has_slot = false;
     assert!(worked(&admission, Duration::from_millis(1)));
-    std::thread::sleep(Duration::from_millis(1));
+    advance(Duration::from_millis(1)).await;
     // Nobody is done with looking, or has begun.
     let second = later(&admission, Class::Read, "a");
     assert!(second.now_or_never().unwrap().is_ok());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reads_that_would_begin_too_late_are_refused_at_once() {
     let (admission, _first) = busy();
     // For 50 ms where the queue has just begun.
@@ -575,7 +577,7 @@ async fn reads_that_would_begin_too_late_are_refused_at_once() {
     assert_eq!(admission.counts().waiting.get(), 5);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn where_some_have_waited_for_long_reads_are_refused_sooner() {
     let (admission, _first) = busy();
     let for_long = asked(&admission, Class::Read, "a");
@@ -586,7 +588,7 @@ async fn where_some_have_waited_for_long_reads_are_refused_sooner() {
 }
 
 /// What came during a pause is answered, though it takes a while.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_queue_that_becomes_shorter_is_not_of_more_than_can_be_done() {
     let (admission, _first) = busy();
     let ask_all = |reads| -> Vec<_> {
@@ -598,16 +600,16 @@ async fn a_queue_that_becomes_shorter_is_not_of_more_than_can_be_done() {
     let almost_long = Instant::now() - Duration::from_millis(45);
     admission.queue().stand_since(almost_long);
     waits.truncate(20);
-    std::thread::sleep(Duration::from_millis(10));
+    advance(Duration::from_millis(10)).await;
     waits.extend(ask_all(20));
     assert!(waits.iter().all(Result::is_ok));
     // One that does not is.
-    std::thread::sleep(Duration::from_millis(60));
+    advance(Duration::from_millis(60)).await;
     assert!(ask_all(20).iter().any(Result::is_err));
 }
 
 /// Refusing is work, and so is whatever else lies between two reads.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_lies_between_reads_that_others_wait_for_is_of_their_turn() {
     let admission = admission(|settings| settings.read_wait_millis_max = 4);
     let _first = now(&admission, "a");
@@ -629,7 +631,7 @@ async fn what_lies_between_reads_that_others_wait_for_is_of_their_turn() {
 }
 
 /// What is read now and then takes no longer for it.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_time_before_somebody_waits_is_of_no_turn() {
     let admission = admission(|settings| settings.read_wait_millis_max = 4);
     let _first = now(&admission, "a");
@@ -645,7 +647,7 @@ async fn the_time_before_somebody_waits_is_of_no_turn() {
 }
 
 /// A burst that found no room is no reason to refuse all that come after it.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn bursts_do_not_keep_themselves_without_room() {
     let (admission, _first) = busy();
     let burst = |reads: usize| {
@@ -657,14 +659,14 @@ async fn bursts_do_not_keep_themselves_without_room() {
     assert!(burst(60) > 0);
     // Before that is forgotten, and after.
     assert!(burst(10) > 0);
-    std::thread::sleep(Duration::from_millis(60));
+    advance(Duration::from_millis(60)).await;
     assert!(burst(10) > 0);
-    std::thread::sleep(Duration::from_millis(60));
+    advance(Duration::from_millis(60)).await;
     assert_eq!(burst(10), 0);
 }
 
 /// One cold page, say, is no reason to refuse what is quick.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_read_that_was_slow_for_once_refuses_no_others() {
     let admission = admission(|settings| settings.read_wait_millis_max = 4);
     let mut first = now(&admission, "a");
