@@ -214,9 +214,16 @@ pub(crate) struct Admission {
 struct Due {
     work: Work,
     /// What it is still to hear.
-    verdict: Option<(oneshot::Sender<Verdict>, Verdict)>,
+    untold: Option<Untold>,
     /// When it was to be polled.
     since: Instant,
+}
+
+/// A verdict on its way.
+#[derive(Debug)]
+struct Untold {
+    teller: oneshot::Sender<Verdict>,
+    verdict: Verdict,
     deadline: Instant,
 }
 
@@ -232,7 +239,7 @@ struct Dues {
 impl std::fmt::Debug for Due {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut told = f.debug_struct("Due");
-        told.field("verdict", &self.verdict);
+        told.field("untold", &self.untold);
         told.finish_non_exhaustive()
     }
 }
@@ -349,12 +356,10 @@ impl Admission {
         let held = self.queue().hold(place, work);
         if let Err(work) = held {
             // Its turn came meanwhile, and it was told so.
-            let now = Instant::now();
             self.add_due(Due {
                 work,
-                verdict: None,
-                since: now,
-                deadline: now,
+                untold: None,
+                since: Instant::now(),
             });
         }
     }
@@ -450,9 +455,12 @@ impl Admission {
         match to.work {
             Some(work) => self.add_due(Due {
                 work,
-                verdict: Some((to.verdict, verdict)),
+                untold: Some(Untold {
+                    teller: to.verdict,
+                    verdict,
+                    deadline: to.asked.deadline,
+                }),
                 since: Instant::now(),
-                deadline: to.asked.deadline,
             }),
             None => drop(to.verdict.send(verdict)),
         }
@@ -549,19 +557,19 @@ impl Drop for Admitted {
 impl Due {
     /// Tells the work its verdict.
     fn tell(mut self) -> Option<Work> {
-        let (teller, verdict) = match self.verdict {
-            None => return Some(self.work),
+        let Some(untold) = self.untold else {
+            return Some(self.work);
+        };
+        let verdict = match untold.verdict {
             // Not to be worked on any more.
-            Some((teller, Ok(_))) if self.deadline <= Instant::now() => {
-                (teller, Err(Refusal::Deadline))
-            }
-            Some(told) => told,
+            Ok(_) if untold.deadline <= Instant::now() => Err(Refusal::Deadline),
+            verdict => verdict,
         };
         // Before it hears that it may begin: whether its caller is still there.
         if verdict.is_ok() && work::poll(&mut self.work).is_ready() {
             return None;
         }
-        drop(teller.send(verdict));
+        drop(untold.teller.send(verdict));
         Some(self.work)
     }
 
@@ -585,9 +593,10 @@ fn spawn(work: Work) {
 
 impl Dues {
     fn add(&mut self, due: Due) {
-        match &due.verdict {
-            Some((_, Err(_))) => self.refused.push_back(due),
-            _ => self.begins.push_back(due),
+        let is_refused = due.untold.as_ref().is_some_and(|u| u.verdict.is_err());
+        match is_refused {
+            true => self.refused.push_back(due),
+            false => self.begins.push_back(due),
         }
     }
 
