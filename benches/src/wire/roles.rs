@@ -78,6 +78,8 @@ impl Role {
                 if *logs {
                     log();
                 }
+                // As `granary serve` does.
+                granary_server::answer_soon();
                 pinned()?.block_on(granary(folder, *http))
             }
             Self::Bare { answer } => pinned()?.block_on(bare(answer)),

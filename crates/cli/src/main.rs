@@ -29,7 +29,7 @@ mod stream_status;
 
 use std::process::ExitCode;
 
-use args::Cli;
+use args::{Cli, Command};
 use clap::Parser;
 use mimalloc::MiMalloc;
 
@@ -46,6 +46,9 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
     logging::start(&cli);
+    if let Command::Serve(_) = cli.command {
+        granary_server::answer_soon();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_stack_size(STACK_BYTES)
         .enable_all()

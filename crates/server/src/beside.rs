@@ -9,10 +9,7 @@ use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// As `nice` counts: a tenth of the core that reads want as well, all of one that
-/// they leave alone.
-#[cfg(target_os = "linux")]
-const NICE: i32 = 10;
+use crate::scheduling;
 
 /// The threads; they end with it, and what is under way on them as well, but for work
 /// that cannot be broken off.
@@ -53,12 +50,8 @@ impl Drop for Beside {
     }
 }
 
-/// Not by so much more: threads have the priority of those that start them. On Linux
-/// priorities are those of threads; elsewhere it would be the whole
-/// process that gave way.
 fn give_way() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+    if let Err(error) = scheduling::give_way() {
         tracing::warn!(%error, "background work has the priority of reads");
     }
 }
@@ -68,24 +61,31 @@ mod tests {
     use tokio::task::{block_in_place, spawn_blocking};
 
     use super::*;
+    use crate::scheduling::linux::{Asked, asked};
 
-    fn priority() -> rustix::io::Result<i32> {
-        rustix::process::getpriority_process(None)
+    fn seen(asked: &Asked) -> (i32, u64) {
+        (asked.nice, asked.slice_nanos)
     }
 
+    /// Of a thread that answers, which starts those beside.
     #[tokio::test]
     async fn all_its_threads_give_way_alike() {
-        let own = priority();
+        let usual = asked().unwrap();
+        scheduling::answer_soon();
+        let own = asked().unwrap();
         let beside = Beside::start().unwrap();
         let work = async {
-            let first = block_in_place(priority);
-            let second = spawn_blocking(priority).await.unwrap();
+            let first = block_in_place(asked);
+            let second = spawn_blocking(asked).await.unwrap();
             // On the thread that took this one's place.
-            let third = tokio::spawn(async { block_in_place(priority) });
-            [first, second, third.await.unwrap(), priority()]
+            let third = tokio::spawn(async { block_in_place(asked) });
+            [first, second, third.await.unwrap(), asked()]
         };
-        let seen = beside.handle().spawn(work).await.unwrap();
-        assert_eq!(seen, [Ok(NICE); 4]);
-        assert_eq!(priority(), own);
+        let all = beside.handle().spawn(work).await.unwrap();
+        for one in all {
+            assert_eq!(seen(&one.unwrap()), (10, usual.slice_nanos));
+        }
+        assert_eq!(asked().unwrap(), own);
+        assert_eq!(own.nice, usual.nice);
     }
 }

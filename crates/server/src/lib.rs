@@ -27,6 +27,7 @@ mod materialization;
 mod metrics;
 mod read_log;
 mod runs;
+mod scheduling;
 mod serve;
 pub mod settings;
 mod short;
@@ -36,5 +37,6 @@ mod wire;
 mod work;
 
 pub use connections::transport;
+pub use scheduling::answer_soon;
 pub use serve::{Components, Listeners, ServerError, serve};
 pub use settings::ServerSettings;
