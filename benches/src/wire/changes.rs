@@ -16,6 +16,7 @@ use super::load::{Seen, Target, p99_millis};
 use super::project::{self, DAILY, Service, Size};
 use super::report::{Row, figure};
 use super::roles::{self, Beside};
+use super::strain::{DAY_PER_SECOND, add};
 use crate::process::{self, Server, evict, median};
 
 const ENTITIES: usize = 10;
@@ -24,6 +25,12 @@ const KEPT: f64 = 0.8;
 const P99_MILLIS: f64 = 5.0;
 /// A change is seen within so long after it is done.
 const SEEN_WITHIN: Duration = Duration::from_secs(2);
+/// How often features are applied, and taken back.
+const APPLIED: usize = 3;
+/// For so long the load goes on after a change.
+const AFTERWARDS: Duration = Duration::from_secs(1);
+/// How often it is looked whether a change is done.
+const LOOKS_EVERY: Duration = Duration::from_millis(10);
 
 const FIRST_MILLIS: f64 = 5.0;
 const READY_SECONDS: f64 = 1.0;
@@ -33,77 +40,115 @@ const STARTED_WITHIN: Duration = Duration::from_secs(60);
 pub async fn changes(bench: &mut Bench) -> Result<(), BoxError> {
     let size = bench.options.usual();
     let folder = bench.project(size)?;
+    let project = (folder.as_path(), size);
     // A run that was stopped may have left what it applied.
-    process::run(&mut apply(&folder, size, false)?)?;
+    process::run(&mut apply(project, false)?)?;
     let server = bench.granary().await?;
-    let mut target = bench.target(&server, &bench.requests(Service::Changing, ENTITIES));
-    let rate = bench.maximum("changes", &target).await? / 2.0;
-    let calm = target.open(rate).await?.clean()?;
-    // Nothing of a change is left out.
-    target.warm_up = Duration::ZERO;
-    target.duration = Duration::from_secs(1);
-
-    let mut command = roles::command("materialize")?;
-    command.arg(&folder);
-    let was = state(&server).await?;
-    let (seen, took) = meanwhile(&target, rate, &mut command).await?;
-    await_news(&server, |state| state.daily > was.daily).await?;
-    let what = format!(
-        "{} requests/s of {ENTITIES} while a view of {} customers is materialised and swapped ({} s)",
-        figure(rate),
-        size.customers,
-        figure(took.as_secs_f64())
-    );
-    row(bench, &what, &seen, &calm);
-
-    let mut all: Option<Seen> = None;
-    for has_extra in [true, false] {
-        let was = state(&server).await?;
-        let mut command = apply(&folder, size, has_extra)?;
-        let (seen, _) = meanwhile(&target, rate, &mut command).await?;
-        await_news(&server, |state| state.snapshot > was.snapshot).await?;
-        match &mut all {
-            Some(all) => all.merge(&seen)?,
-            None => all = Some(seen),
-        }
+    let requests = bench.requests(Service::Changing, ENTITIES);
+    let mut target = bench.target(&server, &requests);
+    let greatest = bench.maximum("changes", &target).await?;
+    target.duration = Duration::from_secs(bench.options.sustained_seconds);
+    let client = Client::connect(&server.address, None).await?;
+    let answer = bench.file("answer", &client.ask(requests[0].clone()).await?)?;
+    let loads = [
+        (
+            DAY_PER_SECOND / ENTITIES as f64,
+            "ten billion entities a day",
+        ),
+        (greatest / 2.0, "half of the greatest rate"),
+    ];
+    let mut ours = Vec::new();
+    for (rate, _) in loads {
+        ours.push(observe(project, &target, rate, Some(&server)).await?);
     }
-    let what = format!(
-        "{} requests/s of {ENTITIES} while catalog snapshots are applied",
-        figure(rate)
-    );
-    if let Some(seen) = all {
-        row(bench, &what, &seen, &calm);
+    drop(server);
+    // What the machine makes of whatever answers.
+    let bare = Server::start(roles::command("bare")?.arg(&answer))?;
+    target.address.clone_from(&bare.address);
+    target.pids = vec![bare.pid()];
+    for ((rate, is), ours) in loads.into_iter().zip(ours) {
+        let load = format!("{} requests/s of {ENTITIES}, {is},", figure(rate));
+        let bare = observe(project, &target, rate, None).await?;
+        let what = format!(
+            "{load} while a view of {} customers is materialised and swapped ({} s)",
+            size.customers,
+            figure(ours.took.as_secs_f64())
+        );
+        row(
+            bench,
+            &what,
+            (&ours.materialized, &ours.calm),
+            &bare.materialized,
+        );
+        let what = format!("{load} while catalog snapshots are applied");
+        row(bench, &what, (&ours.applied, &ours.calm), &bare.applied);
     }
     bench.report.note(
         "What changes a project is a process of its own on the server's core, at the lowest \
-         priority (nice 19).",
+         priority (nice 19). Bare tonic answers in Granary's place, after it.",
     );
     Ok(())
 }
 
-fn apply(folder: &Path, size: Size, has_extra: bool) -> Result<Command, BoxError> {
+/// One load, without a change and with each.
+struct Observed {
+    calm: Seen,
+    materialized: Seen,
+    took: Duration,
+    applied: Seen,
+}
+
+/// `serves`: who has to have seen each change, if it is Granary.
+async fn observe(
+    project: (&Path, Size),
+    target: &Target,
+    rate: f64,
+    serves: Option<&Server>,
+) -> Result<Observed, BoxError> {
+    let calm = target.open(rate).await?.clean()?;
+    let mut command = roles::command("materialize")?;
+    command.arg(project.0);
+    let was = state(serves).await?;
+    let (materialized, took) = meanwhile(target, rate, &mut command).await?;
+    await_news(serves, |state| state.daily > was.daily).await?;
+
+    let mut applied: Option<Seen> = None;
+    for n in 0..APPLIED * 2 {
+        let has_extra = n % 2 == 0;
+        let was = state(serves).await?;
+        let (seen, _) = meanwhile(target, rate, &mut apply(project, has_extra)?).await?;
+        await_news(serves, |state| state.snapshot > was.snapshot).await?;
+        add(&mut applied, seen)?;
+    }
+    Ok(Observed {
+        calm,
+        materialized,
+        took,
+        applied: applied.ok_or("nothing was applied")?,
+    })
+}
+
+fn apply(project: (&Path, Size), has_extra: bool) -> Result<Command, BoxError> {
     let mut command = roles::command("apply")?;
-    command.arg(folder).arg(size.customers.to_string());
+    command.arg(project.0).arg(project.1.customers.to_string());
     if has_extra {
         command.arg("--extra");
     }
     Ok(command)
 }
 
-fn row(bench: &mut Bench, what: &str, seen: &Seen, calm: &Seen) {
+fn row(bench: &mut Bench, what: &str, (seen, calm): (&Seen, &Seen), bare: &Seen) {
     bench.lateness(what, [seen]);
     let kept = seen.rate() / calm.rate();
     let p99 = p99_millis(&seen.answered);
-    let told = |seen: &Seen| {
-        format!(
-            "{} requests/s, p99 {:.2} ms, failures: {}",
-            figure(seen.rate()),
-            p99_millis(&seen.answered),
-            seen.failures()
-        )
-    };
-    let row = Row::new(what, told(seen)).peer(format!("without: {}", told(calm)));
-    bench.report.row(row.condition(
+    let told = format!(
+        "{} requests/s, p99 {p99:.2} ms, {:.2} without, failures: {}",
+        figure(seen.rate()),
+        p99_millis(&calm.answered),
+        seen.failures()
+    );
+    let peer = format!("bare tonic: p99 {:.2} ms", p99_millis(&bare.answered));
+    bench.report.row(Row::new(what, told).peer(peer).condition(
         format!("at least 0.8 of the rate (is {kept:.2}), p99 under 5 ms"),
         kept >= KEPT && p99 < P99_MILLIS && seen.not_answered() == 0,
     ));
@@ -116,30 +161,40 @@ async fn meanwhile(
     rate: f64,
     command: &mut Command,
 ) -> Result<(Seen, Duration), BoxError> {
-    let started = Instant::now();
-    let mut child = command.spawn()?;
+    let mut child = None;
+    let mut looks = Duration::ZERO;
     let mut took = None;
-    let mut seen = target.open(rate).await?;
-    while took.is_none() {
-        if let Some(status) = child.try_wait()? {
-            if !status.success() {
-                return Err(format!("{command:?} ended with {status}").into());
+    let is_over = |time: Duration| {
+        if took.is_none() && time >= looks {
+            looks = time + LOOKS_EVERY;
+            let child = match &mut child {
+                Some(child) => child,
+                none => none.insert(command.spawn()?),
+            };
+            match child.try_wait()? {
+                Some(status) if status.success() => took = Some(time),
+                Some(status) => return Err(format!("{command:?} ended with {status}").into()),
+                None => {}
             }
-            took = Some(started.elapsed());
         }
-        seen.merge(&target.open(rate).await?)?;
-    }
+        Ok(took.is_some_and(|took| time > took + AFTERWARDS))
+    };
+    let seen = target.open_until(rate, is_over).await?;
     Ok((seen, took.unwrap_or_default()))
 }
 
 /// What a server serves from.
+#[derive(Default)]
 struct State {
     snapshot: u64,
     /// What the view that changes is as of, UTC microseconds.
     daily: i64,
 }
 
-async fn state(server: &Server) -> Result<State, BoxError> {
+async fn state(server: Option<&Server>) -> Result<State, BoxError> {
+    let Some(server) = server else {
+        return Ok(State::default());
+    };
     let client = Client::connect(&server.address, None).await?;
     let mut request = project::request(Service::Changing, vec![0]);
     request.include_as_of = true;
@@ -152,9 +207,12 @@ async fn state(server: &Server) -> Result<State, BoxError> {
     })
 }
 
-async fn await_news(server: &Server, is_new: impl Fn(&State) -> bool) -> Result<(), BoxError> {
+async fn await_news(
+    server: Option<&Server>,
+    is_new: impl Fn(&State) -> bool,
+) -> Result<(), BoxError> {
     let patience = Instant::now() + SEEN_WITHIN;
-    while !is_new(&state(server).await?) {
+    while server.is_some() && !is_new(&state(server).await?) {
         if Instant::now() > patience {
             return Err("the server does not see what changed".into());
         }

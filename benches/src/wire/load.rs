@@ -330,54 +330,53 @@ impl Target {
     /// before it were answered; latencies are counted from when they were due. A
     /// generator that cannot make so many ends when the time is over.
     pub async fn open(&self, requests_per_second: f64) -> Result<Seen, BoxError> {
-        let clients = self.clients().await?;
-        let _awake = awake();
-        self.open_for(self.warm_up, &clients, requests_per_second)
-            .await?;
-        self.open_for(self.duration, &clients, requests_per_second)
+        let duration = self.duration;
+        self.open_until(requests_per_second, |time| Ok(time >= duration))
             .await
     }
 
-    async fn open_for(
+    /// The same until it is over, which is asked with the time since the warm-up.
+    pub async fn open_until(
         &self,
-        duration: Duration,
+        requests_per_second: f64,
+        is_over: impl FnMut(Duration) -> Result<bool, BoxError>,
+    ) -> Result<Seen, BoxError> {
+        let clients = self.clients().await?;
+        let _awake = awake();
+        let is_warm = |time| Ok(time >= self.warm_up);
+        self.open_on(&clients, requests_per_second, is_warm).await?;
+        self.open_on(&clients, requests_per_second, is_over).await
+    }
+
+    async fn open_on(
+        &self,
         clients: &[Client],
         requests_per_second: f64,
+        mut is_over: impl FnMut(Duration) -> Result<bool, BoxError>,
     ) -> Result<Seen, BoxError> {
         let round = Round::begin(&self.pids)?;
-        let count = (requests_per_second * duration.as_secs_f64()) as usize;
-        for n in 0..count {
-            let due = round.began + Duration::from_secs_f64(n as f64 / requests_per_second);
+        let mut n = 0;
+        let ended = loop {
+            let due = Duration::from_secs_f64(n as f64 / requests_per_second);
+            let time = due.max(round.began.elapsed().saturating_sub(BEHIND_MAX));
+            if is_over(time)? {
+                break time;
+            }
+            let due = round.began + due;
             // Not by the timer, which is as coarse as a millisecond.
             while Instant::now() < due {
                 yield_now().await;
-            }
-            if round.began.elapsed() > duration + BEHIND_MAX {
-                round.tally().seen.not_made = (count - n) as u64;
-                break;
             }
             // Late: others have their turn nevertheless.
             if n % 16 == 0 {
                 yield_now().await;
             }
-            {
-                let mut tally = round.tally();
-                if tally.under_way >= UNDER_WAY_MAX {
-                    tally.seen.not_sent += 1;
-                    continue;
-                }
-                tally.under_way += 1;
-            }
-            let client = clients[n % clients.len()].clone();
-            let request = self.requests[n % self.requests.len()].clone();
-            let round = round.clone();
-            tokio::spawn(async move {
-                // Counted by its code.
-                let _ = round.ask(&client, request, due).await;
-                round.tally().under_way -= 1;
-            });
-        }
-        let sending = round.began.elapsed().max(duration);
+            self.send(&round, clients, n, due);
+            n += 1;
+        };
+        let all = (ended.as_secs_f64() * requests_per_second) as usize;
+        round.tally().seen.not_made = all.saturating_sub(n) as u64;
+        let sending = round.began.elapsed().max(ended);
         let patience = Instant::now() + LAST_ANSWERS;
         while round.tally().under_way > 0 {
             if Instant::now() > patience {
@@ -386,5 +385,25 @@ impl Target {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         round.end(sending, &self.pids)
+    }
+
+    /// The request of that number, unless too many are under way.
+    fn send(&self, round: &Round, clients: &[Client], n: usize, due: Instant) {
+        {
+            let mut tally = round.tally();
+            if tally.under_way >= UNDER_WAY_MAX {
+                tally.seen.not_sent += 1;
+                return;
+            }
+            tally.under_way += 1;
+        }
+        let client = clients[n % clients.len()].clone();
+        let request = self.requests[n % self.requests.len()].clone();
+        let round = round.clone();
+        tokio::spawn(async move {
+            // Counted by its code.
+            let _ = round.ask(&client, request, due).await;
+            round.tally().under_way -= 1;
+        });
     }
 }

@@ -11,7 +11,7 @@ use super::project::Service;
 use super::report::{Row, figure};
 
 /// Ten billion entities a day.
-const DAY_PER_SECOND: f64 = 115_741.0;
+pub const DAY_PER_SECOND: f64 = 115_741.0;
 const DAY_ENTITIES: usize = 10;
 const DAY_P99_MILLIS: f64 = 5.0;
 
@@ -122,7 +122,8 @@ pub async fn fairness(bench: &mut Bench) -> Result<(), BoxError> {
     Ok(())
 }
 
-fn add(sum: &mut Option<Seen>, seen: Seen) -> Result<(), BoxError> {
+/// Adds what one round saw to those before it.
+pub fn add(sum: &mut Option<Seen>, seen: Seen) -> Result<(), BoxError> {
     match sum {
         Some(sum) => sum.merge(&seen),
         None => {
