@@ -75,7 +75,10 @@ pub fn encode_type(data_type: &FeatureType) -> DataType {
 
 /// An unspecified type is an error here; see [`decode_column`] for columns without one.
 pub fn decode_type(data_type: &DataType) -> Result<FeatureType, ColumnError> {
-    Ok(match data_type.r#type() {
+    let Ok(known) = Type::try_from(data_type.r#type) else {
+        return wrong(format!("no type has the number {}", data_type.r#type));
+    };
+    Ok(match known {
         Type::Unspecified => return wrong("the type is not specified"),
         Type::Boolean => FeatureType::Boolean,
         Type::Smallint => FeatureType::SmallInt,
@@ -132,7 +135,8 @@ pub fn decode_column(column: Column) -> Result<(String, ArrayRef), ColumnError> 
         values,
     } = column;
     let values = values.unwrap_or_default();
-    let specified = r#type.filter(|t| t.r#type() != Type::Unspecified);
+    // By its number: one that is not known here is no unspecified one.
+    let specified = r#type.filter(|t| t.r#type != Type::Unspecified as i32);
     let data_type = match specified {
         Some(t) => decode_type(&t),
         None => natural_type(&values),

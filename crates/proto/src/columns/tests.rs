@@ -197,6 +197,10 @@ fn what_does_not_fit_is_refused_by_name() {
     ] {
         assert_eq!(decode_column(column).unwrap_err().to_string(), message);
     }
+    let mut newer = column(FeatureType::Int, ints(vec![1]), &[]);
+    newer.r#type.as_mut().unwrap().r#type = 77;
+    let error = decode_column(newer).unwrap_err().to_string();
+    assert_eq!(error, "k: no type has the number 77");
     let too_long = column(decimal, number(1000), &[]);
     let error = decode_column(too_long).unwrap_err().to_string();
     assert!(
