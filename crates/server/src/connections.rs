@@ -13,7 +13,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -23,6 +23,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
@@ -41,6 +42,12 @@ use gathered::{Gathered, Gathering};
 /// answer fits, a slow reader does not hold more.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// What every HTTP/2 connection begins with.
+const PREFACE_BYTES: usize = 24;
+/// How long that may take.
+const PREFACE_WITHIN: Duration = Duration::from_secs(10);
+/// How often it is looked for where some of it came.
+const PREFACE_LOOKS: Duration = Duration::from_millis(10);
 /// Requests of a connection that are under way at a time; more wait at the client.
 /// Who floods has so many before those of others, on each of its connections.
 const STREAMS_PER_CONNECTION_MAX: u32 = 128;
@@ -65,6 +72,8 @@ pub fn transport() -> Server {
         .http2_keepalive_interval(Some(KEEPALIVE))
 }
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// All connections of a server.
 #[derive(Debug)]
 pub(crate) struct Connections {
@@ -85,6 +94,8 @@ fn http2(here: Here) -> http2::Builder<Here> {
         // hyper's bound is one for all of a connection's life, and each answer before
         // the end of its request may count towards it.
         .max_local_error_reset_streams(None)
+        // All that a connection may have: callers give up together, after a pause.
+        .max_pending_accept_reset_streams(STREAMS_PER_CONNECTION_MAX as usize)
         // No gRPC client looks at it.
         .auto_date_header(false);
     http2
@@ -109,7 +120,7 @@ impl Connections {
                 Err(error) if is_of_peer(&error) => {}
                 Err(error) => {
                     warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                    sleep(ACCEPT_AGAIN).await;
                 }
             }
         }
@@ -123,34 +134,59 @@ impl Connections {
         if let Err(error) = socket.set_nodelay(true) {
             debug!(%error, "a connection without nodelay");
         }
-        let spot = Arc::<Spot>::default();
-        let edge = EdgeOf::new(&self.edge, socket.connect_info(), Arc::clone(&spot));
-        let here = Here {
-            admission: Arc::clone(&self.edge.admission),
-            spot,
-        };
-        let (gathered, gathering) = gathered::split(socket);
-        let http2 = http2(here.clone());
-        let connection = Connection {
-            http2: http2.serve_connection(TokioIo::new(gathered), edge),
-            gathering,
-            here,
-        };
+        let edge = Arc::clone(&self.edge);
         // Each is looked at with every turn: not all at the same one.
         let closing = self.closing.child_token();
         self.tasks.spawn(async move {
-            let mut connection = std::pin::pin!(connection);
-            let ended = match closing.run_until_cancelled(connection.as_mut()).await {
-                Some(ended) => ended,
-                None => {
-                    connection.as_mut().close();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
+            if let Err(error) = serve_on(socket, &edge, &closing).await {
                 debug!(?error, "a connection failed");
             }
         });
+    }
+}
+
+async fn serve_on(
+    socket: TcpStream,
+    edge: &Arc<Edge>,
+    closing: &CancellationToken,
+) -> Result<(), BoxError> {
+    let preface = timeout(PREFACE_WITHIN, preface(&socket));
+    match closing.run_until_cancelled(preface).await {
+        Some(came) => came??,
+        // Who has asked for nothing waits for nothing.
+        None => return Ok(()),
+    }
+    let spot = Arc::<Spot>::default();
+    let here = Here {
+        admission: Arc::clone(&edge.admission),
+        spot: Arc::clone(&spot),
+    };
+    let edge = EdgeOf::new(edge, socket.connect_info(), spot);
+    let (gathered, gathering) = gathered::split(socket);
+    let mut connection = pin!(Connection {
+        http2: http2(here.clone()).serve_connection(TokioIo::new(gathered), edge),
+        gathering,
+        here,
+    });
+    match closing.run_until_cancelled(connection.as_mut()).await {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().close();
+            connection.await
+        }
+    }
+}
+
+/// Waits until a peer has begun to speak: HTTP/2 itself would wait for ever.
+async fn preface(socket: &TcpStream) -> io::Result<()> {
+    let mut preface = [0; PREFACE_BYTES];
+    loop {
+        match socket.peek(&mut preface).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            PREFACE_BYTES => return Ok(()),
+            // What came stays there, so that the socket says at once that it is readable.
+            _ => sleep(PREFACE_LOOKS).await,
+        }
     }
 }
 
@@ -177,7 +213,7 @@ impl Connection {
 }
 
 impl Future for Connection {
-    type Output = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+    type Output = Result<(), BoxError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();

@@ -4,7 +4,7 @@
 //! tonic's services, or, a read, the short way (`short.rs`).
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::{Arc, LazyLock};
@@ -24,6 +24,7 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use crate::admission::{Admission, Admitted, Asked, Refusal};
+use crate::bodies::{Bodies, Gathered, Gone};
 use crate::connections::Spot;
 use crate::features::FeaturesRpc;
 use crate::metrics::{Metrics, Rpc};
@@ -37,6 +38,7 @@ pub(crate) const CLIENT_HEADER: &str = "granary-client";
 /// A longer message asks for so much that another core should have it, if one has nothing
 /// to do.
 const LONG_MESSAGE_BYTES: usize = 4 << 10;
+const REFLECTION: &str = tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME;
 /// Longer names are cut.
 const CLIENT_NAME_BYTES_MAX: usize = 200;
 
@@ -46,6 +48,7 @@ pub(crate) struct Edge {
     pub settings: Arc<ServerSettings>,
     pub metrics: Arc<Metrics>,
     pub admission: Arc<Admission>,
+    pub bodies: Bodies,
     pub features: Arc<FeaturesRpc>,
     /// The services, those that the edge does not answer itself.
     pub routes: Routes,
@@ -111,9 +114,9 @@ impl Edge {
 }
 
 impl Routed {
-    async fn answer(mut self, mut request: Request<Incoming>) -> Answered {
+    async fn answer(mut self, mut request: Request<Body>) -> Answered {
         request.extensions_mut().insert(self.peer);
-        let answer = self.routes.call(request.map(Body::new)).await?;
+        let answer = self.routes.call(request).await?;
         Ok(answer.map(AnswerBody::Other))
     }
 }
@@ -124,8 +127,13 @@ impl HttpService<Request<Incoming>> for EdgeOf {
     type Future = BoxFuture<'static, Answered>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let Some(rpc) = Rpc::of(request.uri().path()) else {
-            return Box::pin(self.routed().answer(request));
+        let path = request.uri().path();
+        let Some(rpc) = Rpc::of(path) else {
+            if is_beside(path) {
+                return Box::pin(self.routed().answer(request.map(Body::new)));
+            }
+            let unknown = status(ErrorKind::Unimplemented, format!("no rpc is {path:?}"));
+            return Box::pin(ready(Ok(unknown.into_http())));
         };
         let allowed = self.edge.settings.request_time_max();
         let allowed = asked_timeout(request.headers()).map_or(allowed, |t| t.min(allowed));
@@ -154,13 +162,12 @@ struct Bounded {
 }
 
 impl Bounded {
-    /// Whose body comes before its turn: a read that has to wait for it then holds nobody
-    /// up, and one that is refused leaves nothing behind on its way.
     async fn read(self, request: Request<Incoming>) -> Answered {
         let features = Arc::clone(&self.edge.features);
-        let deadline = self.underway.deadline;
-        let Ok(taken) = timeout_at(deadline, features.take(request)).await else {
-            return Ok(self.underway.over());
+        let (head, body) = request.into_parts();
+        let taken = match self.gather(body).await {
+            Ok(body) => features.take(head, body),
+            Err(unread) => return Ok(self.unread(unread)),
         };
         if let Taken::Message(message) = &taken
             && message.len() > LONG_MESSAGE_BYTES
@@ -177,7 +184,17 @@ impl Bounded {
         }
     }
 
-    async fn answer(self, mut request: Request<Incoming>, routed: Routed) -> Answered {
+    async fn answer(self, request: Request<Incoming>, routed: Routed) -> Answered {
+        let (head, body) = request.into_parts();
+        let body = match self.underway.rpc.takes_stream() {
+            // It comes as it is worked on, and open streams are counted.
+            true => Body::new(body),
+            false => match self.gather(body).await {
+                Ok(body) => body.into_body(),
+                Err(unread) => return Ok(self.unread(unread)),
+            },
+        };
+        let mut request = Request::from_parts(head, body);
         match self.turn().await {
             Ok(admitted) => {
                 request.extensions_mut().insert(self.caller);
@@ -185,6 +202,26 @@ impl Bounded {
                 finish(answer, self.underway, admitted).await
             }
             Err(refusal) => Ok(refuse(refusal, self.underway)),
+        }
+    }
+
+    async fn gather(&self, body: Incoming) -> Result<Gathered, Unread> {
+        let gathered = self.edge.bodies.gather(body);
+        match timeout_at(self.underway.deadline, gathered).await {
+            Ok(Ok(body)) => Ok(body),
+            Ok(Err(Gone)) => Err(Unread::Gone),
+            Err(_) => Err(Unread::Late),
+        }
+    }
+
+    fn unread(mut self, why: Unread) -> Response<AnswerBody> {
+        match why {
+            Unread::Late => self.underway.over(),
+            Unread::Gone => {
+                self.underway.code = Some(Code::Cancelled);
+                let message = "the request ended before its body did".to_owned();
+                status(ErrorKind::Cancelled, message).into_http()
+            }
         }
     }
 
@@ -198,6 +235,22 @@ impl Bounded {
         };
         admission.turn(asked).await
     }
+}
+
+/// Why a request has no body.
+enum Unread {
+    /// Its deadline came first.
+    Late,
+    /// The caller went away.
+    Gone,
+}
+
+/// Health and reflection, which are not Granary's own.
+fn is_beside(path: &str) -> bool {
+    let service = path.split('/').nth(1);
+    [tonic_health::pb::health_server::SERVICE_NAME, REFLECTION]
+        .map(Some)
+        .contains(&service)
 }
 
 fn refuse(refusal: Refusal, mut underway: Underway) -> Response<AnswerBody> {

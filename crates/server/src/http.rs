@@ -10,6 +10,7 @@ use axum::routing::get;
 use granary_model::ErrorKind;
 use granary_serving::Reader;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::status::http_status;
@@ -20,6 +21,8 @@ pub(crate) struct HttpState {
     pub reader: Arc<Reader>,
     /// Whether reads are answered now.
     pub ready: watch::Receiver<bool>,
+    /// Told when the server shuts down.
+    pub closing: CancellationToken,
 }
 
 pub(crate) fn router(state: HttpState) -> Router {
@@ -41,7 +44,7 @@ async fn metrics(State(state): State<HttpState>) -> Response {
 }
 
 async fn ready(State(state): State<HttpState>) -> Response {
-    if *state.ready.borrow() {
+    if *state.ready.borrow() && !state.closing.is_cancelled() {
         "ready\n".into_response()
     } else {
         (code(ErrorKind::Unavailable), "not ready\n").into_response()

@@ -16,6 +16,7 @@ mod allocations;
 mod answer;
 mod background;
 mod beside;
+mod bodies;
 mod catalog;
 mod connections;
 mod edge;

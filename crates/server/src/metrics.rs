@@ -72,6 +72,23 @@ impl Rpc {
         }
     }
 
+    /// Whether requests of it are streams of messages.
+    pub fn takes_stream(self) -> bool {
+        match self {
+            Self::StreamFeatures | Self::GetHistorical | Self::PushStream | Self::PushHistory => {
+                true
+            }
+            Self::GetFeatures
+            | Self::ListObjects
+            | Self::DescribeObject
+            | Self::Materialize
+            | Self::FollowMaterialization
+            | Self::Push
+            | Self::Scan
+            | Self::ListStreams => false,
+        }
+    }
+
     fn path(self) -> &'static str {
         match self {
             Self::GetFeatures => "/granary.v1.Features/GetFeatures",

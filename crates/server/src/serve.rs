@@ -1,5 +1,6 @@
 //! A server from the first connection to the last answer.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,18 +18,19 @@ use granary_serving::Reader;
 use granary_store::OnlineStore;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::admission::{Admission, Working};
 use crate::background::Background;
 use crate::beside::Beside;
+use crate::bodies::Bodies;
 use crate::catalog::CatalogRpc;
 use crate::connections::Connections;
 use crate::edge::Edge;
@@ -123,15 +125,24 @@ pub async fn serve(
         (&health, &closing),
         beside.handle(),
     )?;
-    let grpc = Connections::new(edge, closing.clone()).serve(listeners.grpc);
+    let connections = Connections::new(edge, closing.clone()).serve(listeners.grpc);
+    // Whoever watches how the server ends does so to the end.
+    let (ended, is_ended) = oneshot::channel();
+    let grpc = async {
+        connections.await;
+        drop(ended);
+        Ok(())
+    };
+    let in_flight = metrics.in_flight.clone();
     let http = http(
         listeners.http,
         HttpState {
             metrics: Arc::clone(&metrics),
             reader: Arc::clone(&components.reader),
             ready: ready.clone(),
+            closing: closing.clone(),
         },
-        closing.clone(),
+        is_ended,
     );
 
     let background = Background {
@@ -164,9 +175,10 @@ pub async fn serve(
         tokio::time::sleep(bound).await;
     };
     let served = tokio::select! {
-        served = async { tokio::try_join!(async { grpc.await; Ok(()) }, http) } => served.map(drop),
+        served = async { tokio::try_join!(grpc, http) } => served.map(drop),
         () = close => {
-            tracing::warn!(?bound, "some reads did not end in time");
+            let in_flight = in_flight.get();
+            warn!(?bound, in_flight, "some requests or connections did not end in time");
             Ok(())
         }
     };
@@ -256,6 +268,7 @@ fn grpc(
         settings: Arc::clone(settings),
         metrics: Arc::clone(metrics),
         admission: Arc::clone(admission),
+        bodies: Bodies::new(settings.request_bytes_max, settings.concurrent_requests_max),
         features,
         routes: routes.prepare(),
     })
@@ -289,15 +302,16 @@ fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>, ServerE
         .map_err(|e| ServerError::Setup(e.to_string()))
 }
 
-/// Serves HTTP until the server closes; nothing without a listener.
+/// Serves HTTP until gRPC has ended; nothing without a listener.
 async fn http(
     listener: Option<TcpListener>,
     state: HttpState,
-    closing: CancellationToken,
+    ended: oneshot::Receiver<Infallible>,
 ) -> Result<(), ServerError> {
     if let Some(listener) = listener {
+        let ended = async { drop(ended.await) };
         axum::serve(listener, router(state))
-            .with_graceful_shutdown(closing.cancelled_owned())
+            .with_graceful_shutdown(ended)
             .await?;
     }
     Ok(())

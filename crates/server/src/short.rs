@@ -1,35 +1,33 @@
 //! The short way of single reads, from the bytes of a request's body to those of
 //! the answer's: past the router, and without a codec that would copy both.
 //!
-//! It takes requests that are one message, whole and not compressed. What is not
-//! goes on to tonic, with as much of it as was read, and is answered or refused
-//! as the requests of every other rpc.
+//! It takes requests that are one message and not compressed. What is not goes on to
+//! tonic, and is answered or refused as the requests of every other rpc.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
 use granary_model::{Caller, ErrorKind};
-use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::{BodyExt, BodyStream, StreamBody};
-use hyper::body::Incoming;
+use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::header::CONTENT_TYPE;
+use tonic::codegen::http::request::Parts;
 use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response};
 use tonic::metadata::GRPC_CONTENT_TYPE;
 use tower::Service;
 
 use crate::answer::{Encoded, FRAME_HEAD_BYTES};
+use crate::bodies::Gathered;
 use crate::features::{FeaturesRpc, FeaturesService, request};
 use crate::status::status;
 
 /// Which says how messages are compressed that are.
 const ENCODING_HEADER: &str = "grpc-encoding";
 
-/// A read whose body came, or began to.
+/// A read whose body came.
 pub(crate) enum Taken {
     /// One message, without its frame.
     Message(Bytes),
@@ -38,17 +36,15 @@ pub(crate) enum Taken {
 }
 
 impl FeaturesRpc {
-    /// Waits for the body of a `GetFeatures`.
-    pub async fn take(&self, asked: Request<Incoming>) -> Taken {
-        let (head, body) = asked.into_parts();
-        let body = match head.headers.contains_key(ENCODING_HEADER) {
-            false => match message_of(body, self.request_bytes_max).await {
-                Ok(message) => return Taken::Message(message),
-                Err(body) => body,
-            },
-            true => Body::new(body),
-        };
-        Taken::Other(Box::new(Request::from_parts(head, body)))
+    pub fn take(&self, head: Parts, body: Gathered) -> Taken {
+        let is_plain = !head.headers.contains_key(ENCODING_HEADER);
+        if is_plain
+            && let Gathered::Whole(frame) = &body
+            && let Some(message) = message(frame, self.request_bytes_max)
+        {
+            return Taken::Message(message);
+        }
+        Taken::Other(Box::new(Request::from_parts(head, body.into_body())))
     }
 
     /// Answers it.
@@ -75,33 +71,6 @@ impl FeaturesRpc {
     }
 }
 
-/// Reads a body that is the frame of one message, in one piece; of any other body
-/// no more than it takes to see that.
-async fn message_of(mut body: Incoming, bytes_max: usize) -> Result<Bytes, Body> {
-    let first = body.frame().await;
-    let message = match &first {
-        Some(Ok(frame)) => frame.data_ref().and_then(|data| message(data, bytes_max)),
-        _ => None,
-    };
-    let Some(message) = message else {
-        return Err(before(first, body));
-    };
-    if !body.is_end_stream() {
-        // Mostly the end, which came by itself.
-        let next = body.frame().await;
-        let is_nothing = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(Bytes::is_empty);
-        let is_end = match &next {
-            None => true,
-            Some(Ok(frame)) => is_nothing(frame) && body.is_end_stream(),
-            Some(Err(_)) => false,
-        };
-        if !is_end {
-            return Err(before(first.into_iter().chain(next), body));
-        }
-    }
-    Ok(message)
-}
-
 /// The message of a frame that is whole and not compressed.
 fn message(frame: &Bytes, bytes_max: usize) -> Option<Bytes> {
     let (head, message) = frame.split_first_chunk::<FRAME_HEAD_BYTES>()?;
@@ -109,16 +78,6 @@ fn message(frame: &Bytes, bytes_max: usize) -> Option<Bytes> {
     let length = u32::from_be_bytes(length) as usize;
     let is_whole = compressed == 0 && length == message.len() && length <= bytes_max;
     is_whole.then(|| frame.slice(FRAME_HEAD_BYTES..))
-}
-
-/// A body of which some was read already.
-fn before<R>(read: R, rest: Incoming) -> Body
-where
-    R: IntoIterator<Item = Result<Frame<Bytes>, hyper::Error>>,
-    R::IntoIter: Send + 'static,
-{
-    let read = stream::iter(read);
-    Body::new(StreamBody::new(read.chain(BodyStream::new(rest))))
 }
 
 fn ok(answer: Encoded) -> Result<Response<AnswerBody>, Status> {

@@ -44,8 +44,16 @@ pub fn http_status(kind: ErrorKind) -> u16 {
     }
 }
 
+/// Messages go out in a header, of which clients take some kilobytes: what is longer has
+/// in it what the caller sent.
+const MESSAGE_BYTES_MAX: usize = 2 << 10;
+
 /// The status of an error, which is logged where it is ours to mend.
-pub(crate) fn status(kind: ErrorKind, message: String) -> Status {
+pub(crate) fn status(kind: ErrorKind, mut message: String) -> Status {
+    if message.len() > MESSAGE_BYTES_MAX {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+        message.push_str("... (cut)");
+    }
     if matches!(kind, ErrorKind::Internal | ErrorKind::DataLoss) {
         tracing::error!(%message, ?kind, "a request failed");
     }

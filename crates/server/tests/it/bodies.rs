@@ -2,6 +2,7 @@
 //! go the way of other rpcs, and must be answered and refused as these are.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{StreamExt, stream};
@@ -11,6 +12,7 @@ use granary_testing::memory::*;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Status;
 use tonic::body::Body;
@@ -216,4 +218,212 @@ async fn refused_reads_whose_bodies_come_late_do_not_end_their_connection() {
     assert!(!connection.is_finished());
     store.gate.add_permits(1);
     assert_eq!(entities(&first.await.unwrap().unwrap()), 1);
+}
+
+/// Sends heads by hand, on a connection of its own.
+async fn by_hand(server: &TestServer) -> h2::client::SendRequest<Bytes> {
+    let socket = TcpStream::connect(&server.grpc).await.unwrap();
+    let (send, connection) = h2::client::Builder::new()
+        .initial_max_send_streams(100)
+        .handshake(socket)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    send
+}
+
+const CALLER: &str = "granary-client";
+const TIMEOUT: &str = "grpc-timeout";
+
+type Begun = (h2::client::ResponseFuture, h2::SendStream<Bytes>);
+
+async fn begin(
+    send: &h2::client::SendRequest<Bytes>,
+    server: &TestServer,
+    (path, header): (&str, (&str, &str)),
+) -> Begun {
+    let mut send = send.clone().ready().await.unwrap();
+    let head = Request::post(format!("http://{}{path}", server.grpc))
+        .header("content-type", "application/grpc")
+        .header(header.0, header.1);
+    send.send_request(head.body(()).unwrap(), false).unwrap()
+}
+
+async fn code(answer: h2::client::ResponseFuture) -> tonic::Code {
+    let answer = answer.await.unwrap();
+    Status::from_header_map(answer.headers()).map_or(tonic::Code::Ok, |status| status.code())
+}
+
+/// The value of a series, once it is so.
+async fn until(server: &TestServer, series: &str, value: u64) {
+    let line = format!("{series} {value}");
+    eventually(async || server.get("/metrics").await.1.lines().any(|l| l == line)).await;
+}
+
+/// Their callers have sent a little, and nothing more for now.
+#[tokio::test]
+async fn requests_whose_bodies_do_not_come_hold_nobody_up() {
+    let mut settings = quick();
+    settings.concurrent_requests_max = 4;
+    settings.request_bytes_max = 1_000_000;
+    let project = small_project().await;
+    let components = components(&project, Arc::new(project.store.clone())).await;
+    let server = TestServer::start(components, settings).await.ready().await;
+    let (one, many) = (whole(&read_of(1)), whole(&read_of(9_000)));
+    let mut begun = Vec::new();
+    for path in [READ, OTHER] {
+        for caller in ["a", "b"] {
+            let send = by_hand(&server).await;
+            for n in 0..20 {
+                let (answer, mut body) = begin(&send, &server, (path, (CALLER, caller))).await;
+                let piece = if n % 2 == 0 {
+                    &one[..12]
+                } else {
+                    &many[..12_000]
+                };
+                body.send_data(Bytes::copy_from_slice(piece), false)
+                    .unwrap();
+                begun.push((path, n, answer, body));
+            }
+        }
+    }
+    until(&server, "granary_requests_in_flight", 80).await;
+    let channel = server.channel().await;
+    let answer = ask(&channel, READ, (&[], &[one.clone()])).await;
+    assert_eq!(entities(&answer.unwrap()), 1);
+    let answer = ask(&channel, READ, (&[], &[many.clone()])).await;
+    assert_eq!(entities(&answer.unwrap()), 9_000);
+    // Whose rest comes is answered, and who goes away is the one who did.
+    let (_, _, answer, mut body) = begun.remove(0);
+    body.send_data(one.slice(12..), true).unwrap();
+    assert_eq!(code(answer).await, tonic::Code::Ok);
+    for (_, _, _, mut body) in begun {
+        body.send_reset(h2::Reason::CANCEL);
+    }
+    until(&server, "granary_requests_in_flight", 0).await;
+    let gone = "granary_requests_total{code=\"Cancelled\",rpc=";
+    until(&server, &format!("{gone}\"GetFeatures\"}}"), 39).await;
+    until(&server, &format!("{gone}\"ListStreams\"}}"), 40).await;
+}
+
+/// Of the longer ones only so many are on their way at a time.
+#[tokio::test]
+async fn long_bodies_wait_for_each_other_and_not_the_short_for_them() {
+    let mut settings = quick();
+    settings.concurrent_requests_max = 16;
+    settings.request_bytes_max = 10_000_000;
+    let project = small_project().await;
+    let components = components(&project, Arc::new(project.store.clone())).await;
+    let server = TestServer::start(components, settings).await.ready().await;
+    let many = whole(&read_of(9_900));
+    // Fields that nobody knows, behind the message's own.
+    let mut longer = read_of(1);
+    prost::encoding::bytes::encode(1_000, &vec![7_u8; 300_000], &mut longer);
+    let longer = whole(&longer);
+    let send = by_hand(&server).await;
+    let (first, mut body) = begin(&send, &server, (READ, (CALLER, "a"))).await;
+    body.send_data(longer.slice(..200_000), false).unwrap();
+    until(&server, "granary_requests_in_flight", 1).await;
+    tokio::task::yield_now().await;
+    let channel = server.channel().await;
+    // A client of tonic's would keep the deadline itself.
+    let (second, mut rest) = begin(&send, &server, (READ, (TIMEOUT, "300m"))).await;
+    rest.send_data(longer.clone(), true).unwrap();
+    assert_eq!(code(second).await, tonic::Code::DeadlineExceeded);
+    let short = ask(&channel, READ, (&[], &[many])).await;
+    assert_eq!(entities(&short.unwrap()), 9_900);
+    body.send_data(longer.slice(200_000..), true).unwrap();
+    assert_eq!(code(first).await, tonic::Code::Ok);
+    let second = ask(&channel, READ, (&[], &[longer])).await;
+    assert_eq!(entities(&second.unwrap()), 1);
+}
+
+/// As callers do whose time is over: after a pause all of it comes at once.
+#[tokio::test]
+async fn many_that_are_given_up_at_once_do_not_end_their_connection() {
+    let server = server().await;
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    let (mut answers, mut requests) = TcpStream::connect(&server.grpc).await.unwrap().into_split();
+    let (mut from_client, mut to_client) = tokio::io::split(theirs);
+    tokio::spawn(async move { tokio::io::copy(&mut answers, &mut to_client).await });
+    let holds = Arc::new(AtomicBool::new(false));
+    let is_held = Arc::clone(&holds);
+    tokio::spawn(async move {
+        let mut held = BytesMut::new();
+        while from_client.read_buf(&mut held).await.unwrap() > 0 {
+            if !is_held.load(Ordering::Relaxed) {
+                requests.write_all(&held.split()).await.unwrap();
+            }
+        }
+    });
+    let (send, connection) = h2::client::handshake(ours).await.unwrap();
+    tokio::spawn(connection);
+    let ask = async || {
+        let (answer, mut body) = begin(&send, &server, (READ, (CALLER, "a"))).await;
+        body.send_data(whole(&read_of(1)), true).unwrap();
+        code(answer).await
+    };
+    assert_eq!(ask().await, tonic::Code::Ok);
+    holds.store(true, Ordering::Relaxed);
+    let mut begun = Vec::new();
+    for _ in 0..100 {
+        begun.push(begin(&send, &server, (READ, (CALLER, "a"))).await);
+    }
+    // One that is reset before its head is out is never sent.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    for (_, body) in &mut begun {
+        body.send_reset(h2::Reason::CANCEL);
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    holds.store(false, Ordering::Relaxed);
+    assert_eq!(ask().await, tonic::Code::Ok);
+    until(&server, "granary_requests_in_flight", 0).await;
+}
+
+#[tokio::test]
+async fn what_is_asked_for_is_named_in_few_words() {
+    let server = server().await;
+    let channel = server.channel().await;
+    for path in [
+        "/granary.v1.Features/Nope",
+        "/Nope",
+        "/granary.v1.Nope/GetFeatures",
+    ] {
+        let (code, message) = ask(&channel, path, (&[], &[])).await.unwrap_err();
+        assert_eq!(code, tonic::Code::Unimplemented as i32);
+        assert!(message.contains(path), "{message}");
+    }
+    let long = "é".repeat(40_000);
+    let request = pb::GetFeaturesRequest {
+        target: Some(get_features_request::Target::Service(long)),
+        ..pb::GetFeaturesRequest::default()
+    };
+    let body = whole(&request.encode_to_vec());
+    let (code, message) = ask(&channel, READ, (&[], &[body])).await.unwrap_err();
+    assert_eq!(code, tonic::Code::NotFound as i32);
+    assert!(
+        message.starts_with("unknown feature service \"éé"),
+        "{message}"
+    );
+    assert!(message.len() < 3_000, "{}", message.len());
+}
+
+/// It is over before anything can be done.
+#[tokio::test]
+async fn a_deadline_of_nothing_is_not_worked_on() {
+    let server = server().await;
+    let send = by_hand(&server).await;
+    for time in ["0S", "0n", "1n"] {
+        let (answer, mut body) = begin(&send, &server, (READ, (TIMEOUT, time))).await;
+        body.send_data(whole(&read_of(1)), true).unwrap();
+        assert_eq!(code(answer).await, tonic::Code::DeadlineExceeded);
+    }
+    until(&server, "granary_requests_in_flight", 0).await;
+    let (_, metrics) = server.get("/metrics").await;
+    let answered = "granary_requests_total{code=\"Ok\",rpc=\"GetFeatures\"} 0";
+    assert!(metrics.lines().any(|line| line == answered), "{metrics}");
 }

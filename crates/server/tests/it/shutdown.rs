@@ -7,6 +7,8 @@ use futures::{StreamExt, stream};
 use granary_client::{Client, GetFeatures, Target};
 use granary_model::ErrorKind;
 use granary_testing::memory::*;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -85,4 +87,29 @@ async fn what_does_not_end_is_not_waited_for_for_ever() {
     let ended = tokio::time::timeout(Duration::from_secs(60), server.ended).await;
     ended.unwrap().unwrap();
     stuck.abort();
+}
+
+/// Who has not said a word is not waited for, and who watches hears of it to the end.
+#[tokio::test]
+async fn connections_that_say_nothing_are_not_waited_for() {
+    let (mut server, store) = gated(quick()).await;
+    let client = server.client().await;
+    let silent = TcpStream::connect(&server.grpc).await.unwrap();
+    let mut garbled = TcpStream::connect(&server.grpc).await.unwrap();
+    garbled.write_all(b"PRI * HT").await.unwrap();
+    let slow = tokio::spawn(async move { client.get_features(&asked()).await });
+    store.wait_for_reads(1).await;
+    server.begin_shutdown();
+    eventually(async || Client::connect(&server.grpc).await.is_err()).await;
+    assert!(server.get("/readyz").await.0.contains("503"));
+    let metrics = server.get("/metrics").await.1;
+    assert!(
+        metrics.contains("granary_requests_in_flight 1"),
+        "{metrics}"
+    );
+    store.gate.add_permits(100);
+    slow.await.unwrap().unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(10), server.ended).await;
+    ended.unwrap().unwrap();
+    drop((silent, garbled));
 }
