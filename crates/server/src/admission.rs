@@ -390,6 +390,13 @@ impl Admission {
 
     /// Lets a request begin or wait.
     pub fn ask(self: &Arc<Self>, asked: Asked) -> Result<Turn, Refusal> {
+        let refused = |refusal| {
+            self.counts().refused(refusal);
+            refusal
+        };
+        if asked.deadline <= asked.since {
+            return Err(refused(Refusal::Deadline));
+        }
         let mut queue = self.queue();
         if queue.admit(asked, &self.limits) {
             drop(queue);
@@ -402,10 +409,6 @@ impl Admission {
         if looks_long {
             self.looked();
         }
-        let refused = |refusal| {
-            self.counts().refused(refusal);
-            refusal
-        };
         let (ticket, displaced) = outcome.map_err(refused)?;
         if let Some(displaced) = displaced {
             self.deliver(displaced, Err(Refusal::Displaced));
@@ -562,7 +565,10 @@ impl Due {
         };
         let verdict = match untold.verdict {
             // Not to be worked on any more.
-            Ok(_) if untold.deadline <= Instant::now() => Err(Refusal::Deadline),
+            Ok(admitted) if untold.deadline <= Instant::now() => {
+                admitted.admission.counts().refused(Refusal::Deadline);
+                Err(Refusal::Deadline)
+            }
             verdict => verdict,
         };
         // Before it hears that it may begin: whether its caller is still there.

@@ -484,6 +484,7 @@ async fn a_read_whose_deadline_passes_before_it_is_polled_is_not_worked_on() {
     advance(Duration::from_secs(3_600)).await;
     due.begin();
     assert_eq!(heard.said(), ["deadline"]);
+    assert_eq!(admission.counts().refusals(Refusal::Deadline), 1);
     assert!(admission.queue().is_idle());
 }
 

@@ -46,6 +46,11 @@ impl AdmissionMetrics {
         self.refused[refusal as usize].inc();
     }
 
+    #[cfg(test)]
+    pub fn refusals(&self, refusal: Refusal) -> u64 {
+        self.refused[refusal as usize].get()
+    }
+
     pub fn waited(&self, time: Duration) {
         self.waited.observe(time.as_secs_f64());
     }
