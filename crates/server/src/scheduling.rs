@@ -18,7 +18,7 @@ const SLICE_NANOS: u64 = 100_000;
 /// called before the runtime that serves is made; does nothing but on Linux.
 pub fn answer_soon() {
     #[cfg(target_os = "linux")]
-    if let Err(error) = linux::change(|asked| asked.slice_nanos = SLICE_NANOS) {
+    if let Err(error) = linux::change_slice(SLICE_NANOS) {
         tracing::debug!(%error, "reads wait for their core as others do");
     }
 }
@@ -28,11 +28,16 @@ pub fn answer_soon() {
 /// the whole process that gave way.
 pub(crate) fn give_way() -> io::Result<()> {
     #[cfg(target_os = "linux")]
-    linux::change(|asked| {
-        asked.nice = NICE;
+    {
+        let nice = rustix::process::getpriority_process(None)?;
+        if nice < NICE {
+            rustix::process::setpriority_process(None, NICE)?;
+        }
         // As the system has it.
-        asked.slice_nanos = 0;
-    })?;
+        if let Err(error) = linux::change_slice(0) {
+            tracing::debug!(%error, "background work runs as soon as it wakes");
+        }
+    }
     Ok(())
 }
 
@@ -72,13 +77,13 @@ pub(crate) mod linux {
         outcome(done).map(|()| asked)
     }
 
-    /// Asks for something else; not for a thread to which somebody gave another policy.
-    pub(crate) fn change(change: impl FnOnce(&mut Asked)) -> io::Result<()> {
+    /// Asks for slices of another length; not for a thread of a real-time policy.
+    pub(crate) fn change_slice(nanos: u64) -> io::Result<()> {
         let mut asked = asked()?;
-        if i64::from(asked.policy) != i64::from(libc::SCHED_OTHER) {
+        if ![libc::SCHED_OTHER, libc::SCHED_BATCH].contains(&asked.policy.cast_signed()) {
             return Ok(());
         }
-        change(&mut asked);
+        asked.slice_nanos = nanos;
         // SAFETY: the call reads `asked`, of the size that it says.
         #[allow(unsafe_code, reason = "no library has this call")]
         let done = unsafe {
