@@ -167,7 +167,7 @@ impl Bounded {
         let (head, body) = request.into_parts();
         let taken = match self.gather(body).await {
             Ok(body) => features.take(head, body),
-            Err(unread) => return Ok(self.unread(unread)),
+            Err(unread) => return Ok(self.without_body(&unread)),
         };
         if let Taken::Message(message) = &taken
             && message.len() > LONG_MESSAGE_BYTES
@@ -191,7 +191,7 @@ impl Bounded {
             true => Body::new(body),
             false => match self.gather(body).await {
                 Ok(body) => body.into_body(),
-                Err(unread) => return Ok(self.unread(unread)),
+                Err(unread) => return Ok(self.without_body(&unread)),
             },
         };
         let mut request = Request::from_parts(head, body);
@@ -214,7 +214,7 @@ impl Bounded {
         }
     }
 
-    fn unread(mut self, why: Unread) -> Response<AnswerBody> {
+    fn without_body(mut self, why: &Unread) -> Response<AnswerBody> {
         match why {
             Unread::Late => self.underway.over(),
             Unread::Gone => {

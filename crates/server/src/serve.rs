@@ -125,25 +125,14 @@ pub async fn serve(
         (&health, &closing),
         beside.handle(),
     )?;
-    let connections = Connections::new(edge, closing.clone()).serve(listeners.grpc);
-    // Whoever watches how the server ends does so to the end.
-    let (ended, is_ended) = oneshot::channel();
-    let grpc = async {
-        connections.await;
-        drop(ended);
-        Ok(())
+    let state = HttpState {
+        metrics: Arc::clone(&metrics),
+        reader: Arc::clone(&components.reader),
+        ready: ready.clone(),
+        closing: closing.clone(),
     };
-    let in_flight = metrics.in_flight.clone();
-    let http = http(
-        listeners.http,
-        HttpState {
-            metrics: Arc::clone(&metrics),
-            reader: Arc::clone(&components.reader),
-            ready: ready.clone(),
-            closing: closing.clone(),
-        },
-        is_ended,
-    );
+    let grpc = Connections::new(edge, closing.clone()).serve(listeners.grpc);
+    let transports = transports(grpc, (listeners.http, state));
 
     let background = Background {
         reader: Arc::clone(&components.reader),
@@ -153,7 +142,7 @@ pub async fn serve(
         engine: components.engine,
         streams: components.streams,
         clock: components.clock,
-        metrics,
+        metrics: Arc::clone(&metrics),
         settings: Arc::clone(&settings),
         closing: closing.clone(),
         beside: beside.handle().clone(),
@@ -167,17 +156,13 @@ pub async fn serve(
         shutdown.await;
         info!("shutting down");
         closing.cancel();
-        report(&health, false).await;
-        // Whoever watches the health hears of it and is let go.
-        for name in HEALTH_NAMES {
-            health.clone().clear_service_status(name).await;
-        }
+        take_leave(&health).await;
         tokio::time::sleep(bound).await;
     };
     let served = tokio::select! {
-        served = async { tokio::try_join!(grpc, http) } => served.map(drop),
+        served = transports => served,
         () = close => {
-            let in_flight = in_flight.get();
+            let in_flight = metrics.in_flight.get();
             warn!(?bound, in_flight, "some requests or connections did not end in time");
             Ok(())
         }
@@ -302,19 +287,36 @@ fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>, ServerE
         .map_err(|e| ServerError::Setup(e.to_string()))
 }
 
-/// Serves HTTP until gRPC has ended; nothing without a listener.
-async fn http(
-    listener: Option<TcpListener>,
-    state: HttpState,
-    ended: oneshot::Receiver<Infallible>,
+/// Serves gRPC until that has ended, and HTTP as long: whoever watches how the server ends
+/// does so to the end.
+async fn transports(
+    grpc: impl Future<Output = ()>,
+    (listener, state): (Option<TcpListener>, HttpState),
 ) -> Result<(), ServerError> {
-    if let Some(listener) = listener {
-        let ended = async { drop(ended.await) };
-        axum::serve(listener, router(state))
-            .with_graceful_shutdown(ended)
-            .await?;
+    let (ended, is_ended) = oneshot::channel::<Infallible>();
+    let grpc = async {
+        grpc.await;
+        drop(ended);
+        Ok(())
+    };
+    let http = async {
+        if let Some(listener) = listener {
+            let is_ended = async { drop(is_ended.await) };
+            axum::serve(listener, router(state))
+                .with_graceful_shutdown(is_ended)
+                .await?;
+        }
+        Ok(())
+    };
+    tokio::try_join!(grpc, http).map(drop)
+}
+
+async fn take_leave(health: &HealthReporter) {
+    report(health, false).await;
+    // Whoever watches the health hears of it and is let go.
+    for name in HEALTH_NAMES {
+        health.clone().clear_service_status(name).await;
     }
-    Ok(())
 }
 
 async fn report(health: &HealthReporter, serving: bool) {
