@@ -1,6 +1,7 @@
 //! Requests whose bodies are not what a client of ours sends. Single reads do not
 //! go the way of other rpcs, and must be answered and refused as these are.
 
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -289,9 +290,9 @@ async fn requests_whose_bodies_do_not_come_hold_nobody_up() {
     }
     until(&server, "granary_requests_in_flight", 80).await;
     let channel = server.channel().await;
-    let answer = ask(&channel, READ, (&[], &[one.clone()])).await;
+    let answer = ask(&channel, READ, (&[], from_ref(&one))).await;
     assert_eq!(entities(&answer.unwrap()), 1);
-    let answer = ask(&channel, READ, (&[], &[many.clone()])).await;
+    let answer = ask(&channel, READ, (&[], from_ref(&many))).await;
     assert_eq!(entities(&answer.unwrap()), 9_000);
     // Whose rest comes is answered, and who goes away is the one who did.
     let (_, _, answer, mut body) = begun.remove(0);
