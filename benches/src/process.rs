@@ -173,7 +173,7 @@ fn run_on(allowed: std::ops::Range<usize>) -> io::Result<()> {
     }
 }
 
-/// Puts this process, its threads to come among it, behind all others on its cores.
+/// Puts this thread, and those that it starts, behind all others on their cores.
 #[allow(unsafe_code, reason = "std has no such call")]
 pub fn give_way() -> io::Result<()> {
     // SAFETY: the call takes no pointers.

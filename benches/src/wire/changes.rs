@@ -1,8 +1,10 @@
 //! Reads while the data and the catalog change beneath them, and the first reads
 //! of a server that was just started.
 
+use std::io;
 use std::path::Path;
 use std::process::{Child, Command};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use granary_proto::GetFeaturesResponse;
@@ -15,7 +17,7 @@ use super::http;
 use super::load::{Seen, Target, p99_millis};
 use super::project::{self, DAILY, Service, Size};
 use super::report::{Row, figure};
-use super::roles::{self, Beside};
+use super::roles::{self, Beside, SERVER_CORE};
 use super::strain::{DAY_PER_SECOND, add};
 use crate::process::{self, Server, evict, median};
 
@@ -106,14 +108,14 @@ async fn observe(
     let mut command = roles::command("materialize")?;
     command.arg(project.0);
     let was = state(serves).await?;
-    let (materialized, took) = meanwhile(target, rate, &mut command).await?;
+    let (materialized, took) = meanwhile(target, rate, command).await?;
     await_news(serves, |state| state.daily > was.daily).await?;
 
     let mut applied: Option<Seen> = None;
     for n in 0..APPLIED * 2 {
         let has_extra = n % 2 == 0;
         let was = state(serves).await?;
-        let (seen, _) = meanwhile(target, rate, &mut apply(project, has_extra)?).await?;
+        let (seen, _) = meanwhile(target, rate, apply(project, has_extra)?).await?;
         await_news(serves, |state| state.snapshot > was.snapshot).await?;
         add(&mut applied, seen)?;
     }
@@ -170,28 +172,44 @@ impl Drop for Running {
 async fn meanwhile(
     target: &Target,
     rate: f64,
-    command: &mut Command,
+    command: Command,
 ) -> Result<(Seen, Duration), BoxError> {
-    let mut child = None;
+    let mut command = Some(command);
+    let mut starting = None;
+    let mut running: Option<Running> = None;
     let mut looks = Duration::ZERO;
     let mut took = None;
     let is_over = |time: Duration| {
         if took.is_none() && time >= looks {
             looks = time + LOOKS_EVERY;
-            let child = match &mut child {
-                Some(child) => child,
-                none => none.insert(Running(command.spawn()?)),
-            };
-            match child.0.try_wait()? {
-                Some(status) if status.success() => took = Some(time),
-                Some(status) => return Err(format!("{command:?} ended with {status}").into()),
-                None => {}
+            if let Some(command) = command.take() {
+                starting = Some(thread::spawn(|| start_beside(command)));
+            }
+            if let Some(started) = starting.take_if(|started| started.is_finished()) {
+                let started = started.join().map_err(|_| "starting a process panicked")?;
+                running = Some(started?);
+            }
+            if let Some(running) = &mut running
+                && let Some(status) = running.0.try_wait()?
+            {
+                if !status.success() {
+                    return Err(format!("what changes the project ended with {status}").into());
+                }
+                took = Some(time);
             }
         }
         Ok(took.is_some_and(|took| time > took + AFTERWARDS))
     };
     let seen = target.open_until(rate, is_over).await?;
     Ok((seen, took.unwrap_or_default()))
+}
+
+/// Starts a process on the server's core, at the lowest priority from its beginning. On a
+/// thread of its own, which has to wait until the process runs.
+fn start_beside(mut command: Command) -> io::Result<Running> {
+    process::give_way()?;
+    process::pin_to_core(SERVER_CORE)?;
+    Ok(Running(command.spawn()?))
 }
 
 /// What a server serves from.
