@@ -43,11 +43,9 @@ use gathered::{Gathered, Gathering};
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// What every HTTP/2 connection begins with.
-const PREFACE_BYTES: usize = 24;
+const PREFACE_BYTES: u64 = 24;
 /// How long that may take.
 const PREFACE_WITHIN: Duration = Duration::from_secs(10);
-/// How often it is looked for where some of it came.
-const PREFACE_LOOKS: Duration = Duration::from_millis(10);
 /// Requests of a connection that are under way at a time; more wait at the client.
 /// Who floods has so many before those of others, on each of its connections.
 const STREAMS_PER_CONNECTION_MAX: u32 = 128;
@@ -150,12 +148,6 @@ async fn serve_on(
     edge: &Arc<Edge>,
     closing: &CancellationToken,
 ) -> Result<(), BoxError> {
-    let preface = timeout(PREFACE_WITHIN, preface(&socket));
-    match closing.run_until_cancelled(preface).await {
-        Some(came) => came??,
-        // Who has asked for nothing waits for nothing.
-        None => return Ok(()),
-    }
     let spot = Arc::<Spot>::default();
     let here = Here {
         admission: Arc::clone(&edge.admission),
@@ -163,30 +155,32 @@ async fn serve_on(
     };
     let edge = EdgeOf::new(edge, socket.connect_info(), spot);
     let (gathered, gathering) = gathered::split(socket);
+    let has_begun = || gathering.came() >= PREFACE_BYTES;
     let mut connection = pin!(Connection {
         http2: http2(here.clone()).serve_connection(TokioIo::new(gathered), edge),
-        gathering,
+        gathering: gathering.clone(),
         here,
     });
-    match closing.run_until_cancelled(connection.as_mut()).await {
-        Some(ended) => ended,
-        None => {
+    // HTTP/2 itself would wait for ever for a peer to begin.
+    let at_first = timeout(PREFACE_WITHIN, connection.as_mut());
+    let mut ended = closing.run_until_cancelled(at_first).await;
+    if let Some(Err(late)) = ended {
+        if !has_begun() {
+            return Err(late.into());
+        }
+        ended = closing
+            .run_until_cancelled(connection.as_mut())
+            .await
+            .map(Ok);
+    }
+    match ended {
+        Some(ended) => ended?,
+        None if has_begun() => {
             connection.as_mut().close();
             connection.await
         }
-    }
-}
-
-/// Waits until a peer has begun to speak: HTTP/2 itself would wait for ever.
-async fn preface(socket: &TcpStream) -> io::Result<()> {
-    let mut preface = [0; PREFACE_BYTES];
-    loop {
-        match socket.peek(&mut preface).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            PREFACE_BYTES => return Ok(()),
-            // What came stays there, so that the socket says at once that it is readable.
-            _ => sleep(PREFACE_LOOKS).await,
-        }
+        // Who has asked for nothing waits for nothing.
+        None => Ok(()),
     }
 }
 

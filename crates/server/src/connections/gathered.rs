@@ -38,6 +38,8 @@ struct Out {
     socket: OwnedWriteHalf,
     /// What may still be read in this turn.
     readable: usize,
+    /// All that was read.
+    came: u64,
     /// Has memory while there is something in it: a connection that does nothing
     /// takes none.
     waiting: BytesMut,
@@ -48,6 +50,7 @@ pub(super) fn split(socket: TcpStream) -> (Gathered, Gathering) {
     let out = Out {
         socket,
         readable: 0,
+        came: 0,
         waiting: BytesMut::new(),
     };
     let out = Gathering(Arc::new(Mutex::new(out)));
@@ -62,6 +65,11 @@ impl Gathering {
     /// Lets so many bytes be read until this is called again.
     pub fn let_read(&self, bytes: usize) {
         self.out().readable = bytes;
+    }
+
+    /// How much has come from the peer.
+    pub fn came(&self) -> u64 {
+        self.out().came
     }
 
     /// Writes what was gathered.
@@ -129,6 +137,7 @@ impl AsyncRead for Gathered {
         ready!(Pin::new(&mut this.read).poll_read(context, &mut part))?;
         let count = part.filled().len();
         out.readable -= count;
+        out.came += count as u64;
         into.advance(count);
         Poll::Ready(Ok(()))
     }
