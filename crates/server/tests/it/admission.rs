@@ -42,12 +42,6 @@ fn read(client: &Client) -> Read {
     tokio::spawn(async move { client.get_features(&asked()).await.map(drop) })
 }
 
-/// The value of a series, once it is so.
-async fn until(server: &TestServer, series: &str, value: u64) {
-    let line = format!("{series} {value}");
-    eventually(async || server.get("/metrics").await.1.lines().any(|l| l == line)).await;
-}
-
 #[tokio::test]
 async fn a_caller_that_floods_starves_no_other() {
     let (server, store) = narrow().await;

@@ -95,10 +95,15 @@ fn entities(answer: &Bytes) -> u32 {
 }
 
 async fn server() -> TestServer {
+    server_with(|_| {}).await
+}
+
+async fn server_with(tune: impl FnOnce(&mut granary_server::ServerSettings)) -> TestServer {
     let project = small_project().await;
     let components = components(&project, Arc::new(project.store.clone())).await;
     let mut settings = quick();
     settings.request_bytes_max = 100_000;
+    tune(&mut settings);
     TestServer::start(components, settings).await.ready().await
 }
 
@@ -255,21 +260,14 @@ async fn code(answer: h2::client::ResponseFuture) -> tonic::Code {
     Status::from_header_map(answer.headers()).map_or(tonic::Code::Ok, |status| status.code())
 }
 
-/// The value of a series, once it is so.
-async fn until(server: &TestServer, series: &str, value: u64) {
-    let line = format!("{series} {value}");
-    eventually(async || server.get("/metrics").await.1.lines().any(|l| l == line)).await;
-}
-
 /// Their callers have sent a little, and nothing more for now.
 #[tokio::test]
 async fn requests_whose_bodies_do_not_come_hold_nobody_up() {
-    let mut settings = quick();
-    settings.concurrent_requests_max = 4;
-    settings.request_bytes_max = 1_000_000;
-    let project = small_project().await;
-    let components = components(&project, Arc::new(project.store.clone())).await;
-    let server = TestServer::start(components, settings).await.ready().await;
+    let server = server_with(|settings| {
+        settings.concurrent_requests_max = 4;
+        settings.request_bytes_max = 1_000_000;
+    })
+    .await;
     let (one, many) = (whole(&read_of(1)), whole(&read_of(9_000)));
     let mut begun = Vec::new();
     for path in [READ, OTHER] {
@@ -310,12 +308,11 @@ async fn requests_whose_bodies_do_not_come_hold_nobody_up() {
 /// Of the longer ones only so many are on their way at a time.
 #[tokio::test]
 async fn long_bodies_wait_for_each_other_and_not_the_short_for_them() {
-    let mut settings = quick();
-    settings.concurrent_requests_max = 16;
-    settings.request_bytes_max = 10_000_000;
-    let project = small_project().await;
-    let components = components(&project, Arc::new(project.store.clone())).await;
-    let server = TestServer::start(components, settings).await.ready().await;
+    let server = server_with(|settings| {
+        settings.concurrent_requests_max = 16;
+        settings.request_bytes_max = 10_000_000;
+    })
+    .await;
     let many = whole(&read_of(9_900));
     // Fields that nobody knows, behind the message's own.
     let mut longer = read_of(1);

@@ -176,6 +176,12 @@ impl TestServer {
     }
 }
 
+/// The value of a series, once it is so.
+pub async fn until(server: &TestServer, series: &str, value: u64) {
+    let line = format!("{series} {value}");
+    eventually(async || server.get("/metrics").await.1.lines().any(|l| l == line)).await;
+}
+
 /// Polls until it is so; for as long as a slow machine could need.
 pub async fn eventually(so: impl AsyncFn() -> bool) {
     for _ in 0..2_000 {
