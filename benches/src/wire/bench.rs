@@ -136,6 +136,7 @@ impl Bench {
             warm_up: WARM_UP,
             duration: Duration::from_secs(self.options.seconds),
             caller: None,
+            stays_awake: true,
         }
     }
 

@@ -5,7 +5,8 @@
 //! It runs on one thread: what it waits for and what it polls take turns, and do
 //! not fight for its core. Under load it never sleeps: whoever sends to a process
 //! of its own machine that sleeps has the cost of waking it, by several
-//! microseconds a time, which no server has whose clients are elsewhere.
+//! microseconds a time, which no server has whose clients are elsewhere. A second
+//! generator beside it has a thread of its own, and does sleep ([`Target::open_aside`]).
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -14,7 +15,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
 use tokio::task::{JoinSet, yield_now};
+use tokio::time::sleep_until;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 
@@ -50,6 +54,8 @@ pub struct Target {
     pub duration: Duration,
     /// What the client calls itself.
     pub caller: Option<&'static str>,
+    /// Whether the generator keeps its core while it has nothing to do.
+    pub stays_awake: bool,
 }
 
 /// What the load generator saw of one round.
@@ -266,7 +272,7 @@ fn cpu_of(pids: &[u32]) -> std::io::Result<Duration> {
 }
 
 /// Keeps this thread from sleeping for as long as the result lives.
-fn awake() -> AbortOnDropHandle<()> {
+fn keep_awake() -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async {
         loop {
             yield_now().await;
@@ -287,7 +293,7 @@ impl Target {
     /// when one is answered. Any failed request that was not refused fails the round.
     pub async fn closed(&self, in_flight: usize) -> Result<Seen, BoxError> {
         let clients = self.clients().await?;
-        let _awake = awake();
+        let _awake = self.stays_awake.then(keep_awake);
         self.closed_for(self.warm_up, &clients, in_flight).await?;
         self.closed_for(self.duration, &clients, in_flight).await
     }
@@ -335,6 +341,23 @@ impl Target {
             .await
     }
 
+    /// The same beside a generator that takes all of its core: on a thread of its own,
+    /// which runs as soon as it wakes. Answers would wait behind those of the other.
+    pub async fn open_aside(mut self, requests_per_second: f64) -> Result<Seen, BoxError> {
+        self.stays_awake = false;
+        let (tell, seen) = oneshot::channel();
+        std::thread::spawn(move || {
+            granary_server::answer_soon();
+            let runtime = Builder::new_current_thread().enable_all().build();
+            let seen = runtime
+                .map_err(BoxError::from)
+                .and_then(|runtime| runtime.block_on(self.open(requests_per_second)));
+            // Nobody waits any more if the other failed.
+            let _ = tell.send(seen);
+        });
+        seen.await?
+    }
+
     /// The same until it is over, which is asked with the time since the warm-up.
     pub async fn open_until(
         &self,
@@ -342,7 +365,7 @@ impl Target {
         is_over: impl FnMut(Duration) -> Result<bool, BoxError>,
     ) -> Result<Seen, BoxError> {
         let clients = self.clients().await?;
-        let _awake = awake();
+        let _awake = self.stays_awake.then(keep_awake);
         let is_warm = |time| Ok(time >= self.warm_up);
         self.open_on(&clients, requests_per_second, is_warm).await?;
         self.open_on(&clients, requests_per_second, is_over).await
@@ -363,7 +386,10 @@ impl Target {
                 break time;
             }
             let due = round.began + due;
-            // Not by the timer, which is as coarse as a millisecond.
+            if !self.stays_awake {
+                sleep_until(due.into()).await;
+            }
+            // The timer is as coarse as a millisecond.
             while Instant::now() < due {
                 yield_now().await;
             }

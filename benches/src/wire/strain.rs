@@ -83,9 +83,9 @@ pub async fn fairness(bench: &mut Bench) -> Result<(), BoxError> {
     let (mut alone, mut beside, mut flood): (Option<Seen>, Option<Seen>, Option<Seen>) =
         (None, None, None);
     for _ in 0..bench.options.rounds {
-        add(&mut alone, quiet.open(rate).await?)?;
-        let (of_quiet, of_flooder) =
-            tokio::try_join!(quiet.open(rate), flooder.open(greatest * 2.0))?;
+        add(&mut alone, quiet.clone().open_aside(rate).await?)?;
+        let of_quiet = quiet.clone().open_aside(rate);
+        let (of_quiet, of_flooder) = tokio::try_join!(of_quiet, flooder.open(greatest * 2.0))?;
         add(&mut beside, of_quiet)?;
         add(&mut flood, of_flooder)?;
     }
@@ -98,14 +98,14 @@ pub async fn fairness(bench: &mut Bench) -> Result<(), BoxError> {
         figure(greatest * 2.0)
     );
     bench.lateness(&format!("{what}, the flooder"), [&flood]);
-    let is_late = bench.lateness(&what, [&beside]);
+    let is_late = bench.lateness(&what, [&alone, &beside]);
     let told = |seen: &Seen, is_late| {
         let latencies = Latencies::of(seen, is_late);
         let (p99, from) = (latencies.accepted, latencies.from);
         format!("p99 {p99:.2} ms {from}, failures: {}", seen.failures())
     };
     let row = Row::new(&what, told(&beside, is_late));
-    let row = row.peer(format!("without the other: {}", told(&alone, false)));
+    let row = row.peer(format!("without the other: {}", told(&alone, is_late)));
     let asked = beside.answered.len() + beside.not_answered();
     let answered = beside.answered.len() as f64 / asked.max(1) as f64;
     let p99 = Latencies::of(&beside, is_late).accepted;
