@@ -145,7 +145,7 @@ pub(super) struct Queue {
     standing: Option<Instant>,
     /// The most that there were since then.
     most: usize,
-    /// When a read last found no room.
+    /// When a read last found no room, or waited in vain.
     crowded: Option<Instant>,
     /// Requests that wait and need no slot.
     slotless: usize,
@@ -278,8 +278,16 @@ impl Queue {
     }
 
     fn has_stood(&self) -> bool {
-        self.standing
-            .is_some_and(|since| since.elapsed() > STANDING)
+        had_stood(self.standing, Instant::now())
+    }
+
+    /// One did that waited in a queue that stood since then. Connections may not have
+    /// so much under way that there is no room, and all that wait may give up together:
+    /// what comes next would wait as long again.
+    fn gave_up(&mut self, waiting: &Waiting, standing: Option<Instant>, now: Instant) {
+        if waiting.over() == Refusal::Late && had_stood(standing, now) {
+            self.crowded = Some(now);
+        }
     }
 
     /// How many may wait so that the last of them begins in time, or, in a queue
@@ -343,8 +351,11 @@ impl Queue {
             (fits && self.has_slot_for(first.asked.class, limits)).then_some(*caller)
         };
         let caller = self.turns.iter().find_map(begins)?;
+        let standing = self.standing;
         let next = self.take(caller, 0)?;
-        if next.give_up <= Instant::now() {
+        let now = Instant::now();
+        if next.give_up <= now {
+            self.gave_up(&next, standing, now);
             let refusal = next.over();
             return Some((next, Err(refusal)));
         }
@@ -388,7 +399,12 @@ impl Queue {
 
     /// Takes those from the queue that have waited for as long as they may.
     pub fn take_over(&mut self, now: Instant) -> Vec<Waiting> {
-        self.take_those(|waiting| waiting.give_up <= now)
+        let standing = self.standing;
+        let over = self.take_those(|waiting| waiting.give_up <= now);
+        for waiting in &over {
+            self.gave_up(waiting, standing, now);
+        }
+        over
     }
 
     pub fn close(&mut self) {
@@ -475,6 +491,11 @@ impl Queue {
         let turn = turn.max(read).min(known * OUTLIER);
         self.read_time = known - known / READS_REMEMBERED + turn / READS_REMEMBERED;
     }
+}
+
+/// Whether a queue that stood since then was one of more than can be done.
+fn had_stood(standing: Option<Instant>, now: Instant) -> bool {
+    standing.is_some_and(|since| now.saturating_duration_since(since) >= STANDING)
 }
 
 #[cfg(test)]

@@ -666,6 +666,25 @@ async fn bursts_do_not_keep_themselves_without_room() {
     assert_eq!(burst(10), 0);
 }
 
+/// There is room for more than come, and yet they come too fast.
+#[tokio::test(start_paused = true)]
+async fn reads_that_waited_in_vain_tell_of_overload() {
+    let admission = admission(|settings| settings.read_wait_millis_max = 4);
+    let _first = now(&admission, "a");
+    let wait_for = async |millis| {
+        let mut waits = later(&admission, Class::Read, "a");
+        advance(Duration::from_millis(millis)).await;
+        admission.tick_at(Instant::now());
+        waits.as_mut().now_or_never().and_then(Result::err)
+    };
+    assert_eq!(wait_for(49).await, None);
+    assert_eq!(wait_for(50).await, Some(Refusal::Late));
+    assert_eq!(wait_for(4).await, Some(Refusal::Late));
+    // Which is no sign of more.
+    advance(Duration::from_millis(96)).await;
+    assert_eq!(wait_for(49).await, None);
+}
+
 /// One cold page, say, is no reason to refuse what is quick.
 #[tokio::test(start_paused = true)]
 async fn a_read_that_was_slow_for_once_refuses_no_others() {
