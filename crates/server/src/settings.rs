@@ -17,8 +17,9 @@ pub struct ServerSettings {
     pub waiting_requests_max: usize,
     /// The longest that a read waits to begin before it is turned away with
     /// RESOURCE_EXHAUSTED, or three times what reads have taken of late; not before
-    /// some have always waited for 50 ms and are not half as many as they were, or one was
-    /// refused within the last 100 ms. Reads within streams, and whatever is no read, wait up to their deadline.
+    /// some have always waited for 25 ms and are not half as many as they were, or one
+    /// was refused within the last 100 ms. Reads within streams, and whatever is no
+    /// read, wait up to their deadline.
     pub read_wait_millis_max: u32,
     /// The share, 0 to 1, that one caller may have of the requests under way and
     /// of those that wait.

@@ -21,7 +21,7 @@ const LOOK_MAX: Duration = Duration::from_micros(500);
 /// A queue that was empty within so long, or twice as long as it is, is not one of
 /// more than can be done: the server paused, or many came at once, and they are better
 /// answered a little late than not at all.
-const STANDING: Duration = Duration::from_millis(50);
+const STANDING: Duration = Duration::from_millis(25);
 /// For so long after a read found no room, an empty queue is a pause of overload, and
 /// not the other way round.
 const OVERLOAD_REMEMBERED: Duration = Duration::from_millis(100);

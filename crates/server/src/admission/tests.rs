@@ -558,8 +558,8 @@ async fn a_look_at_many_sockets_does_not_hold_up_what_waits() {
 #[tokio::test(start_paused = true)]
 async fn reads_that_would_begin_too_late_are_refused_at_once() {
     let (admission, _first) = busy();
-    // For 50 ms where the queue has just begun.
-    let mut waits: Vec<_> = (0..49)
+    // For 25 ms where the queue has just begun.
+    let mut waits: Vec<_> = (0..24)
         .map(|_| ask(&admission, Class::Read, "a").unwrap())
         .collect();
     assert_eq!(refused(&admission, Class::Read, "a"), Refusal::Full);
@@ -597,16 +597,16 @@ async fn a_queue_that_becomes_shorter_is_not_of_more_than_can_be_done() {
             .map(|_| ask(&admission, Class::Read, "a"))
             .collect()
     };
-    let mut waits = ask_all(40);
-    let almost_long = Instant::now() - Duration::from_millis(45);
+    let mut waits = ask_all(20);
+    let almost_long = Instant::now() - Duration::from_millis(20);
     admission.queue().stand_since(almost_long);
-    waits.truncate(20);
+    waits.truncate(10);
     advance(Duration::from_millis(10)).await;
-    waits.extend(ask_all(20));
+    waits.extend(ask_all(10));
     assert!(waits.iter().all(Result::is_ok));
     // One that does not is.
-    advance(Duration::from_millis(60)).await;
-    assert!(ask_all(20).iter().any(Result::is_err));
+    advance(Duration::from_millis(30)).await;
+    assert!(ask_all(10).iter().any(Result::is_err));
 }
 
 /// Refusing is work, and so is whatever else lies between two reads.
@@ -623,8 +623,8 @@ async fn what_lies_between_reads_that_others_wait_for_is_of_their_turn() {
         queue.remember(work, ended, &admission.limits);
     }
     drop(queue);
-    // A millisecond a turn: 50 at first, of which one runs.
-    let more: Vec<_> = (0..48)
+    // A millisecond a turn: 25 at first, of which one runs.
+    let more: Vec<_> = (0..23)
         .map(|_| ask(&admission, Class::Read, "a").unwrap())
         .collect();
     assert_eq!(refused(&admission, Class::Read, "a"), Refusal::Full);
@@ -677,12 +677,12 @@ async fn reads_that_waited_in_vain_tell_of_overload() {
         admission.tick_at(Instant::now());
         waits.as_mut().now_or_never().and_then(Result::err)
     };
-    assert_eq!(wait_for(49).await, None);
-    assert_eq!(wait_for(50).await, Some(Refusal::Late));
+    assert_eq!(wait_for(24).await, None);
+    assert_eq!(wait_for(25).await, Some(Refusal::Late));
     assert_eq!(wait_for(4).await, Some(Refusal::Late));
     // Which is no sign of more.
     advance(Duration::from_millis(96)).await;
-    assert_eq!(wait_for(49).await, None);
+    assert_eq!(wait_for(24).await, None);
 }
 
 /// One cold page, say, is no reason to refuse what is quick.
