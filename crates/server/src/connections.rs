@@ -51,12 +51,13 @@ const PREFACE_WITHIN: Duration = Duration::from_secs(10);
 const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 /// Connections whose peer is gone are noticed within two of these.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// While requests wait to begin, a connection is read so far at a time: some tens of
-/// them. Who floods holds up what others ask for by so much, not by all it sends.
-const TURN_BYTES: usize = 4 << 10;
 /// After so long no more is read in a turn, so that the answers go out, and other
 /// connections have theirs.
 const TURN: Duration = Duration::from_micros(500);
+/// The same while requests wait to begin, and how much is read before the time is looked
+/// at. Who floods holds up what others ask for by so much, not by all it sends.
+const SHORT_TURN: Duration = Duration::from_micros(50);
+const SHORT_TURN_BYTES: usize = 1 << 10;
 /// After a connection could not be accepted for want of something, a file
 /// descriptor most likely.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -212,9 +213,12 @@ impl Future for Connection {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let others_wait = this.here.admission.waiting() > 0;
-        let readable = if others_wait { TURN_BYTES } else { usize::MAX };
-        this.gathering.let_read(readable);
+        let (turn, at_a_time) = match others_wait {
+            true => (SHORT_TURN, SHORT_TURN_BYTES),
+            false => (TURN, usize::MAX),
+        };
         let began = Instant::now();
+        this.gathering.let_read(at_a_time);
         let ended = loop {
             let ended = Pin::new(&mut this.http2).poll(context);
             let reads = this.here.spot.take_reads();
@@ -222,10 +226,9 @@ impl Future for Connection {
                 break ended;
             }
             this.here.answer(reads);
-            if began.elapsed() > TURN {
-                // What was answered goes out, and more comes in the next turn.
-                this.gathering.let_read(0);
-            }
+            // What was answered goes out, and more comes in the next turn.
+            let is_over = began.elapsed() > turn;
+            this.gathering.let_read(if is_over { 0 } else { at_a_time });
         };
         // Pending or not: what is left waits for the socket, and wakes this task.
         if let Poll::Ready(Err(error)) = this.gathering.poll_write_out(context) {
