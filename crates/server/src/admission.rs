@@ -136,16 +136,19 @@ pub(crate) enum Refusal {
     Deadline,
     /// The server ends.
     Closing,
+    /// Too many answers wait to be taken, the caller's among them.
+    Unread,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Full,
         Self::CallerFull,
         Self::Displaced,
         Self::Late,
         Self::Deadline,
         Self::Closing,
+        Self::Unread,
     ];
 
     /// As metrics call it.
@@ -157,6 +160,7 @@ impl Refusal {
             Self::Late => "late",
             Self::Deadline => "deadline",
             Self::Closing => "closing",
+            Self::Unread => "unread",
         }
     }
 
@@ -180,6 +184,10 @@ impl Refusal {
             Self::Late => {
                 and_now!("the read waited in the queue of requests for as long as reads may")
             }
+            Self::Unread => concat!(
+                "too many answers wait to be read, some of this connection among them; ",
+                "read those before trying again"
+            ),
             Self::Deadline => {
                 let message = "the deadline was over before the request's turn came";
                 return status(ErrorKind::DeadlineExceeded, message.to_owned());

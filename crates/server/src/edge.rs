@@ -31,6 +31,7 @@ use crate::metrics::{Metrics, Rpc};
 use crate::settings::ServerSettings;
 use crate::short::{AnswerBody, Taken};
 use crate::status::status;
+use crate::unread::{Unread, UnreadHere};
 use crate::work;
 
 /// The header in which a client names itself.
@@ -49,6 +50,7 @@ pub(crate) struct Edge {
     pub metrics: Arc<Metrics>,
     pub admission: Arc<Admission>,
     pub bodies: Bodies,
+    pub unread: Arc<Unread>,
     pub features: Arc<FeaturesRpc>,
     /// The services, those that the edge does not answer itself.
     pub routes: Routes,
@@ -61,6 +63,7 @@ pub(crate) struct EdgeOf {
     peer: TcpConnectInfo,
     /// Who asks that does not name itself.
     address: String,
+    unread: Arc<UnreadHere>,
     spot: Arc<Spot>,
 }
 
@@ -78,6 +81,7 @@ impl EdgeOf {
         let address = peer.remote_addr();
         Self {
             edge: Arc::clone(edge),
+            unread: edge.unread.of_connection(),
             peer,
             address: address.map_or_else(|| "unknown".to_owned(), |a| a.ip().to_string()),
             spot,
@@ -146,7 +150,7 @@ impl HttpService<Request<Incoming>> for EdgeOf {
         match rpc {
             Rpc::GetFeatures => {
                 self.spot.next_is_read();
-                Box::pin(bounded.read(request))
+                Box::pin(bounded.read(request, Arc::clone(&self.unread)))
             }
             _ => Box::pin(bounded.answer(request, self.routed())),
         }
@@ -162,12 +166,12 @@ struct Bounded {
 }
 
 impl Bounded {
-    async fn read(self, request: Request<Incoming>) -> Answered {
+    async fn read(self, request: Request<Incoming>, unread: Arc<UnreadHere>) -> Answered {
         let features = Arc::clone(&self.edge.features);
         let (head, body) = request.into_parts();
         let taken = match self.gather(body).await {
             Ok(body) => features.take(head, body),
-            Err(unread) => return Ok(self.without_body(&unread)),
+            Err(why) => return Ok(self.without_body(&why)),
         };
         if let Taken::Message(message) = &taken
             && message.len() > LONG_MESSAGE_BYTES
@@ -176,9 +180,15 @@ impl Bounded {
             work::leave_spot().await;
         }
         match self.turn().await {
+            Ok(_) if unread.is_full() => {
+                let refusal = Refusal::Unread;
+                self.edge.metrics.admission.refused(refusal);
+                Ok(refuse(refusal, self.underway))
+            }
             Ok(admitted) => {
                 let answer = pin!(features.answer_soon(taken, self.caller));
-                finish(answer.map(Ok), self.underway, admitted).await
+                let answered = finish(answer.map(Ok), self.underway, admitted).await?;
+                Ok(answered.map(|body| body.counted_by(&unread)))
             }
             Err(refusal) => Ok(refuse(refusal, self.underway)),
         }
@@ -191,7 +201,7 @@ impl Bounded {
             true => Body::new(body),
             false => match self.gather(body).await {
                 Ok(body) => body.into_body(),
-                Err(unread) => return Ok(self.without_body(&unread)),
+                Err(why) => return Ok(self.without_body(&why)),
             },
         };
         let mut request = Request::from_parts(head, body);
@@ -205,19 +215,19 @@ impl Bounded {
         }
     }
 
-    async fn gather(&self, body: Incoming) -> Result<Gathered, Unread> {
+    async fn gather(&self, body: Incoming) -> Result<Gathered, NoBody> {
         let gathered = self.edge.bodies.gather(body);
         match timeout_at(self.underway.deadline, gathered).await {
             Ok(Ok(body)) => Ok(body),
-            Ok(Err(Gone)) => Err(Unread::Gone),
-            Err(_) => Err(Unread::Late),
+            Ok(Err(Gone)) => Err(NoBody::Gone),
+            Err(_) => Err(NoBody::Late),
         }
     }
 
-    fn without_body(mut self, why: &Unread) -> Response<AnswerBody> {
+    fn without_body(mut self, why: &NoBody) -> Response<AnswerBody> {
         match why {
-            Unread::Late => self.underway.over(),
-            Unread::Gone => {
+            NoBody::Late => self.underway.over(),
+            NoBody::Gone => {
                 self.underway.code = Some(Code::Cancelled);
                 let message = "the request ended before its body did".to_owned();
                 status(ErrorKind::Cancelled, message).into_http()
@@ -238,7 +248,7 @@ impl Bounded {
 }
 
 /// Why a request has no body.
-enum Unread {
+enum NoBody {
     /// Its deadline came first.
     Late,
     /// The caller went away.

@@ -34,6 +34,7 @@ pub mod settings;
 mod short;
 pub mod status;
 mod streams;
+mod unread;
 mod wire;
 mod work;
 

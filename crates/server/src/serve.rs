@@ -44,6 +44,7 @@ use crate::read_log::{ReadLogger, read_log};
 use crate::runs::Materializations;
 use crate::settings::ServerSettings;
 use crate::streams::StreamsRpc;
+use crate::unread::Unread;
 
 /// What health checks name: "" is the whole server.
 const HEALTH_NAMES: [&str; 6] = [
@@ -254,6 +255,10 @@ fn grpc(
         metrics: Arc::clone(metrics),
         admission: Arc::clone(admission),
         bodies: Bodies::new(settings.request_bytes_max, settings.concurrent_requests_max),
+        unread: Unread::new(
+            metrics.unread_answer_bytes.clone(),
+            settings.unread_answer_bytes_max,
+        ),
         features,
         routes: routes.prepare(),
     })

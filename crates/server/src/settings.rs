@@ -21,6 +21,10 @@ pub struct ServerSettings {
     /// was refused within the last 100 ms. Reads within streams, and whatever is no
     /// read, wait up to their deadline.
     pub read_wait_millis_max: u32,
+    /// Answers to reads that wait to be taken; where they are more, a connection
+    /// that has some is turned away with RESOURCE_EXHAUSTED.
+    #[serde(with = "granary_model::bytes")]
+    pub unread_answer_bytes_max: u64,
     /// The share, 0 to 1, that one caller may have of the requests under way and
     /// of those that wait.
     #[serde(deserialize_with = "share")]
@@ -86,6 +90,7 @@ impl Default for ServerSettings {
             concurrent_materializations_max: 2,
             materializations_kept: 100,
             concurrent_training_sets_max: 2,
+            unread_answer_bytes_max: 256 << 20,
             spine_bytes_max: 8 << 30,
             history_bytes_max: 256 << 20,
             log_reads: 0.0,

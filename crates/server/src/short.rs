@@ -23,9 +23,11 @@ use crate::answer::{Encoded, FRAME_HEAD_BYTES};
 use crate::bodies::Gathered;
 use crate::features::{FeaturesRpc, FeaturesService, request};
 use crate::status::status;
+use crate::unread::UnreadHere;
 
 /// Which says how messages are compressed that are.
 const ENCODING_HEADER: &str = "grpc-encoding";
+const NOT_COMPRESSED: &str = "identity";
 
 /// A read whose body came.
 pub(crate) enum Taken {
@@ -37,7 +39,8 @@ pub(crate) enum Taken {
 
 impl FeaturesRpc {
     pub fn take(&self, head: Parts, body: Gathered) -> Taken {
-        let is_plain = !head.headers.contains_key(ENCODING_HEADER);
+        let encoding = head.headers.get(ENCODING_HEADER);
+        let is_plain = encoding.is_none_or(|encoding| encoding == NOT_COMPRESSED);
         if is_plain
             && let Gathered::Whole(frame) = &body
             && let Some(message) = message(frame, self.request_bytes_max)
@@ -101,6 +104,16 @@ pub(crate) enum AnswerBody {
     Nothing,
     /// As tonic made it.
     Other(Body),
+}
+
+impl AnswerBody {
+    /// What tonic makes are errors: no compression is supported.
+    pub fn counted_by(self, unread: &Arc<UnreadHere>) -> Self {
+        match self {
+            Self::Message(message) => Self::Message(unread.count(message)),
+            other => other,
+        }
+    }
 }
 
 impl http_body::Body for AnswerBody {

@@ -716,7 +716,11 @@ fn a_refusal_says_what_is_full_and_what_to_do() {
         assert_eq!(status.code(), code, "{refusal:?}");
         if code == Code::ResourceExhausted {
             let message = status.message();
-            assert!(message.contains("queue of requests"), "{message}");
+            let full = match refusal {
+                Refusal::Unread => "too many answers",
+                _ => "queue of requests",
+            };
+            assert!(message.contains(full), "{message}");
             assert!(message.contains("try"), "{message}");
         }
     }

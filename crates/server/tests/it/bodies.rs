@@ -228,9 +228,15 @@ async fn refused_reads_whose_bodies_come_late_do_not_end_their_connection() {
 
 /// Sends heads by hand, on a connection of its own.
 async fn by_hand(server: &TestServer) -> h2::client::SendRequest<Bytes> {
+    taking(server, 1 << 20).await
+}
+
+/// The same, and takes so much of an answer before it says that it has.
+async fn taking(server: &TestServer, window_bytes: u32) -> h2::client::SendRequest<Bytes> {
     let socket = TcpStream::connect(&server.grpc).await.unwrap();
     let (send, connection) = h2::client::Builder::new()
         .initial_max_send_streams(100)
+        .initial_window_size(window_bytes)
         .handshake(socket)
         .await
         .unwrap();
@@ -258,6 +264,17 @@ async fn begin(
 async fn code(answer: h2::client::ResponseFuture) -> tonic::Code {
     let answer = answer.await.unwrap();
     Status::from_header_map(answer.headers()).map_or(tonic::Code::Ok, |status| status.code())
+}
+
+/// Reads the rest of an answer.
+async fn all_of(mut answer: h2::RecvStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    while let Some(part) = answer.data().await {
+        let part = part.unwrap();
+        all.extend_from_slice(&part);
+        answer.flow_control().release_capacity(part.len()).unwrap();
+    }
+    all
 }
 
 /// Their callers have sent a little, and nothing more for now.
@@ -334,6 +351,37 @@ async fn long_bodies_wait_for_each_other_and_not_the_short_for_them() {
     assert_eq!(code(first).await, tonic::Code::Ok);
     let second = ask(&channel, READ, (&[], &[longer])).await;
     assert_eq!(entities(&second.unwrap()), 1);
+}
+
+/// Who takes nothing is refused more of it, where all such answers are too many; others
+/// are not.
+#[tokio::test]
+async fn answers_that_are_not_read_are_bounded() {
+    let server = server_with(|settings| settings.unread_answer_bytes_max = 10_000).await;
+    let unread = "granary_unread_answer_bytes";
+    let many = whole(&read_of(9_000));
+    let (slow, quick) = (taking(&server, 10).await, by_hand(&server).await);
+    let read = async |send, frame: &Bytes| {
+        let (answer, mut body) = begin(send, &server, (READ, (CALLER, "a"))).await;
+        body.send_data(frame.clone(), true).unwrap();
+        answer.await.unwrap()
+    };
+    let first = read(&slow, &many).await;
+    let refused = Status::from_header_map(read(&slow, &many).await.headers()).unwrap();
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+    let message = refused.message();
+    assert!(message.contains("read those before"), "{message}");
+    let others = read(&quick, &many).await.into_body();
+    assert_eq!(
+        all_of(others).await.len(),
+        all_of(first.into_body()).await.len()
+    );
+    until(&server, unread, 0).await;
+    // Or goes away.
+    let again = read(&slow, &many).await;
+    assert!(Status::from_header_map(again.headers()).is_none());
+    drop(again);
+    until(&server, unread, 0).await;
 }
 
 /// As callers do whose time is over: after a pause all of it comes at once.
