@@ -312,8 +312,7 @@ impl Admission {
         drop(queue);
         long.into_iter().flatten().for_each(spawn);
         let is_any = !over.is_empty();
-        for waiting in over {
-            let refusal = waiting.over();
+        for (waiting, refusal) in over {
             self.deliver(waiting, Err(refusal));
         }
         if is_any {

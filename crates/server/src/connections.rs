@@ -54,8 +54,9 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// After so long no more is read in a turn, so that the answers go out, and other
 /// connections have theirs.
 const TURN: Duration = Duration::from_micros(500);
-/// The same while requests wait to begin, and how much is read before the time is looked
-/// at. Who floods holds up what others ask for by so much, not by all it sends.
+/// The same for a turn that begins while requests wait, and how much is read before the
+/// time is looked at. Who floods holds up what others ask for by so much, or by what so
+/// many bytes ask for, not by all it sends.
 const SHORT_TURN: Duration = Duration::from_micros(50);
 const SHORT_TURN_BYTES: usize = 1 << 10;
 /// After a connection could not be accepted for want of something, a file

@@ -18,11 +18,11 @@ pub struct ServerSettings {
     /// The longest that a read waits to begin before it is turned away with
     /// RESOURCE_EXHAUSTED, or three times what reads have taken of late; not before
     /// some have always waited for 25 ms and are not half as many as they were, or one
-    /// was refused within the last 100 ms. Reads within streams, and whatever is no
+    /// was refused for that or for want of room within the last 100 ms. Reads within streams, and whatever is no
     /// read, wait up to their deadline.
     pub read_wait_millis_max: u32,
-    /// Answers to reads that wait to be taken; where they are more, a connection
-    /// that has some is turned away with RESOURCE_EXHAUSTED.
+    /// Answers to reads that wait to be taken; where they are more, reads of
+    /// a connection that has some are turned away with RESOURCE_EXHAUSTED.
     #[serde(with = "granary_model::bytes")]
     pub unread_answer_bytes_max: u64,
     /// The share, 0 to 1, that one caller may have of the requests under way and

@@ -107,7 +107,8 @@ pub(crate) enum AnswerBody {
 }
 
 impl AnswerBody {
-    /// What tonic makes are errors: no compression is supported.
+    /// Those that tonic makes are not counted: errors, and the answers to bodies that are
+    /// more than one message.
     pub fn counted_by(self, unread: &Arc<UnreadHere>) -> Self {
         match self {
             Self::Message(message) => Self::Message(unread.count(message)),

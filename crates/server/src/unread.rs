@@ -36,8 +36,9 @@ impl Unread {
 }
 
 impl UnreadHere {
-    /// Whether there are too many for one more here. Where there is nothing unread, one
-    /// may be made all the same: others who take nothing refuse nobody who does.
+    /// Whether there are too many for one more here. A connection with nothing unread has
+    /// one all the same, or who takes nothing would shut out all others; of several at
+    /// once they do lose the rest.
     pub fn is_full(&self) -> bool {
         self.all.bytes.get() >= self.all.bytes_max && self.bytes.load(Ordering::Relaxed) > 0
     }

@@ -22,7 +22,7 @@ const LOOK_MAX: Duration = Duration::from_micros(500);
 /// more than can be done: the server paused, or many came at once, and they are better
 /// answered a little late than not at all.
 const STANDING: Duration = Duration::from_millis(25);
-/// For so long after a read found no room, an empty queue is a pause of overload, and
+/// For so long after a read found no room, or waited in vain, an empty queue is a pause of overload, and
 /// not the other way round.
 const OVERLOAD_REMEMBERED: Duration = Duration::from_millis(100);
 /// Reads may always wait so many at a time, however slow they have been.
@@ -90,7 +90,7 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// Why it is refused that gave up.
-    pub fn over(&self) -> Refusal {
+    fn over(&self) -> Refusal {
         self.asked.over(self.give_up)
     }
 }
@@ -281,11 +281,12 @@ impl Queue {
         had_stood(self.standing, Instant::now())
     }
 
-    /// One did that waited in a queue that stood since then. Connections may not have
-    /// so much under way that there is no room, and all that wait may give up together:
-    /// what comes next would wait as long again.
-    fn gave_up(&mut self, waiting: &Waiting, standing: Option<Instant>, now: Instant) {
-        if waiting.over() == Refusal::Late && had_stood(standing, now) {
+    /// Remembers an overload if a read was late in a queue that had stood for long, by
+    /// what it was before the read left it. Connections may not have so much under way
+    /// that a read finds no room, and all that wait may give up together: what comes
+    /// next would wait as long again.
+    fn remember_late(&mut self, refusal: Refusal, standing: Option<Instant>, now: Instant) {
+        if refusal == Refusal::Late && had_stood(standing, now) {
             self.crowded = Some(now);
         }
     }
@@ -355,8 +356,8 @@ impl Queue {
         let next = self.take(caller, 0)?;
         let now = Instant::now();
         if next.give_up <= now {
-            self.gave_up(&next, standing, now);
             let refusal = next.over();
+            self.remember_late(refusal, standing, now);
             return Some((next, Err(refusal)));
         }
         let line = self.lines.entry(caller).or_default();
@@ -397,14 +398,17 @@ impl Queue {
         }
     }
 
-    /// Takes those from the queue that have waited for as long as they may.
-    pub fn take_over(&mut self, now: Instant) -> Vec<Waiting> {
+    /// Takes those from the queue that have waited for as long as they may, and why each
+    /// is refused.
+    pub fn take_over(&mut self, now: Instant) -> Vec<(Waiting, Refusal)> {
         let standing = self.standing;
         let over = self.take_those(|waiting| waiting.give_up <= now);
-        for waiting in &over {
-            self.gave_up(waiting, standing, now);
-        }
-        over
+        let refused = over.into_iter().map(|waiting| {
+            let refusal = waiting.over();
+            self.remember_late(refusal, standing, now);
+            (waiting, refusal)
+        });
+        refused.collect()
     }
 
     pub fn close(&mut self) {
