@@ -32,6 +32,7 @@ use tracing::{debug, warn};
 
 use crate::admission::Admission;
 use crate::edge::{Edge, EdgeOf};
+use crate::unread::UnreadHere;
 use crate::work::{Polled, Work, poll_here};
 
 mod gathered;
@@ -59,6 +60,8 @@ const TURN: Duration = Duration::from_micros(500);
 /// many bytes ask for, not by all it sends.
 const SHORT_TURN: Duration = Duration::from_micros(50);
 const SHORT_TURN_BYTES: usize = 1 << 10;
+/// Less than this is what HTTP/2 says by itself, and refusals, to one who takes nothing.
+const HARDLY_BYTES: u64 = 4 << 10;
 /// After a connection could not be accepted for want of something, a file
 /// descriptor most likely.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -145,6 +148,8 @@ impl Connections {
     }
 }
 
+/// Serves a connection until it ends, or takes no answer for as long as a request may
+/// take.
 async fn serve_on(
     socket: TcpStream,
     edge: &Arc<Edge>,
@@ -155,7 +160,9 @@ async fn serve_on(
         admission: Arc::clone(&edge.admission),
         spot: Arc::clone(&spot),
     };
-    let edge = EdgeOf::new(edge, socket.connect_info(), spot);
+    let unread = edge.unread.of_connection();
+    let patience = edge.settings.request_time_max();
+    let edge = EdgeOf::new(edge, socket.connect_info(), (Arc::clone(&unread), spot));
     let (gathered, gathering) = gathered::split(socket);
     let has_begun = || gathering.came() >= PREFACE_BYTES;
     let mut connection = pin!(Connection {
@@ -163,26 +170,49 @@ async fn serve_on(
         gathering: gathering.clone(),
         here,
     });
-    // HTTP/2 itself would wait for ever for a peer to begin.
-    let at_first = timeout(PREFACE_WITHIN, connection.as_mut());
-    let mut ended = closing.run_until_cancelled(at_first).await;
-    if let Some(Err(late)) = ended {
-        if !has_begun() {
-            return Err(late.into());
+    let served = async {
+        // HTTP/2 itself would wait for ever for a peer to begin.
+        let at_first = timeout(PREFACE_WITHIN, connection.as_mut());
+        let mut ended = closing.run_until_cancelled(at_first).await;
+        if let Some(Err(late)) = ended {
+            if !has_begun() {
+                return Err(late.into());
+            }
+            ended = closing
+                .run_until_cancelled(connection.as_mut())
+                .await
+                .map(Ok);
         }
-        ended = closing
-            .run_until_cancelled(connection.as_mut())
-            .await
-            .map(Ok);
+        match ended {
+            Some(ended) => ended?,
+            None if has_begun() => {
+                connection.as_mut().close();
+                connection.await
+            }
+            // Who has asked for nothing waits for nothing.
+            None => Ok(()),
+        }
+    };
+    tokio::select! {
+        biased;
+        ended = served => ended,
+        () = not_taken(&unread, &gathering, patience) => Err("its answers are not taken".into()),
     }
-    match ended {
-        Some(ended) => ended?,
-        None if has_begun() => {
-            connection.as_mut().close();
-            connection.await
+}
+
+/// Ends when some of a connection's answers have waited for so long, or twice as long,
+/// and hardly anything went out meanwhile.
+async fn not_taken(unread: &UnreadHere, gathering: &Gathering, patience: Duration) {
+    let look = || (unread.since(), gathering.went());
+    let mut before = look();
+    loop {
+        sleep(patience).await;
+        let now = look();
+        let is_same = now.0.is_some() && now.0 == before.0;
+        if is_same && now.1 - before.1 < HARDLY_BYTES {
+            return;
         }
-        // Who has asked for nothing waits for nothing.
-        None => Ok(()),
+        before = now;
     }
 }
 

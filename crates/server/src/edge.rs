@@ -77,11 +77,15 @@ struct Routed {
 }
 
 impl EdgeOf {
-    pub fn new(edge: &Arc<Edge>, peer: TcpConnectInfo, spot: Arc<Spot>) -> Self {
+    pub fn new(
+        edge: &Arc<Edge>,
+        peer: TcpConnectInfo,
+        (unread, spot): (Arc<UnreadHere>, Arc<Spot>),
+    ) -> Self {
         let address = peer.remote_addr();
         Self {
             edge: Arc::clone(edge),
-            unread: edge.unread.of_connection(),
+            unread,
             peer,
             address: address.map_or_else(|| "unknown".to_owned(), |a| a.ip().to_string()),
             spot,

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use granary_model::{Caller, ErrorKind};
 use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::header::CONTENT_TYPE;
@@ -107,12 +108,15 @@ pub(crate) enum AnswerBody {
 }
 
 impl AnswerBody {
-    /// Those that tonic makes are not counted: errors, and the answers to bodies that are
-    /// more than one message.
     pub fn counted_by(self, unread: &Arc<UnreadHere>) -> Self {
         match self {
             Self::Message(message) => Self::Message(unread.count(message)),
-            other => other,
+            Self::Other(body) => {
+                let unread = Arc::clone(unread);
+                let counted = move |frame: Frame<_>| frame.map_data(|data| unread.count(data));
+                Self::Other(Body::new(body.map_frame(counted)))
+            }
+            nothing => nothing,
         }
     }
 }

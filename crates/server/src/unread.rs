@@ -1,8 +1,12 @@
 //! Answers that their callers have not taken yet. They are memory, of which a caller who
 //! asks and takes nothing could have as much as it likes.
+//!
+//! A connection may have as much as is left when it has that: one that takes nothing gets
+//! half of what there may be, the next a third of that each, and those that take their
+//! answers find as much free as any of them holds.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use prometheus::IntGauge;
@@ -19,6 +23,8 @@ pub(crate) struct Unread {
 pub(crate) struct UnreadHere {
     all: Arc<Unread>,
     bytes: AtomicUsize,
+    /// How often all of them were taken.
+    emptied: AtomicU64,
 }
 
 impl Unread {
@@ -31,16 +37,24 @@ impl Unread {
         Arc::new(UnreadHere {
             all: Arc::clone(self),
             bytes: AtomicUsize::new(0),
+            emptied: AtomicU64::new(0),
         })
     }
 }
 
 impl UnreadHere {
-    /// Whether there are too many for one more here. A connection with nothing unread has
-    /// one all the same, or who takes nothing would shut out all others; of several at
-    /// once they do lose the rest.
+    /// Whether there are too many for one more here.
     pub fn is_full(&self) -> bool {
-        self.all.bytes.get() >= self.all.bytes_max && self.bytes.load(Ordering::Relaxed) > 0
+        let left = self.all.bytes_max - self.all.bytes.get();
+        let here = self.bytes.load(Ordering::Relaxed);
+        left <= 0 || here > 0 && here as i64 >= left
+    }
+
+    /// Which does not change while some of them wait and never all are taken; none if
+    /// there are none.
+    pub fn since(&self) -> Option<u64> {
+        let is_any = self.bytes.load(Ordering::Relaxed) > 0;
+        is_any.then(|| self.emptied.load(Ordering::Relaxed))
     }
 
     /// Counts an answer until the last of it is gone.
@@ -68,7 +82,10 @@ impl AsRef<[u8]> for Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         let bytes = self.answer.len();
-        self.here.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let before = self.here.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.here.all.bytes.sub(bytes as i64);
+        if before == bytes {
+            self.here.emptied.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }

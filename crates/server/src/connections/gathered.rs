@@ -40,6 +40,8 @@ struct Out {
     readable: usize,
     /// All that was read.
     came: u64,
+    /// All that was written.
+    went: u64,
     /// Has memory while there is something in it: a connection that does nothing
     /// takes none.
     waiting: BytesMut,
@@ -51,6 +53,7 @@ pub(super) fn split(socket: TcpStream) -> (Gathered, Gathering) {
         socket,
         readable: 0,
         came: 0,
+        went: 0,
         waiting: BytesMut::new(),
     };
     let out = Gathering(Arc::new(Mutex::new(out)));
@@ -70,6 +73,11 @@ impl Gathering {
     /// How much has come from the peer.
     pub fn came(&self) -> u64 {
         self.out().came
+    }
+
+    /// How much has gone to the peer.
+    pub fn went(&self) -> u64 {
+        self.out().went
     }
 
     /// Writes what was gathered.
@@ -92,6 +100,7 @@ impl Out {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.waiting.advance(written);
+            self.went += written as u64;
         }
         self.waiting = BytesMut::new();
         Poll::Ready(Ok(()))
@@ -107,7 +116,10 @@ impl Out {
             ready!(self.poll_write_out(context))?;
         }
         if length > GATHERED_BYTES_MAX {
-            return Pin::new(&mut self.socket).poll_write_vectored(context, slices);
+            let socket = Pin::new(&mut self.socket);
+            let written = ready!(socket.poll_write_vectored(context, slices))?;
+            self.went += written as u64;
+            return Poll::Ready(Ok(written));
         }
         if self.waiting.is_empty() {
             self.waiting = BytesMut::with_capacity(GATHERED_BYTES_MAX);

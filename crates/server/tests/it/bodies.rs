@@ -4,6 +4,7 @@
 use std::slice::from_ref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{StreamExt, stream};
@@ -17,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::http::{HeaderMap, Request};
+use tonic::codegen::http::{HeaderMap, Request, Response};
 use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
@@ -353,35 +354,85 @@ async fn long_bodies_wait_for_each_other_and_not_the_short_for_them() {
     assert_eq!(entities(&second.unwrap()), 1);
 }
 
-/// Who takes nothing is refused more of it, where all such answers are too many; others
-/// are not.
+/// Sends a read, and gives the answer without its body.
+async fn read(
+    send: &h2::client::SendRequest<Bytes>,
+    server: &TestServer,
+    frame: &Bytes,
+) -> Response<h2::RecvStream> {
+    let (answer, mut body) = begin(send, server, (READ, (CALLER, "a"))).await;
+    body.send_data(frame.clone(), true).unwrap();
+    answer.await.unwrap()
+}
+
+const UNREAD: &str = "granary_unread_answer_bytes";
+
+/// Who takes nothing is refused more of it, whichever way it asks; others are not, however
+/// many answers they have under way.
 #[tokio::test]
 async fn answers_that_are_not_read_are_bounded() {
-    let server = server_with(|settings| settings.unread_answer_bytes_max = 10_000).await;
-    let unread = "granary_unread_answer_bytes";
-    let many = whole(&read_of(9_000));
+    let many = whole(&read_of(100));
+    let server = server().await;
+    let send = by_hand(&server).await;
+    let bytes = all_of(read(&send, &server, &many).await.into_body())
+        .await
+        .len();
+    let bytes_max = 40 * bytes as u64;
+    let server = server_with(|settings| settings.unread_answer_bytes_max = bytes_max).await;
     let (slow, quick) = (taking(&server, 10).await, by_hand(&server).await);
-    let read = async |send, frame: &Bytes| {
-        let (answer, mut body) = begin(send, &server, (READ, (CALLER, "a"))).await;
-        body.send_data(frame.clone(), true).unwrap();
-        answer.await.unwrap()
+    let twice = Bytes::from([&many[..], &many[..]].concat());
+    let mut held = Vec::new();
+    let refused = loop {
+        let frame = if held.len() % 2 == 0 { &many } else { &twice };
+        let answer = read(&slow, &server, frame).await;
+        match Status::from_header_map(answer.headers()) {
+            None => held.push(answer.into_body()),
+            Some(refused) => break refused,
+        }
     };
-    let first = read(&slow, &many).await;
-    let refused = Status::from_header_map(read(&slow, &many).await.headers()).unwrap();
+    assert_eq!(held.len(), 20);
     assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
     let message = refused.message();
     assert!(message.contains("read those before"), "{message}");
-    let others = read(&quick, &many).await.into_body();
-    assert_eq!(
-        all_of(others).await.len(),
-        all_of(first.into_body()).await.len()
-    );
-    until(&server, unread, 0).await;
+    let mut under_way = Vec::new();
+    for _ in 0..10 {
+        under_way.push(begin(&quick, &server, (READ, (CALLER, "a"))).await);
+    }
+    for (_, body) in &mut under_way {
+        body.send_data(many.clone(), true).unwrap();
+    }
+    for (answer, _) in under_way {
+        let answer = all_of(answer.await.unwrap().into_body()).await;
+        assert_eq!(answer.len(), bytes);
+    }
+    for body in held.drain(1..) {
+        assert_eq!(all_of(body).await.len(), bytes);
+    }
+    until(&server, UNREAD, bytes as u64).await;
     // Or goes away.
-    let again = read(&slow, &many).await;
-    assert!(Status::from_header_map(again.headers()).is_none());
-    drop(again);
-    until(&server, unread, 0).await;
+    drop(held);
+    until(&server, UNREAD, 0).await;
+}
+
+/// As they would be for as long as the process lives that forgot them.
+#[tokio::test]
+async fn answers_that_are_never_read_do_not_stay() {
+    let server = server_with(|settings| settings.request_seconds_max = 1).await;
+    let (slow, quick) = (taking(&server, 10).await, taking(&server, 1_000).await);
+    let many = whole(&read_of(9_000));
+    let forgotten = read(&slow, &server, &many).await.into_body();
+    // One that is read, however slowly, is no reason.
+    let mut answer = read(&quick, &server, &many).await.into_body();
+    let mut pieces = Vec::new();
+    while let Some(piece) = answer.data().await {
+        let piece = piece.unwrap();
+        answer.flow_control().release_capacity(piece.len()).unwrap();
+        pieces.push(piece);
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    assert!(pieces.len() > 50, "{}", pieces.len());
+    until(&server, UNREAD, 0).await;
+    drop(forgotten);
 }
 
 /// As callers do whose time is over: after a pause all of it comes at once.
