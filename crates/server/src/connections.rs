@@ -243,22 +243,24 @@ impl Future for Connection {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let others_wait = this.here.admission.waiting() > 0;
-        let (turn, at_a_time) = match others_wait {
+        let (turn, at_a_time) = match this.here.admission.waiting() > 0 {
             true => (SHORT_TURN, SHORT_TURN_BYTES),
             false => (TURN, usize::MAX),
         };
         let began = Instant::now();
         this.gathering.let_read(at_a_time);
+        let mut is_over = false;
         let ended = loop {
             let ended = Pin::new(&mut this.http2).poll(context);
             let reads = this.here.spot.take_reads();
-            if ended.is_ready() || reads.is_empty() {
+            // Part of a large request may have come, and there is more of it.
+            let is_more = !is_over && this.gathering.is_spent();
+            if ended.is_ready() || reads.is_empty() && !is_more {
                 break ended;
             }
             this.here.answer(reads);
             // What was answered goes out, and more comes in the next turn.
-            let is_over = began.elapsed() > turn;
+            is_over = began.elapsed() > turn;
             this.gathering.let_read(if is_over { 0 } else { at_a_time });
         };
         // Pending or not: what is left waits for the socket, and wakes this task.

@@ -80,6 +80,11 @@ impl Gathering {
         self.out().went
     }
 
+    /// Whether all was read that might be: more may have come.
+    pub fn is_spent(&self) -> bool {
+        self.out().readable == 0
+    }
+
     /// Writes what was gathered.
     pub fn poll_write_out(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.out().poll_write_out(context)
@@ -219,8 +224,10 @@ mod tests {
             read_in_time.await.is_ok().then_some(read)
         };
         assert_eq!(read(4).await.unwrap(), b"one ");
+        assert!(gathering.is_spent());
         assert_eq!(read(0).await, None);
         assert_eq!(read(100).await.unwrap(), b"two");
+        assert!(!gathering.is_spent());
         drop(client);
         assert_eq!(read(1).await.unwrap(), b"");
     }
