@@ -31,7 +31,8 @@
 //! scheduler after all. So after half a millisecond of work slots are not passed
 //! on before all workers' queues and the sockets were looked at
 //! ([`Admission::look_around`]), or for as long again: by then most of what has come
-//! stands in this queue.
+//! stands in this queue. While there is but one caller, and no overload, it does not
+//! matter who is next, and what came during a pause is done sooner with fewer looks.
 //!
 //! A read that waits does so in the queue itself ([`Admission::hold`]), and is polled
 //! from there when its turn comes ([`Admission::work_off`]). With a task, a timer and a
@@ -499,6 +500,12 @@ impl Admission {
     /// Requests that wait to begin.
     pub fn waiting(&self) -> usize {
         self.queue().waiting()
+    }
+
+    /// Whether requests wait, and it matters whose are next.
+    pub fn minds_turns(&self) -> bool {
+        let queue = self.queue();
+        queue.waiting() > 0 && queue.minds_turns()
     }
 
     fn counts(&self) -> &AdmissionMetrics {

@@ -55,9 +55,9 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// After so long no more is read in a turn, so that the answers go out, and other
 /// connections have theirs.
 const TURN: Duration = Duration::from_micros(500);
-/// The same for a turn that begins while requests wait, and how much is read before the
-/// time is looked at. Who floods holds up what others ask for by so much, or by what so
-/// many bytes ask for, not by all it sends.
+/// The same for a turn that begins while requests wait and it matters whose are next, and
+/// how much is read before the time is looked at. Who floods holds up what others ask for
+/// by so much, or by what so many bytes ask for, not by all it sends.
 const SHORT_TURN: Duration = Duration::from_micros(50);
 const SHORT_TURN_BYTES: usize = 1 << 10;
 /// Less than this is what HTTP/2 says by itself, and refusals, to one who takes nothing.
@@ -243,7 +243,7 @@ impl Future for Connection {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let (turn, at_a_time) = match this.here.admission.waiting() > 0 {
+        let (turn, at_a_time) = match this.here.admission.minds_turns() {
             true => (SHORT_TURN, SHORT_TURN_BYTES),
             false => (TURN, usize::MAX),
         };

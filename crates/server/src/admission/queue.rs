@@ -15,6 +15,10 @@ use crate::work::Work;
 
 /// Work of a core after which the sockets are looked at before more begins.
 const WORK_BETWEEN_LOOKS: Duration = Duration::from_micros(500);
+/// The same where it does not matter who is next.
+const WORK_BETWEEN_LOOKS_MAX: Duration = Duration::from_millis(2);
+/// Who has asked for nothing for so long is no other caller any more.
+const CALLER_REMEMBERED: Duration = Duration::from_secs(1);
 /// A look that takes longer is given up: many connections have much to be looked at,
 /// and meanwhile nothing is worked on.
 const LOOK_MAX: Duration = Duration::from_micros(500);
@@ -22,8 +26,11 @@ const LOOK_MAX: Duration = Duration::from_micros(500);
 /// more than can be done: the server paused, or many came at once, and they are better
 /// answered a little late than not at all.
 const STANDING: Duration = Duration::from_millis(25);
-/// For so long after a read found no room, or waited in vain, an empty queue is a pause of overload, and
-/// not the other way round.
+/// While some wait, the queue is looked at every millisecond: if it was not for so long,
+/// the server did not run, and they have not waited for others.
+const PAUSE: Duration = Duration::from_millis(5);
+/// For so long after a read found no room, or waited in vain, an empty queue is a pause of
+/// overload, and not the other way round.
 const OVERLOAD_REMEMBERED: Duration = Duration::from_millis(100);
 /// Reads may always wait so many at a time, however slow they have been.
 const WAITING_READS_MIN: u32 = 2;
@@ -119,6 +126,15 @@ struct Line {
     waiting: VecDeque<Waiting>,
     /// Those of them that the queue's bounds are for.
     bounded: usize,
+    /// Those of these that are reads.
+    reads: usize,
+}
+
+impl Line {
+    /// Whether what waits does so until something of the same caller ends.
+    fn has_its_share(&self, limits: &Limits) -> bool {
+        self.places >= limits.places_a_caller
+    }
 }
 
 #[derive(Debug, Default)]
@@ -141,14 +157,23 @@ pub(super) struct Queue {
     waiting: usize,
     /// Those of them that the bounds are for.
     bounded: usize,
-    /// Since when there have always been some, and not many fewer than there were.
+    /// Those of these that are reads.
+    reads: usize,
+    /// Since when there have always been some, and not many fewer than there were; without
+    /// the time that the server paused.
     standing: Option<Instant>,
     /// The most that there were since then.
     most: usize,
+    /// When that was last looked at.
+    seen: Option<Instant>,
     /// When a read last found no room, or waited in vain.
     crowded: Option<Instant>,
     /// Requests that wait and need no slot.
     slotless: usize,
+    /// Who asked last.
+    asked_last: Option<CallerId>,
+    /// When another had asked before.
+    others_asked: Option<Instant>,
     lines: HashMap<CallerId, Line>,
     /// Callers that have something waiting, the next one first.
     turns: VecDeque<CallerId>,
@@ -160,12 +185,16 @@ pub(super) struct Queue {
 impl Queue {
     /// Takes a slot and a place, if there are any that nobody waits for.
     pub fn admit(&mut self, asked: Asked, limits: &Limits) -> bool {
+        let before = self.asked_last.replace(asked.caller);
+        if before.is_some_and(|before| before != asked.caller) {
+            self.others_asked = Some(asked.since);
+        }
         if !self.has_slot_for(asked.class, limits) || self.places >= limits.places {
             return false;
         }
         let line = self.lines.entry(asked.caller).or_default();
         // Who waits of other callers does so for want of what these may not have.
-        if line.places >= limits.places_a_caller || !line.waiting.is_empty() {
+        if line.has_its_share(limits) || !line.waiting.is_empty() {
             return false;
         }
         line.places += 1;
@@ -187,6 +216,7 @@ impl Queue {
         if self.is_closed {
             return Err(Refusal::Closing);
         }
+        self.see(Instant::now());
         let give_up = self.give_up(asked, limits);
         let displaced = match asked.class.is_bounded() {
             true => self.make_room(asked, limits)?,
@@ -210,8 +240,12 @@ impl Queue {
         if asked.class.is_bounded() {
             line.bounded += 1;
             self.bounded += 1;
+            line.reads += usize::from(asked.class == Class::Read);
+            self.reads += usize::from(asked.class == Class::Read);
             self.most = self.most.max(self.bounded);
-            self.standing.get_or_insert(asked.since);
+            if !line.has_its_share(limits) {
+                self.standing.get_or_insert(asked.since);
+            }
         }
         self.slotless += usize::from(!asked.class.takes_slot());
         let place = Place {
@@ -244,41 +278,79 @@ impl Queue {
 
     /// Room for one more, or why there is none.
     fn make_room(&mut self, asked: Asked, limits: &Limits) -> Result<Option<Waiting>, Refusal> {
-        let mine = self.lines.get(&asked.caller).map_or(0, |line| line.bounded);
-        if mine >= limits.waiting_a_caller {
+        let line = self.lines.get(&asked.caller);
+        if line.is_some_and(|line| line.bounded >= limits.waiting_a_caller) {
             return Err(Refusal::CallerFull);
         }
-        let room = match asked.class {
-            Class::Read => self.room_for_reads(limits),
-            _ => limits.waiting,
-        };
-        if self.bounded < room {
+        // Nobody makes room for one that could not begin.
+        let could_begin = line.is_none_or(|line| !line.has_its_share(limits));
+        let is_read = asked.class == Class::Read;
+        let is_full = self.bounded >= limits.waiting;
+        let is_late = is_read && could_begin && self.has_no_room_for_reads(limits);
+        if !is_full && !is_late {
             return Ok(None);
         }
         // Else a burst now and then would keep itself without room.
-        if asked.class == Class::Read && (self.has_stood() || !self.is_overloaded()) {
+        if is_late && (self.has_stood() || !self.is_overloaded()) {
             self.crowded = Some(asked.since);
         }
-        let bounded = |caller: &CallerId| self.lines.get(caller).map_or(0, |line| line.bounded);
-        let greediest = self.turns.iter().copied().max_by_key(bounded);
+        // Only reads are in the way of one that would be late.
+        let is_in_the_way = |class: Class| class.is_bounded() && (is_full || class == Class::Read);
+        let in_the_way = |caller: &CallerId| match self.lines.get(caller) {
+            Some(line) if is_full => line.bounded,
+            Some(line) if !line.has_its_share(limits) => line.reads,
+            _ => 0,
+        };
+        let mine = in_the_way(&asked.caller);
+        let greediest = self.turns.iter().copied().max_by_key(in_the_way);
         // With one less than the greediest they would displace each other in turn.
-        if let Some(greediest) = greediest.filter(|greediest| mine + 1 < bounded(greediest)) {
-            return Ok(self.newest(greediest));
+        if let Some(greediest) = greediest.filter(|greediest| mine + 1 < in_the_way(greediest)) {
+            return Ok(self.newest(greediest, is_in_the_way));
         }
-        match mine == 0 && self.bounded < limits.waiting {
+        match mine == 0 && !is_full {
             true => Ok(None),
             false => Err(Refusal::Full),
         }
     }
 
+    /// Whether so many reads wait for a core that one more would be late.
+    fn has_no_room_for_reads(&self, limits: &Limits) -> bool {
+        let room = self.room_for_reads(limits);
+        let held_back = || -> usize {
+            let lines = self
+                .turns
+                .iter()
+                .filter_map(|caller| self.lines.get(caller));
+            let lines = lines.filter(|line| line.has_its_share(limits));
+            lines.map(|line| line.reads).sum()
+        };
+        self.reads >= room && self.reads - held_back() >= room
+    }
+
+    /// Whether it matters who is next: not to one caller, whose requests are all
+    /// answered.
+    pub fn minds_turns(&self) -> bool {
+        let others = self.others_asked.map(|time| time.elapsed());
+        others.is_some_and(|ago| ago < CALLER_REMEMBERED) || self.is_overloaded()
+    }
+
     /// Whether more comes than can be done, and not just now.
-    fn is_overloaded(&self) -> bool {
+    pub fn is_overloaded(&self) -> bool {
         let crowded = self.crowded.map(|time| time.elapsed());
         self.has_stood() || crowded.is_some_and(|ago| ago < OVERLOAD_REMEMBERED)
     }
 
     fn has_stood(&self) -> bool {
         had_stood(self.standing, Instant::now())
+    }
+
+    /// What the server paused is no time that requests waited for others.
+    fn see(&mut self, now: Instant) {
+        let seen = self.seen.replace(now).unwrap_or(now);
+        let unseen = now.saturating_duration_since(seen);
+        if unseen >= PAUSE {
+            self.standing = self.standing.map(|since| (since + unseen).min(now));
+        }
     }
 
     /// Remembers an overload if a read was late in a queue that had stood for long, by
@@ -304,14 +376,13 @@ impl Queue {
         });
         // Those that run are still to end.
         let room = turns.saturating_sub(1).saturating_mul(limits.cores);
-        room.max(WAITING_READS_MIN as usize).min(limits.waiting)
+        room.max(WAITING_READS_MIN as usize)
     }
 
-    /// Takes the newest request of a caller that bounds are for from the queue.
-    fn newest(&mut self, caller: CallerId) -> Option<Waiting> {
+    /// Takes the newest request of a caller and of such a class from the queue.
+    fn newest(&mut self, caller: CallerId, which: impl Fn(Class) -> bool) -> Option<Waiting> {
         let line = self.lines.get(&caller)?;
-        let is_bounded = |waiting: &Waiting| waiting.asked.class.is_bounded();
-        let at = line.waiting.iter().rposition(is_bounded)?;
+        let at = line.waiting.iter().rposition(|w| which(w.asked.class))?;
         self.take(caller, at)
     }
 
@@ -323,6 +394,8 @@ impl Queue {
         self.waiting -= 1;
         line.bounded -= usize::from(class.is_bounded());
         self.bounded -= usize::from(class.is_bounded());
+        line.reads -= usize::from(class == Class::Read);
+        self.reads -= usize::from(class == Class::Read);
         self.slotless -= usize::from(!class.takes_slot());
         if line.waiting.is_empty() {
             let is_idle = line.places == 0;
@@ -345,16 +418,24 @@ impl Queue {
         if self.turns.is_empty() || no_slot || self.places >= limits.places {
             return None;
         }
+        let now = Instant::now();
+        self.see(now);
         let begins = |caller: &CallerId| {
             let line = self.lines.get(caller)?;
             let first = line.waiting.front()?;
-            let fits = line.places < limits.places_a_caller;
+            let fits = !line.has_its_share(limits);
             (fits && self.has_slot_for(first.asked.class, limits)).then_some(*caller)
         };
-        let caller = self.turns.iter().find_map(begins)?;
+        let Some(caller) = self.turns.iter().find_map(begins) else {
+            if self.running < limits.slots {
+                // It is not for want of a core that they wait.
+                self.standing = None;
+                self.most = 0;
+            }
+            return None;
+        };
         let standing = self.standing;
         let next = self.take(caller, 0)?;
-        let now = Instant::now();
         if next.give_up <= now {
             let refusal = next.over();
             self.remember_late(refusal, standing, now);
@@ -401,6 +482,7 @@ impl Queue {
     /// Takes those from the queue that have waited for as long as they may, and why each
     /// is refused.
     pub fn take_over(&mut self, now: Instant) -> Vec<(Waiting, Refusal)> {
+        self.see(now);
         let standing = self.standing;
         let over = self.take_those(|waiting| waiting.give_up <= now);
         let refused = over.into_iter().map(|waiting| {
@@ -455,7 +537,8 @@ impl Queue {
     pub fn leave_slot(&mut self, worked: Duration, limits: &Limits) -> bool {
         self.worked += worked;
         let cores = u32::try_from(limits.cores).unwrap_or(u32::MAX);
-        let is_tired = self.worked >= WORK_BETWEEN_LOOKS * cores;
+        let is_tired = self.worked >= WORK_BETWEEN_LOOKS * cores
+            && (self.worked >= WORK_BETWEEN_LOOKS_MAX * cores || self.minds_turns());
         match is_tired {
             true => {
                 self.tired += 1;
@@ -522,8 +605,8 @@ impl Queue {
 
     /// Whether nothing is under way or waits, and nobody is remembered.
     pub fn is_idle(&self) -> bool {
-        let counted = [self.places, self.waiting, self.bounded, self.slotless];
+        let requests = [self.waiting, self.bounded, self.reads, self.slotless];
         let nobody = self.lines.is_empty() && self.turns.is_empty();
-        nobody && counted == [0; 4] && self.running == self.tired
+        nobody && self.places == 0 && requests == [0; 4] && self.running == self.tired
     }
 }

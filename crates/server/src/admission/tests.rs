@@ -512,13 +512,21 @@ async fn what_waits_when_the_server_ends_is_dropped() {
     assert!(Arc::into_inner(admission).is_some(), "somebody holds it");
 }
 
-/// A queue whose slot was held for a while.
-fn worked(admission: &Admission, work: Duration) -> bool {
+/// A queue whose slot was held for a while, by reads that took so long each.
+fn worked(admission: &Admission, read: Duration) -> bool {
     let mut queue = admission.queue();
     // Until the mean is that.
     let ended = Instant::now();
-    (0..100).for_each(|_| queue.remember(work, ended, &admission.limits));
-    queue.leave_slot(work, &admission.limits)
+    (0..100).for_each(|_| queue.remember(read, ended, &admission.limits));
+    queue.leave_slot(Duration::from_millis(2), &admission.limits)
+}
+
+/// Lets time pass while the server runs.
+async fn pass(admission: &Arc<Admission>, millis: u64) {
+    for _ in 0..millis {
+        advance(Duration::from_millis(1)).await;
+        admission.tick_at(Instant::now());
+    }
 }
 
 /// Reads wait for 4 ms and take one each: one is under way, three wait.
@@ -556,6 +564,26 @@ async fn a_look_at_many_sockets_does_not_hold_up_what_waits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_caller_is_worked_for_longer_between_looks_than_several() {
+    let admission = admission(|_| {});
+    let is_tired = || {
+        let mut first = now(&admission, "a");
+        first.has_slot = false;
+        let mut queue = admission.queue();
+        let is_tired = queue.leave_slot(Duration::from_millis(1), &admission.limits);
+        queue.looked();
+        is_tired
+    };
+    assert!(!is_tired());
+    drop(now(&admission, "b"));
+    assert!(is_tired());
+    advance(Duration::from_millis(999)).await;
+    assert!(is_tired());
+    advance(Duration::from_millis(1)).await;
+    assert!(!is_tired());
+}
+
+#[tokio::test(start_paused = true)]
 async fn reads_that_would_begin_too_late_are_refused_at_once() {
     let (admission, _first) = busy();
     // For 25 ms where the queue has just begun.
@@ -575,7 +603,8 @@ async fn reads_that_would_begin_too_late_are_refused_at_once() {
         waits.push(ask(&admission, Class::Read, caller).unwrap());
     }
     assert_eq!(refused(&admission, Class::Read, "b"), Refusal::Full);
-    assert_eq!(admission.counts().waiting.get(), 5);
+    // From its reads.
+    assert_eq!(admission.counts().waiting.get(), 6);
 }
 
 #[tokio::test(start_paused = true)]
@@ -601,11 +630,11 @@ async fn a_queue_that_becomes_shorter_is_not_of_more_than_can_be_done() {
     let almost_long = Instant::now() - Duration::from_millis(20);
     admission.queue().stand_since(almost_long);
     waits.truncate(10);
-    advance(Duration::from_millis(10)).await;
+    pass(&admission, 10).await;
     waits.extend(ask_all(10));
     assert!(waits.iter().all(Result::is_ok));
     // One that does not is.
-    advance(Duration::from_millis(30)).await;
+    pass(&admission, 30).await;
     assert!(ask_all(10).iter().any(Result::is_err));
 }
 
@@ -673,16 +702,90 @@ async fn reads_that_waited_in_vain_tell_of_overload() {
     let _first = now(&admission, "a");
     let wait_for = async |millis| {
         let mut waits = later(&admission, Class::Read, "a");
-        advance(Duration::from_millis(millis)).await;
-        admission.tick_at(Instant::now());
+        pass(&admission, millis).await;
         waits.as_mut().now_or_never().and_then(Result::err)
     };
     assert_eq!(wait_for(24).await, None);
     assert_eq!(wait_for(25).await, Some(Refusal::Late));
     assert_eq!(wait_for(4).await, Some(Refusal::Late));
     // Which is no sign of more.
-    advance(Duration::from_millis(96)).await;
+    pass(&admission, 96).await;
     assert_eq!(wait_for(24).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_that_are_late_when_their_turn_comes_tell_of_overload_too() {
+    let admission = admission(|settings| settings.read_wait_millis_max = 4);
+    let first = now(&admission, "a");
+    let read = later(&admission, Class::Read, "a");
+    // Nobody ticks.
+    let mut calls = Vec::new();
+    for _ in 0..25 {
+        advance(Duration::from_millis(1)).await;
+        calls.push(later(&admission, Class::Call, "a"));
+    }
+    assert!(admission.queue().is_overloaded());
+    drop(first);
+    assert_eq!(read.await.unwrap_err(), Refusal::Late);
+    drop(calls);
+    assert!(admission.queue().is_overloaded());
+    advance(Duration::from_millis(100)).await;
+    assert!(!admission.queue().is_overloaded());
+}
+
+/// Whoever waited meanwhile did not wait for others.
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_the_server_is_no_overload() {
+    let (admission, _first) = busy();
+    let waited = later(&admission, Class::Read, "a");
+    advance(Duration::from_millis(100)).await;
+    let waits: Vec<_> = (0..20).map(|_| ask(&admission, Class::Read, "a")).collect();
+    assert!(waits.iter().all(Result::is_ok));
+    admission.tick_at(Instant::now());
+    assert_eq!(waited.await.unwrap_err(), Refusal::Late);
+    assert!(!admission.queue().is_overloaded());
+    // One has begun.
+    assert_eq!(admission.waiting(), 19);
+}
+
+/// Cores are free for others.
+#[tokio::test(start_paused = true)]
+async fn what_its_callers_share_holds_back_is_in_nobodys_way() {
+    let admission = admission(|settings| {
+        settings.read_wait_millis_max = 4;
+        settings.concurrent_requests_max = 4;
+        settings.caller_share_max = 0.5;
+    });
+    let slow: Vec<_> = (0..2)
+        .map(|_| {
+            let mut work = Box::pin(now(&admission, "slow").run(pending::<()>()));
+            assert!(work.as_mut().now_or_never().is_none());
+            work
+        })
+        .collect();
+    let call = later(&admission, Class::Call, "slow");
+    let held_back: Vec<_> = (0..30)
+        .map(|_| later(&admission, Class::Read, "slow"))
+        .collect();
+    let mut first = now(&admission, "quick");
+    first.has_slot = false;
+    // Its slot waits for a look.
+    assert!(worked(&admission, Duration::from_millis(1)));
+    let ask_quick = || ask(&admission, Class::Read, "quick");
+    let waits: Vec<_> = (0..24).map(|_| ask_quick().unwrap()).collect();
+    assert_eq!(ask_quick().unwrap_err(), Refusal::Full);
+    assert_eq!(admission.waiting(), 1 + 30 + 24);
+    drop((waits, first));
+    advance(Duration::from_millis(100)).await;
+    // Those give up, and tell of nothing.
+    admission.looked();
+    pass(&admission, 30).await;
+    for held_back in held_back {
+        assert_eq!(held_back.await.unwrap_err(), Refusal::Late);
+    }
+    assert!(!admission.queue().is_overloaded());
+    drop(slow);
+    assert!(call.await.is_ok());
 }
 
 /// One cold page, say, is no reason to refuse what is quick.
