@@ -21,6 +21,8 @@ const FAIR_P99_MILLIS: f64 = 10.0;
 const FAIR_ENTITIES: usize = 10;
 /// What the quiet caller asks for, of the greatest rate.
 const QUIET: f64 = 0.05;
+/// Of a caller who floods with many clients.
+const MANY_CONNECTIONS: usize = 200;
 
 pub async fn day(bench: &mut Bench) -> Result<(), BoxError> {
     let server = bench.granary().await?;
@@ -74,28 +76,44 @@ pub async fn fairness(bench: &mut Bench) -> Result<(), BoxError> {
         warm_up: Duration::ZERO,
         ..target.clone()
     };
-    let flooder = Target {
-        caller: Some("flooder"),
-        connections: target.connections,
-        ..quiet.clone()
-    };
-    let rate = greatest * QUIET;
+    for connections in [target.connections, MANY_CONNECTIONS] {
+        let flooder = Target {
+            caller: Some("flooder"),
+            connections,
+            ..quiet.clone()
+        };
+        beside_flood(bench, &quiet, &flooder, greatest).await?;
+    }
+    Ok(())
+}
+
+async fn beside_flood(
+    bench: &mut Bench,
+    quiet: &Target,
+    flooder: &Target,
+    greatest: f64,
+) -> Result<(), BoxError> {
+    let (rate, flood_rate) = (greatest * QUIET, greatest * 2.0);
     let (mut alone, mut beside, mut flood): (Option<Seen>, Option<Seen>, Option<Seen>) =
         (None, None, None);
     for _ in 0..bench.options.rounds {
         add(&mut alone, quiet.clone().open_aside(rate).await?)?;
         let of_quiet = quiet.clone().open_aside(rate);
-        let (of_quiet, of_flooder) = tokio::try_join!(of_quiet, flooder.open(greatest * 2.0))?;
+        let (of_quiet, of_flooder) = tokio::try_join!(of_quiet, flooder.open(flood_rate))?;
         add(&mut beside, of_quiet)?;
         add(&mut flood, of_flooder)?;
     }
     let (Some(alone), Some(beside), Some(flood)) = (alone, beside, flood) else {
         return Err("no rounds".into());
     };
+    let flooding = format!(
+        "who offers {} on {} connections",
+        figure(flood_rate),
+        flooder.connections
+    );
     let what = format!(
-        "a quiet caller of {} requests/s beside one who offers {}",
-        figure(rate),
-        figure(greatest * 2.0)
+        "a quiet caller of {} requests/s beside one {flooding}",
+        figure(rate)
     );
     bench.lateness(&format!("{what}, the flooder"), [&flood]);
     let is_late = bench.lateness(&what, [&alone, &beside]);
@@ -118,7 +136,8 @@ pub async fn fairness(bench: &mut Bench) -> Result<(), BoxError> {
         figure(flood.rate()),
         flood.failures()
     );
-    bench.report.row(Row::new("the caller who floods", told));
+    let what = format!("the caller {flooding}");
+    bench.report.row(Row::new(what, told));
     Ok(())
 }
 

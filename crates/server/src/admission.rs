@@ -34,6 +34,10 @@
 //! stands in this queue. While there is but one caller, and no overload, it does not
 //! matter who is next, and what came during a pause is done sooner with fewer looks.
 //!
+//! To read requests, and to refuse them, is work as well. Where some wait, all connections
+//! of a caller have its share of the cores to do so, and what they do not come to stays in
+//! their sockets ([`Admission::connection_turn`]).
+//!
 //! A read that waits does so in the queue itself ([`Admission::hold`]), and is polled
 //! from there when its turn comes ([`Admission::work_off`]). With a task, a timer and a
 //! wake of its own it would take twice as long as one that need not wait, and what is
@@ -61,8 +65,10 @@ use crate::status::status;
 use crate::work::{self, Work};
 
 mod queue;
+mod reading;
 
 use queue::{Limits, Queue, Waiting};
+use reading::Reading;
 
 /// How soon who has waited for as long as it may is told.
 const TICK: Duration = Duration::from_millis(1);
@@ -137,7 +143,7 @@ pub(crate) enum Refusal {
     Deadline,
     /// The server ends.
     Closing,
-    /// Too many answers wait to be taken, the caller's among them.
+    /// Too many answers wait to be taken, some of the connection's among them.
     Unread,
 }
 
@@ -210,6 +216,7 @@ pub(crate) struct Admission {
     names: RandomState,
     metrics: Arc<Metrics>,
     queue: Mutex<Queue>,
+    reading: Mutex<Reading>,
     /// Requests that hold a slot and work.
     running: AtomicUsize,
     /// Told when slots wait for [`Self::look_around`], or somebody begins to wait.
@@ -260,6 +267,16 @@ pub(crate) enum Turn {
     Later(Ticket),
 }
 
+/// How a connection is to read what its peer sends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ConnectionTurn {
+    Long,
+    /// Requests wait, and it matters whose are next.
+    Short,
+    /// Not before then: its caller's connections have had their share.
+    Held(Instant),
+}
+
 impl Admission {
     /// `workers`: how many requests can use a core at a time.
     pub fn new(settings: &ServerSettings, workers: usize, metrics: Arc<Metrics>) -> Arc<Self> {
@@ -268,6 +285,7 @@ impl Admission {
             names: RandomState::new(),
             metrics,
             queue: Mutex::default(),
+            reading: Mutex::new(Reading::new(settings, workers)),
             running: AtomicUsize::new(0),
             look: Notify::new(),
             due: Mutex::default(),
@@ -502,10 +520,26 @@ impl Admission {
         self.queue().waiting()
     }
 
-    /// Whether requests wait, and it matters whose are next.
-    pub fn minds_turns(&self) -> bool {
+    /// What turn a connection has whose last request was that caller's.
+    pub fn connection_turn(&self, caller: Option<CallerId>) -> ConnectionTurn {
         let queue = self.queue();
-        queue.waiting() > 0 && queue.minds_turns()
+        if queue.waiting() == 0 || !queue.minds_turns() {
+            return ConnectionTurn::Long;
+        }
+        let has_others = queue.has_others();
+        drop(queue);
+        let of_others = caller.filter(|_| has_others);
+        let held = of_others.and_then(|caller| self.reading().held_until(caller, Instant::now()));
+        held.map_or(ConnectionTurn::Short, ConnectionTurn::Held)
+    }
+
+    /// Counts what a short one took.
+    pub fn took_turn(&self, caller: CallerId, time: Duration) {
+        self.reading().spend(caller, time, Instant::now());
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn counts(&self) -> &AdmissionMetrics {
@@ -551,6 +585,11 @@ impl Admitted {
         }
         let admission = &self.admission;
         admission.change(|queue| {
+            if let Some(worked) = worked
+                && self.asked.class != Class::Read
+            {
+                queue.ran(worked);
+            }
             if had_slot && queue.leave_slot(worked.unwrap_or_default(), &admission.limits) {
                 admission.look.notify_one();
             }
@@ -559,7 +598,7 @@ impl Admitted {
                 queue.remember(worked, now, &admission.limits);
             }
             if place {
-                queue.leave_place(self.asked.caller);
+                queue.leave_place(self.asked.caller, &admission.limits);
             }
         });
     }

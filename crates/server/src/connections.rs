@@ -23,14 +23,14 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Sleep, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, CallerId, ConnectionTurn};
 use crate::edge::{Edge, EdgeOf};
 use crate::unread::UnreadHere;
 use crate::work::{Polled, Work, poll_here};
@@ -60,7 +60,7 @@ const TURN: Duration = Duration::from_micros(500);
 /// by so much, or by what so many bytes ask for, not by all it sends.
 const SHORT_TURN: Duration = Duration::from_micros(50);
 const SHORT_TURN_BYTES: usize = 1 << 10;
-/// Less than this is what HTTP/2 says by itself, and refusals, to one who takes nothing.
+/// Less than this is what HTTP/2 says by itself to one who takes nothing.
 const HARDLY_BYTES: u64 = 4 << 10;
 /// After a connection could not be accepted for want of something, a file
 /// descriptor most likely.
@@ -148,7 +148,7 @@ impl Connections {
     }
 }
 
-/// Serves a connection until it ends, or takes no answer for as long as a request may
+/// Serves a connection until it ends, or takes no answer for much longer than a request may
 /// take.
 async fn serve_on(
     socket: TcpStream,
@@ -161,14 +161,17 @@ async fn serve_on(
         spot: Arc::clone(&spot),
     };
     let unread = edge.unread.of_connection();
-    let patience = edge.settings.request_time_max();
-    let edge = EdgeOf::new(edge, socket.connect_info(), (Arc::clone(&unread), spot));
+    let patience = edge.settings.request_time_max() * 2;
+    let connected = socket.connect_info();
+    let peer = connected.remote_addr();
+    let edge = EdgeOf::new(edge, connected, Arc::clone(&unread), spot);
     let (gathered, gathering) = gathered::split(socket);
     let has_begun = || gathering.came() >= PREFACE_BYTES;
     let mut connection = pin!(Connection {
         http2: http2(here.clone()).serve_connection(TokioIo::new(gathered), edge),
         gathering: gathering.clone(),
         here,
+        held: None,
     });
     let served = async {
         // HTTP/2 itself would wait for ever for a peer to begin.
@@ -196,14 +199,17 @@ async fn serve_on(
     tokio::select! {
         biased;
         ended = served => ended,
-        () = not_taken(&unread, &gathering, patience) => Err("its answers are not taken".into()),
+        () = not_taken(&unread, &gathering, patience) => {
+            warn!(?peer, "a connection is closed whose answers are not taken");
+            Ok(())
+        }
     }
 }
 
 /// Ends when some of a connection's answers have waited for so long, or twice as long,
 /// and hardly anything went out meanwhile.
 async fn not_taken(unread: &UnreadHere, gathering: &Gathering, patience: Duration) {
-    let look = || (unread.since(), gathering.went());
+    let look = || (unread.emptied(), gathering.went());
     let mut before = look();
     loop {
         sleep(patience).await;
@@ -229,12 +235,26 @@ struct Connection {
     http2: http2::Connection<TokioIo<Gathered>, EdgeOf, Here>,
     gathering: Gathering,
     here: Here,
+    /// Wakes it when its caller's connections may read again.
+    held: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connection {
     /// Takes no more requests, and ends with those under way.
     fn close(self: Pin<&mut Self>) {
         Pin::new(&mut self.get_mut().http2).graceful_shutdown();
+    }
+
+    /// The next turn comes when the others had theirs.
+    fn read_later(&mut self, turn: ConnectionTurn, context: &mut Context<'_>) {
+        self.held = match turn {
+            ConnectionTurn::Held(until) => Some(Box::pin(sleep_until(until))),
+            _ => None,
+        };
+        let held = self.held.as_mut();
+        if held.is_none_or(|held| held.as_mut().poll(context).is_ready()) {
+            context.waker().wake_by_ref();
+        }
     }
 }
 
@@ -243,26 +263,35 @@ impl Future for Connection {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let (turn, at_a_time) = match this.here.admission.minds_turns() {
-            true => (SHORT_TURN, SHORT_TURN_BYTES),
-            false => (TURN, usize::MAX),
+        let caller = this.here.spot.caller();
+        let turn = this.here.admission.connection_turn(caller);
+        let (length, at_a_time) = match turn {
+            ConnectionTurn::Long => (TURN, usize::MAX),
+            ConnectionTurn::Short => (SHORT_TURN, SHORT_TURN_BYTES),
+            ConnectionTurn::Held(_) => (Duration::ZERO, 0),
         };
         let began = Instant::now();
         this.gathering.let_read(at_a_time);
-        let mut is_over = false;
+        let mut is_over = at_a_time == 0;
         let ended = loop {
             let ended = Pin::new(&mut this.http2).poll(context);
             let reads = this.here.spot.take_reads();
             // Part of a large request may have come, and there is more of it.
-            let is_more = !is_over && this.gathering.is_spent();
+            let is_more = !is_over && this.gathering.is_cut();
             if ended.is_ready() || reads.is_empty() && !is_more {
                 break ended;
             }
             this.here.answer(reads);
             // What was answered goes out, and more comes in the next turn.
-            is_over = began.elapsed() > turn;
+            is_over = is_over || began.elapsed() > length;
             this.gathering.let_read(if is_over { 0 } else { at_a_time });
         };
+        if let (ConnectionTurn::Short, Some(caller)) = (turn, caller) {
+            this.here.admission.took_turn(caller, began.elapsed());
+        }
+        if this.gathering.is_cut() {
+            this.read_later(turn, context);
+        }
         // Pending or not: what is left waits for the socket, and wakes this task.
         if let Poll::Ready(Err(error)) = this.gathering.poll_write_out(context) {
             return Poll::Ready(Err(error.into()));
@@ -283,6 +312,8 @@ struct Here {
 /// nobody waits for, since that goes from thread to thread.
 #[derive(Default)]
 pub(crate) struct Spot {
+    /// Whose the last request was.
+    caller: Mutex<Option<CallerId>>,
     /// Whether the request that is about to be executed is a read.
     is_read: AtomicBool,
     /// What came in this turn.
@@ -297,6 +328,19 @@ impl fmt::Debug for Spot {
 
 impl Spot {
     /// Said of a request before it is executed.
+    pub fn next_is_of(&self, caller: CallerId) {
+        *self.last_caller() = Some(caller);
+    }
+
+    fn caller(&self) -> Option<CallerId> {
+        *self.last_caller()
+    }
+
+    fn last_caller(&self) -> MutexGuard<'_, Option<CallerId>> {
+        self.caller.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same.
     pub fn next_is_read(&self) {
         self.is_read.store(true, Ordering::Relaxed);
     }

@@ -23,7 +23,7 @@ use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
 use tower::Service;
 
-use crate::admission::{Admission, Admitted, Asked, Refusal};
+use crate::admission::{Admission, Admitted, Asked, CallerId, Refusal};
 use crate::bodies::{Bodies, Gathered, Gone};
 use crate::connections::Spot;
 use crate::features::FeaturesRpc;
@@ -80,7 +80,8 @@ impl EdgeOf {
     pub fn new(
         edge: &Arc<Edge>,
         peer: TcpConnectInfo,
-        (unread, spot): (Arc<UnreadHere>, Arc<Spot>),
+        unread: Arc<UnreadHere>,
+        spot: Arc<Spot>,
     ) -> Self {
         let address = peer.remote_addr();
         Self {
@@ -146,9 +147,13 @@ impl HttpService<Request<Incoming>> for EdgeOf {
         let allowed = self.edge.settings.request_time_max();
         let allowed = asked_timeout(request.headers()).map_or(allowed, |t| t.min(allowed));
         let started = Instant::now();
+        let name = self.caller(request.headers());
+        let id = self.edge.admission.caller(name);
+        self.spot.next_is_of(id);
         let bounded = Bounded {
             edge: Arc::clone(&self.edge),
-            caller: self.edge.known(self.caller(request.headers())),
+            id,
+            caller: self.edge.known(name),
             underway: Underway::new(&self.edge.metrics, rpc, started, started + allowed),
         };
         match rpc {
@@ -165,6 +170,7 @@ impl HttpService<Request<Incoming>> for EdgeOf {
 #[derive(Debug)]
 struct Bounded {
     edge: Arc<Edge>,
+    id: CallerId,
     caller: Caller,
     underway: Underway,
 }
@@ -243,7 +249,7 @@ impl Bounded {
         let admission = &self.edge.admission;
         let asked = Asked {
             class: self.underway.rpc.class(),
-            caller: admission.caller(&self.caller.name),
+            caller: self.id,
             since: Instant::now(),
             deadline: self.underway.deadline,
         };

@@ -18,22 +18,24 @@ pub struct ServerSettings {
     /// The longest that a read waits to begin before it is turned away with
     /// RESOURCE_EXHAUSTED, or three times what reads have taken of late; not before
     /// some have always waited for 25 ms and are not half as many as they were, or one
-    /// was refused for that or for want of room within the last 100 ms. Reads within streams, and whatever is no
-    /// read, wait up to their deadline.
+    /// was refused for that or for want of room within the last 100 ms. Reads within
+    /// streams, and whatever is no read, wait up to their deadline.
     pub read_wait_millis_max: u32,
-    /// Answers to reads that wait to be taken; where they are more, reads of
-    /// a connection that has some are turned away with RESOURCE_EXHAUSTED.
+    /// Answers to reads that wait to be taken. A connection may have as much of it as is
+    /// left when it has that, and one answer in any case; more reads are turned away with
+    /// RESOURCE_EXHAUSTED.
     #[serde(with = "granary_model::bytes")]
     pub unread_answer_bytes_max: u64,
-    /// The share, 0 to 1, that one caller may have of the requests under way and
-    /// of those that wait.
+    /// The share, 0 to 1, that one caller may have of the requests under way, of those
+    /// that wait, and of the time in which connections are read meanwhile.
     #[serde(deserialize_with = "share")]
     pub caller_share_max: f64,
     /// Open streams at a time; one more is turned away with RESOURCE_EXHAUSTED.
     pub concurrent_streams_max: usize,
     /// Requests of one stream that are worked on at a time.
     pub stream_requests_ahead: usize,
-    /// The longest that a request may take; a caller's own deadline may be shorter.
+    /// The longest that a request may take; a caller's own deadline may be shorter. A
+    /// connection that takes nothing of its answers for two times as long is closed.
     pub request_seconds_max: u64,
     /// The largest request.
     pub request_bytes_max: usize,

@@ -1,9 +1,9 @@
 //! Answers that their callers have not taken yet. They are memory, of which a caller who
 //! asks and takes nothing could have as much as it likes.
 //!
-//! A connection may have as much as is left when it has that: one that takes nothing gets
-//! half of what there may be, the next a third of that each, and those that take their
-//! answers find as much free as any of them holds.
+//! A connection may have as much as is left when it has that: the first that takes nothing
+//! gets half of what there may be, the next half of the rest. One answer it may have
+//! whatever is left, or those that take nothing would shut out all others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -47,12 +47,11 @@ impl UnreadHere {
     pub fn is_full(&self) -> bool {
         let left = self.all.bytes_max - self.all.bytes.get();
         let here = self.bytes.load(Ordering::Relaxed);
-        left <= 0 || here > 0 && here as i64 >= left
+        here > 0 && here as i64 >= left
     }
 
-    /// Which does not change while some of them wait and never all are taken; none if
-    /// there are none.
-    pub fn since(&self) -> Option<u64> {
+    /// How often all of them had been taken before; none if there are none now.
+    pub fn emptied(&self) -> Option<u64> {
         let is_any = self.bytes.load(Ordering::Relaxed) > 0;
         is_any.then(|| self.emptied.load(Ordering::Relaxed))
     }

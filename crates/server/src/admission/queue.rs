@@ -26,8 +26,10 @@ const LOOK_MAX: Duration = Duration::from_micros(500);
 /// more than can be done: the server paused, or many came at once, and they are better
 /// answered a little late than not at all.
 const STANDING: Duration = Duration::from_millis(25);
-/// While some wait, the queue is looked at every millisecond: if it was not for so long,
-/// the server did not run, and they have not waited for others.
+/// While some wait, the queue is looked at whenever a request comes, begins or ends, and
+/// every millisecond in which a thread has time for it: if it was not for so long, and for
+/// longer by far than reads take, the server did not run, and they have not waited for
+/// others.
 const PAUSE: Duration = Duration::from_millis(5);
 /// For so long after a read found no room, or waited in vain, an empty queue is a pause of
 /// overload, and not the other way round.
@@ -153,14 +155,16 @@ pub(super) struct Queue {
     /// When the last of them ended.
     read_ended: Option<Instant>,
     places: usize,
+    /// Callers that have their share of them.
+    shares: usize,
     /// Requests that wait.
     waiting: usize,
     /// Those of them that the bounds are for.
     bounded: usize,
     /// Those of these that are reads.
     reads: usize,
-    /// Since when there have always been some, and not many fewer than there were; without
-    /// the time that the server paused.
+    /// Since when there have always been some that waited for others, and not many fewer
+    /// than there were; without the time that the server paused.
     standing: Option<Instant>,
     /// The most that there were since then.
     most: usize,
@@ -198,6 +202,7 @@ impl Queue {
             return false;
         }
         line.places += 1;
+        self.shares += usize::from(line.places == limits.places_a_caller);
         self.places += 1;
         self.running += usize::from(asked.class.takes_slot());
         true
@@ -217,9 +222,11 @@ impl Queue {
             return Err(Refusal::Closing);
         }
         self.see(Instant::now());
-        let give_up = self.give_up(asked, limits);
+        let line = self.lines.get(&asked.caller);
+        let is_held_back = line.is_some_and(|line| line.has_its_share(limits));
+        let give_up = self.give_up(asked, is_held_back, limits);
         let displaced = match asked.class.is_bounded() {
-            true => self.make_room(asked, limits)?,
+            true => self.make_room(asked, is_held_back, limits)?,
             false => None,
         };
         let (verdict, receiver) = oneshot::channel();
@@ -243,7 +250,7 @@ impl Queue {
             line.reads += usize::from(asked.class == Class::Read);
             self.reads += usize::from(asked.class == Class::Read);
             self.most = self.most.max(self.bounded);
-            if !line.has_its_share(limits) {
+            if !is_held_back {
                 self.standing.get_or_insert(asked.since);
             }
         }
@@ -260,13 +267,13 @@ impl Queue {
     }
 
     /// Until when it waits.
-    fn give_up(&self, asked: Asked, limits: &Limits) -> Instant {
+    fn give_up(&self, asked: Asked, is_held_back: bool, limits: &Limits) -> Instant {
         match asked.class {
             Class::Read => {
                 // Where reads are so slow, a few still have a turn.
                 let few = self.read_time * (WAITING_READS_MIN + 1);
                 let soon = asked.since + limits.read_wait.max(few);
-                let late = match self.is_overloaded() {
+                let late = match is_held_back || self.is_overloaded() {
                     true => soon,
                     false => soon.max(self.standing.unwrap_or(asked.since) + STANDING),
                 };
@@ -277,16 +284,20 @@ impl Queue {
     }
 
     /// Room for one more, or why there is none.
-    fn make_room(&mut self, asked: Asked, limits: &Limits) -> Result<Option<Waiting>, Refusal> {
+    fn make_room(
+        &mut self,
+        asked: Asked,
+        is_held_back: bool,
+        limits: &Limits,
+    ) -> Result<Option<Waiting>, Refusal> {
         let line = self.lines.get(&asked.caller);
         if line.is_some_and(|line| line.bounded >= limits.waiting_a_caller) {
             return Err(Refusal::CallerFull);
         }
-        // Nobody makes room for one that could not begin.
-        let could_begin = line.is_none_or(|line| !line.has_its_share(limits));
-        let is_read = asked.class == Class::Read;
         let is_full = self.bounded >= limits.waiting;
-        let is_late = is_read && could_begin && self.has_no_room_for_reads(limits);
+        // One that is held back could not begin where another made room.
+        let is_read = asked.class == Class::Read && !is_held_back;
+        let is_late = is_read && self.has_no_room_for_reads(limits);
         if !is_full && !is_late {
             return Ok(None);
         }
@@ -316,22 +327,26 @@ impl Queue {
     /// Whether so many reads wait for a core that one more would be late.
     fn has_no_room_for_reads(&self, limits: &Limits) -> bool {
         let room = self.room_for_reads(limits);
-        let held_back = || -> usize {
-            let lines = self
-                .turns
-                .iter()
-                .filter_map(|caller| self.lines.get(caller));
-            let lines = lines.filter(|line| line.has_its_share(limits));
-            lines.map(|line| line.reads).sum()
-        };
-        self.reads >= room && self.reads - held_back() >= room
+        self.reads >= room && (self.shares == 0 || self.reads - self.held_back(limits) >= room)
+    }
+
+    /// Reads that wait until something of their caller ends.
+    fn held_back(&self, limits: &Limits) -> usize {
+        let lines = { self.turns.iter() }.filter_map(|caller| self.lines.get(caller));
+        let held_back = lines.filter(|line| line.has_its_share(limits));
+        held_back.map(|line| line.reads).sum()
     }
 
     /// Whether it matters who is next: not to one caller, whose requests are all
     /// answered.
     pub fn minds_turns(&self) -> bool {
+        self.has_others() || self.is_overloaded()
+    }
+
+    /// Whether there is more than one caller.
+    pub fn has_others(&self) -> bool {
         let others = self.others_asked.map(|time| time.elapsed());
-        others.is_some_and(|ago| ago < CALLER_REMEMBERED) || self.is_overloaded()
+        others.is_some_and(|ago| ago < CALLER_REMEMBERED)
     }
 
     /// Whether more comes than can be done, and not just now.
@@ -348,7 +363,7 @@ impl Queue {
     fn see(&mut self, now: Instant) {
         let seen = self.seen.replace(now).unwrap_or(now);
         let unseen = now.saturating_duration_since(seen);
-        if unseen >= PAUSE {
+        if unseen >= PAUSE.max(self.read_time * OUTLIER) {
             self.standing = self.standing.map(|since| (since + unseen).min(now));
         }
     }
@@ -414,12 +429,15 @@ impl Queue {
 
     /// The next that begins, with what it takes, or that has waited too long.
     pub fn next(&mut self, limits: &Limits) -> Option<(Waiting, Result<(), Refusal>)> {
-        let no_slot = self.running >= limits.slots && self.slotless == 0;
-        if self.turns.is_empty() || no_slot || self.places >= limits.places {
+        if self.waiting == 0 {
             return None;
         }
         let now = Instant::now();
         self.see(now);
+        let no_slot = self.running >= limits.slots && self.slotless == 0;
+        if no_slot || self.places >= limits.places {
+            return None;
+        }
         let begins = |caller: &CallerId| {
             let line = self.lines.get(caller)?;
             let first = line.waiting.front()?;
@@ -443,6 +461,7 @@ impl Queue {
         }
         let line = self.lines.entry(caller).or_default();
         line.places += 1;
+        self.shares += usize::from(line.places == limits.places_a_caller);
         self.places += 1;
         self.running += usize::from(next.asked.class.takes_slot());
         if !line.waiting.is_empty() {
@@ -533,6 +552,11 @@ impl Queue {
         self.worked = Duration::ZERO;
     }
 
+    /// A request that is no read used a core for so long, which is no pause.
+    pub fn ran(&mut self, worked: Duration) {
+        self.seen = self.seen.map(|seen| seen + worked);
+    }
+
     /// True if the slot is not free before a look around.
     pub fn leave_slot(&mut self, worked: Duration, limits: &Limits) -> bool {
         self.worked += worked;
@@ -555,9 +579,10 @@ impl Queue {
             .is_some_and(|since| now.saturating_duration_since(since) > LOOK_MAX)
     }
 
-    pub fn leave_place(&mut self, caller: CallerId) {
+    pub fn leave_place(&mut self, caller: CallerId, limits: &Limits) {
         self.places -= 1;
         if let Some(line) = self.lines.get_mut(&caller) {
+            self.shares -= usize::from(line.places == limits.places_a_caller);
             line.places -= 1;
             if line.places == 0 && line.waiting.is_empty() {
                 self.lines.remove(&caller);
@@ -605,8 +630,8 @@ impl Queue {
 
     /// Whether nothing is under way or waits, and nobody is remembered.
     pub fn is_idle(&self) -> bool {
-        let requests = [self.waiting, self.bounded, self.reads, self.slotless];
+        let counted = [self.waiting, self.bounded, self.reads, self.slotless];
         let nobody = self.lines.is_empty() && self.turns.is_empty();
-        nobody && self.places == 0 && requests == [0; 4] && self.running == self.tired
+        nobody && self.places + self.shares == 0 && counted == [0; 4] && self.running == self.tired
     }
 }

@@ -603,7 +603,7 @@ async fn reads_that_would_begin_too_late_are_refused_at_once() {
         waits.push(ask(&admission, Class::Read, caller).unwrap());
     }
     assert_eq!(refused(&admission, Class::Read, "b"), Refusal::Full);
-    // From its reads.
+    // A call, which is in no read's way, and five reads.
     assert_eq!(admission.counts().waiting.get(), 6);
 }
 
@@ -748,6 +748,24 @@ async fn a_pause_of_the_server_is_no_overload() {
     assert_eq!(admission.waiting(), 19);
 }
 
+/// Though nobody looks at the queue meanwhile.
+#[tokio::test(start_paused = true)]
+async fn the_work_of_others_is_no_pause() {
+    for (is_work, is_overload) in [(true, true), (false, false)] {
+        let (admission, _first) = busy();
+        let mut waits = vec![later(&admission, Class::Call, "a")];
+        for _ in 0..6 {
+            let work = Duration::from_millis(6);
+            advance(work).await;
+            if is_work {
+                admission.queue().ran(work);
+            }
+            waits.push(later(&admission, Class::Call, "a"));
+        }
+        assert_eq!(admission.queue().is_overloaded(), is_overload);
+    }
+}
+
 /// Cores are free for others.
 #[tokio::test(start_paused = true)]
 async fn what_its_callers_share_holds_back_is_in_nobodys_way() {
@@ -777,9 +795,9 @@ async fn what_its_callers_share_holds_back_is_in_nobodys_way() {
     assert_eq!(admission.waiting(), 1 + 30 + 24);
     drop((waits, first));
     advance(Duration::from_millis(100)).await;
-    // Those give up, and tell of nothing.
+    // Those give up as soon as reads may, and tell of nothing.
     admission.looked();
-    pass(&admission, 30).await;
+    pass(&admission, 1).await;
     for held_back in held_back {
         assert_eq!(held_back.await.unwrap_err(), Refusal::Late);
     }

@@ -38,6 +38,8 @@ struct Out {
     socket: OwnedWriteHalf,
     /// What may still be read in this turn.
     readable: usize,
+    /// Whether more was to be read than that.
+    is_cut: bool,
     /// All that was read.
     came: u64,
     /// All that was written.
@@ -52,6 +54,7 @@ pub(super) fn split(socket: TcpStream) -> (Gathered, Gathering) {
     let out = Out {
         socket,
         readable: 0,
+        is_cut: false,
         came: 0,
         went: 0,
         waiting: BytesMut::new(),
@@ -65,9 +68,17 @@ pub(super) fn split(socket: TcpStream) -> (Gathered, Gathering) {
 }
 
 impl Gathering {
-    /// Lets so many bytes be read until this is called again.
+    /// Lets so many bytes be read until this is called again. Nobody is woken when that
+    /// is more than before.
     pub fn let_read(&self, bytes: usize) {
-        self.out().readable = bytes;
+        let mut out = self.out();
+        out.readable = bytes;
+        out.is_cut = false;
+    }
+
+    /// Whether more would have been read.
+    pub fn is_cut(&self) -> bool {
+        self.out().is_cut
     }
 
     /// How much has come from the peer.
@@ -78,11 +89,6 @@ impl Gathering {
     /// How much has gone to the peer.
     pub fn went(&self) -> u64 {
         self.out().went
-    }
-
-    /// Whether all was read that might be: more may have come.
-    pub fn is_spent(&self) -> bool {
-        self.out().readable == 0
     }
 
     /// Writes what was gathered.
@@ -146,8 +152,7 @@ impl AsyncRead for Gathered {
         let mut out = this.out.out();
         let count = out.readable.min(into.remaining());
         if count == 0 && into.remaining() > 0 {
-            // The next turn comes when the others had theirs.
-            context.waker().wake_by_ref();
+            out.is_cut = true;
             return Poll::Pending;
         }
         let mut part = ReadBuf::new(into.initialize_unfilled_to(count));
@@ -224,10 +229,11 @@ mod tests {
             read_in_time.await.is_ok().then_some(read)
         };
         assert_eq!(read(4).await.unwrap(), b"one ");
-        assert!(gathering.is_spent());
+        assert!(!gathering.is_cut());
         assert_eq!(read(0).await, None);
+        assert!(gathering.is_cut());
         assert_eq!(read(100).await.unwrap(), b"two");
-        assert!(!gathering.is_spent());
+        assert!(!gathering.is_cut());
         drop(client);
         assert_eq!(read(1).await.unwrap(), b"");
     }

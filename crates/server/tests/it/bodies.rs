@@ -367,8 +367,8 @@ async fn read(
 
 const UNREAD: &str = "granary_unread_answer_bytes";
 
-/// Who takes nothing is refused more of it, whichever way it asks; others are not, however
-/// many answers they have under way.
+/// Who takes nothing is refused more of it, whichever way a read goes; others are not, who
+/// have no more under way than is left.
 #[tokio::test]
 async fn answers_that_are_not_read_are_bounded() {
     let many = whole(&read_of(100));
@@ -421,7 +421,7 @@ async fn answers_that_are_never_read_do_not_stay() {
     let (slow, quick) = (taking(&server, 10).await, taking(&server, 1_000).await);
     let many = whole(&read_of(9_000));
     let forgotten = read(&slow, &server, &many).await.into_body();
-    // One that is read, however slowly, is no reason.
+    // One that is read, though slowly, is no reason.
     let mut answer = read(&quick, &server, &many).await.into_body();
     let mut pieces = Vec::new();
     while let Some(piece) = answer.data().await {
