@@ -522,14 +522,15 @@ impl Admission {
 
     /// What turn a connection has whose last request was that caller's.
     pub fn connection_turn(&self, caller: Option<CallerId>) -> ConnectionTurn {
+        let now = Instant::now();
         let queue = self.queue();
-        if queue.waiting() == 0 || !queue.minds_turns() {
+        if queue.waiting() == 0 || !queue.minds_turns(now) {
             return ConnectionTurn::Long;
         }
-        let has_others = queue.has_others();
+        let has_others = queue.has_others(now);
         drop(queue);
         let of_others = caller.filter(|_| has_others);
-        let held = of_others.and_then(|caller| self.reading().held_until(caller, Instant::now()));
+        let held = of_others.and_then(|caller| self.reading().held_until(caller, now));
         held.map_or(ConnectionTurn::Short, ConnectionTurn::Held)
     }
 
@@ -590,7 +591,7 @@ impl Admitted {
             {
                 queue.ran(worked);
             }
-            if had_slot && queue.leave_slot(worked.unwrap_or_default(), &admission.limits) {
+            if had_slot && queue.leave_slot(worked.unwrap_or_default(), now, &admission.limits) {
                 admission.look.notify_one();
             }
             // The slot of a read that waited for something was not held to its end.

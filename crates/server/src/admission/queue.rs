@@ -221,7 +221,7 @@ impl Queue {
         if self.is_closed {
             return Err(Refusal::Closing);
         }
-        self.see(Instant::now());
+        self.see(asked.since);
         let line = self.lines.get(&asked.caller);
         let is_held_back = line.is_some_and(|line| line.has_its_share(limits));
         let give_up = self.give_up(asked, is_held_back, limits);
@@ -273,7 +273,7 @@ impl Queue {
                 // Where reads are so slow, a few still have a turn.
                 let few = self.read_time * (WAITING_READS_MIN + 1);
                 let soon = asked.since + limits.read_wait.max(few);
-                let late = match is_held_back || self.is_overloaded() {
+                let late = match is_held_back || self.is_overloaded(asked.since) {
                     true => soon,
                     false => soon.max(self.standing.unwrap_or(asked.since) + STANDING),
                 };
@@ -297,12 +297,12 @@ impl Queue {
         let is_full = self.bounded >= limits.waiting;
         // One that is held back could not begin where another made room.
         let is_read = asked.class == Class::Read && !is_held_back;
-        let is_late = is_read && self.has_no_room_for_reads(limits);
+        let is_late = is_read && self.has_no_room_for_reads(asked.since, limits);
         if !is_full && !is_late {
             return Ok(None);
         }
         // Else a burst now and then would keep itself without room.
-        if is_late && (self.has_stood() || !self.is_overloaded()) {
+        if is_late && (had_stood(self.standing, asked.since) || !self.is_overloaded(asked.since)) {
             self.crowded = Some(asked.since);
         }
         // Only reads are in the way of one that would be late.
@@ -325,8 +325,8 @@ impl Queue {
     }
 
     /// Whether so many reads wait for a core that one more would be late.
-    fn has_no_room_for_reads(&self, limits: &Limits) -> bool {
-        let room = self.room_for_reads(limits);
+    fn has_no_room_for_reads(&self, now: Instant, limits: &Limits) -> bool {
+        let room = self.room_for_reads(now, limits);
         self.reads >= room && (self.shares == 0 || self.reads - self.held_back(limits) >= room)
     }
 
@@ -339,29 +339,27 @@ impl Queue {
 
     /// Whether it matters who is next: not to one caller, whose requests are all
     /// answered.
-    pub fn minds_turns(&self) -> bool {
-        self.has_others() || self.is_overloaded()
+    pub fn minds_turns(&self, now: Instant) -> bool {
+        self.has_others(now) || self.is_overloaded(now)
     }
 
     /// Whether there is more than one caller.
-    pub fn has_others(&self) -> bool {
-        let others = self.others_asked.map(|time| time.elapsed());
-        others.is_some_and(|ago| ago < CALLER_REMEMBERED)
+    pub fn has_others(&self, now: Instant) -> bool {
+        let since = |others| now.saturating_duration_since(others);
+        { self.others_asked }.is_some_and(|others| since(others) < CALLER_REMEMBERED)
     }
 
     /// Whether more comes than can be done, and not just now.
-    pub fn is_overloaded(&self) -> bool {
-        let crowded = self.crowded.map(|time| time.elapsed());
-        self.has_stood() || crowded.is_some_and(|ago| ago < OVERLOAD_REMEMBERED)
-    }
-
-    fn has_stood(&self) -> bool {
-        had_stood(self.standing, Instant::now())
+    pub fn is_overloaded(&self, now: Instant) -> bool {
+        let since = |crowded| now.saturating_duration_since(crowded);
+        let was_crowded = { self.crowded }.is_some_and(|time| since(time) < OVERLOAD_REMEMBERED);
+        was_crowded || had_stood(self.standing, now)
     }
 
     /// What the server paused is no time that requests waited for others.
     fn see(&mut self, now: Instant) {
-        let seen = self.seen.replace(now).unwrap_or(now);
+        let seen = self.seen.unwrap_or(now);
+        self.seen = Some(seen.max(now));
         let unseen = now.saturating_duration_since(seen);
         if unseen >= PAUSE.max(self.read_time * OUTLIER) {
             self.standing = self.standing.map(|since| (since + unseen).min(now));
@@ -380,8 +378,8 @@ impl Queue {
 
     /// How many may wait so that the last of them begins in time, or, in a queue
     /// that has just begun, before that has stood for long.
-    fn room_for_reads(&self, limits: &Limits) -> usize {
-        let wait = match self.is_overloaded() {
+    fn room_for_reads(&self, now: Instant, limits: &Limits) -> usize {
+        let wait = match self.is_overloaded(now) {
             true => limits.read_wait,
             false => limits.read_wait.max(STANDING),
         };
@@ -420,7 +418,7 @@ impl Queue {
             }
         }
         let is_half = self.bounded * 2 <= self.most;
-        if self.bounded == 0 || is_half && !self.is_overloaded() {
+        if self.bounded == 0 || is_half && !self.is_overloaded(Instant::now()) {
             self.standing = (self.bounded > 0).then(Instant::now);
             self.most = self.bounded;
         }
@@ -558,15 +556,15 @@ impl Queue {
     }
 
     /// True if the slot is not free before a look around.
-    pub fn leave_slot(&mut self, worked: Duration, limits: &Limits) -> bool {
+    pub fn leave_slot(&mut self, worked: Duration, now: Instant, limits: &Limits) -> bool {
         self.worked += worked;
         let cores = u32::try_from(limits.cores).unwrap_or(u32::MAX);
         let is_tired = self.worked >= WORK_BETWEEN_LOOKS * cores
-            && (self.worked >= WORK_BETWEEN_LOOKS_MAX * cores || self.minds_turns());
+            && (self.worked >= WORK_BETWEEN_LOOKS_MAX * cores || self.minds_turns(now));
         match is_tired {
             true => {
                 self.tired += 1;
-                self.looking.get_or_insert_with(Instant::now);
+                self.looking.get_or_insert(now);
             }
             false => self.running -= 1,
         }

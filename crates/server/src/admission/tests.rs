@@ -518,7 +518,7 @@ fn worked(admission: &Admission, read: Duration) -> bool {
     // Until the mean is that.
     let ended = Instant::now();
     (0..100).for_each(|_| queue.remember(read, ended, &admission.limits));
-    queue.leave_slot(Duration::from_millis(2), &admission.limits)
+    queue.leave_slot(Duration::from_millis(2), ended, &admission.limits)
 }
 
 /// Lets time pass while the server runs.
@@ -570,7 +570,8 @@ async fn one_caller_is_worked_for_longer_between_looks_than_several() {
         let mut first = now(&admission, "a");
         first.has_slot = false;
         let mut queue = admission.queue();
-        let is_tired = queue.leave_slot(Duration::from_millis(1), &admission.limits);
+        let work = Duration::from_millis(1);
+        let is_tired = queue.leave_slot(work, Instant::now(), &admission.limits);
         queue.looked();
         is_tired
     };
@@ -610,9 +611,9 @@ async fn reads_that_would_begin_too_late_are_refused_at_once() {
 #[tokio::test(start_paused = true)]
 async fn where_some_have_waited_for_long_reads_are_refused_sooner() {
     let (admission, _first) = busy();
-    let for_long = asked(&admission, Class::Read, "a");
-    let since = for_long.since - Duration::from_secs(1);
-    let mut waits = vec![admission.ask(Asked { since, ..for_long }).unwrap()];
+    let mut waits = vec![ask(&admission, Class::Read, "a").unwrap()];
+    let long_ago = Instant::now() - Duration::from_secs(1);
+    admission.queue().stand_since(long_ago);
     waits.extend((0..2).map(|_| ask(&admission, Class::Read, "a").unwrap()));
     assert_eq!(refused(&admission, Class::Read, "a"), Refusal::Full);
 }
@@ -724,13 +725,13 @@ async fn reads_that_are_late_when_their_turn_comes_tell_of_overload_too() {
         advance(Duration::from_millis(1)).await;
         calls.push(later(&admission, Class::Call, "a"));
     }
-    assert!(admission.queue().is_overloaded());
+    assert!(admission.queue().is_overloaded(Instant::now()));
     drop(first);
     assert_eq!(read.await.unwrap_err(), Refusal::Late);
     drop(calls);
-    assert!(admission.queue().is_overloaded());
+    assert!(admission.queue().is_overloaded(Instant::now()));
     advance(Duration::from_millis(100)).await;
-    assert!(!admission.queue().is_overloaded());
+    assert!(!admission.queue().is_overloaded(Instant::now()));
 }
 
 /// Whoever waited meanwhile did not wait for others.
@@ -743,7 +744,7 @@ async fn a_pause_of_the_server_is_no_overload() {
     assert!(waits.iter().all(Result::is_ok));
     admission.tick_at(Instant::now());
     assert_eq!(waited.await.unwrap_err(), Refusal::Late);
-    assert!(!admission.queue().is_overloaded());
+    assert!(!admission.queue().is_overloaded(Instant::now()));
     // One has begun.
     assert_eq!(admission.waiting(), 19);
 }
@@ -762,7 +763,7 @@ async fn the_work_of_others_is_no_pause() {
             }
             waits.push(later(&admission, Class::Call, "a"));
         }
-        assert_eq!(admission.queue().is_overloaded(), is_overload);
+        assert_eq!(admission.queue().is_overloaded(Instant::now()), is_overload);
     }
 }
 
@@ -801,7 +802,7 @@ async fn what_its_callers_share_holds_back_is_in_nobodys_way() {
     for held_back in held_back {
         assert_eq!(held_back.await.unwrap_err(), Refusal::Late);
     }
-    assert!(!admission.queue().is_overloaded());
+    assert!(!admission.queue().is_overloaded(Instant::now()));
     drop(slow);
     assert!(call.await.is_ok());
 }
