@@ -516,7 +516,7 @@ impl Admission {
     }
 
     /// Requests that wait to begin.
-    pub fn waiting(&self) -> usize {
+    fn waiting(&self) -> usize {
         self.queue().waiting()
     }
 

@@ -332,17 +332,17 @@ impl Spot {
         *self.last_caller() = Some(caller);
     }
 
+    /// The same.
+    pub fn next_is_read(&self) {
+        self.is_read.store(true, Ordering::Relaxed);
+    }
+
     fn caller(&self) -> Option<CallerId> {
         *self.last_caller()
     }
 
     fn last_caller(&self) -> MutexGuard<'_, Option<CallerId>> {
         self.caller.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The same.
-    pub fn next_is_read(&self) {
-        self.is_read.store(true, Ordering::Relaxed);
     }
 
     fn reads(&self) -> MutexGuard<'_, Vec<Work>> {

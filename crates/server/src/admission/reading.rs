@@ -34,7 +34,7 @@ impl Reading {
 
     /// When a caller's connections may take more time, if not at once.
     pub fn held_until(&mut self, caller: CallerId, now: Instant) -> Option<Instant> {
-        self.turn_over(now);
+        self.begin_period(now);
         let spent = self.spent.get(&caller);
         let is_held = spent.is_some_and(|spent| *spent >= self.most);
         is_held.then(|| self.began + PERIOD)
@@ -42,11 +42,12 @@ impl Reading {
 
     /// Counts what a connection's turn took.
     pub fn spend(&mut self, caller: CallerId, time: Duration, now: Instant) {
-        self.turn_over(now);
+        self.begin_period(now);
         *self.spent.entry(caller).or_default() += time;
     }
 
-    fn turn_over(&mut self, now: Instant) {
+    /// A new one, if the last is over.
+    fn begin_period(&mut self, now: Instant) {
         if now.saturating_duration_since(self.began) >= PERIOD {
             self.began = now;
             self.spent.clear();
